@@ -1,0 +1,75 @@
+"""What a record says about the machine and the code that made it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import resource
+import subprocess
+import sys
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from freelib import __version__
+
+PACKAGE = Path(__file__).parent
+
+
+def environment() -> dict[str, Any]:
+    """Version, commit, interpreter, processor, threads and time, under a record's names for them."""
+    return {
+        "freelib_version": __version__,
+        "git_commit": git_commit(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cpu": cpu_model(),
+        "threads": torch.get_num_threads(),
+        "instruction_set": torch.backends.cpu.get_cpu_capability(),
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+@cache
+def git_commit() -> str | None:
+    """Commit of the checkout that freelib runs from, "-dirty" appended if its code was changed; else None."""
+    try:
+        # an installed package may lie inside another repository: only a tracked file proves that it is ours
+        _git("ls-files", "--error-unmatch", "environment.py")
+        commit = _git("rev-parse", "HEAD")
+        return commit + ("-dirty" if _git("status", "--porcelain", "--", ".") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(PACKAGE), *arguments], capture_output=True, text=True, check=True,
+                          env=os.environ | {"GIT_OPTIONAL_LOCKS": "0"})  # fmt: skip
+    return done.stdout.strip()
+
+
+@cache
+def cpu_model() -> str:
+    """Name of the processor."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def device_name(device: str | torch.device) -> str:
+    """Name of a torch device as a record has it: "cpu", or the accelerator's product name."""
+    device = torch.device(device)
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def peak_memory_mib() -> float:
+    """Largest resident size of this process so far, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

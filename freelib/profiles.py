@@ -1,0 +1,93 @@
+"""Three sizes of the same experiments: `smoke`, `cpu` and `paper`.
+
+A profile is one dataclass; notebooks take its name as a parameter and never branch on it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How large an experiment is.
+
+    image_size: side of the images in pixels, None for each data set's native size
+    pool: fields of PoolConfig; pool_by_dataset: the same for one data set only
+    pool_seed: one pool for all seeds of the methods, or None: each seed has a pool of its own
+    monitor_every: rounds between two scores on the meta-validation classes
+    overrides: by method, fields of its config; those under "*" go to every method that has the field
+    workers: runs side by side, each a process of `threads` threads
+    """
+
+    name: str
+    datasets: tuple[str, ...]
+    shots: tuple[int, ...] = (1, 5)
+    seeds: tuple[int, ...] = (0,)
+    n_way: int = 5
+    n_query: int = 15
+    n_episodes: int = 600
+    validation_episodes: int = 100
+    image_size: int | None = None
+    pool: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    pool_by_dataset: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    pool_seed: int | None = None
+    monitor_every: int = 10
+    workers: int = 2
+    threads: int = 1
+    device: str = "cpu"
+    precision: str = "float32"
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+
+    def pool_fields(self, dataset: str) -> dict[str, Any]:
+        """The fields of PoolConfig that this profile sets for a data set."""
+        return {**self.pool, **self.pool_by_dataset.get(dataset, {})}
+
+    def method_fields(self, method: str) -> dict[str, Any]:
+        """The fields of a method's config that this profile sets, without those for every method."""
+        return dict(self.overrides.get(method, {}))
+
+
+PROFILES: dict[str, Profile] = {
+    "smoke": Profile(
+        name="smoke",
+        datasets=("glyphs",),
+        shots=(1,),
+        n_episodes=200,
+        validation_episodes=30,
+        pool={"n_models": 12, "epochs": 8},
+        monitor_every=5,
+        overrides={"free": {"rounds": 20, "warmup_rounds": 5}},
+    ),
+    "cpu": Profile(
+        name="cpu",
+        datasets=("cifar-fs",),
+        seeds=(0, 1, 2),
+        image_size=32,  # mini-ImageNet and CUB too: at 84 pixels a round costs seven times as much
+        pool={"n_models": 40, "epochs": 30},
+        pool_seed=0,
+        validation_episodes=100,
+        monitor_every=10,
+        overrides={"free": {"rounds": 150, "warmup_rounds": 20}},
+    ),
+    "paper": Profile(
+        name="paper",
+        datasets=("cifar-fs", "mini-imagenet", "cub"),
+        pool={"n_models": 100, "epochs": 60},
+        pool_by_dataset={"cub": {"epochs": 100}},
+        validation_episodes=600,
+        monitor_every=10,
+        device="cuda",
+    ),
+}
+
+
+def get_profile(name: str | Profile) -> Profile:
+    """The profile of that name; a Profile is given back as it is. Raises ValueError for an unknown name."""
+    if isinstance(name, Profile):
+        return name
+    if name not in PROFILES:
+        raise ValueError(f"there is no profile {name!r}; choose one of {', '.join(PROFILES)}")
+    return PROFILES[name]
