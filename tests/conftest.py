@@ -1,0 +1,54 @@
+"""Fixtures that more than one test file needs; annotations in freelib are checked at run time, in tests only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+import torch
+from jaxtyping import install_import_hook
+
+if TYPE_CHECKING:
+    from freelib.datasets import FewShotDataset
+
+# Before the first import of freelib: modules that are loaded later get their shapes and types checked at each call.
+install_import_hook("freelib", "beartype.beartype")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """One thread, so that floating-point sums have one order and parallel workers do not fight for cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset() -> FewShotDataset:
+    """10 classes of 24 images, 16x16: noise with a soft blob whose place and colour are the class's."""
+    from freelib.datasets import FewShotDataset
+
+    n_classes, n_images, size = 10, 24, 16
+    rng = torch.Generator().manual_seed(0)
+    axis = torch.linspace(-1, 1, size)
+    angle = torch.arange(n_classes) * (2 * torch.pi / n_classes)
+    rows = axis[None, :, None] - 0.5 * angle.sin()[:, None, None]
+    columns = axis[None, None, :] - 0.5 * angle.cos()[:, None, None]
+    blobs = (-6 * (rows**2 + columns**2)).exp()  # (n_classes, size, size)
+    colours = torch.rand(n_classes, 3, generator=rng)
+    clean = 0.2 + 0.7 * colours[:, :, None, None] * blobs[:, None]  # (n_classes, 3, size, size)
+    noise = 0.05 * torch.randn(n_classes, n_images, 3, size, size, generator=rng)
+    images = (clean[:, None] + noise).clamp(0, 1).flatten(0, 1)
+    pixels = images.mul(255).round().to(torch.uint8)
+    return FewShotDataset(
+        name="tiny",
+        split="train",
+        images=pixels,
+        offsets=tuple(range(0, (n_classes + 1) * n_images, n_images)),
+        class_names=tuple(f"blob {c}" for c in range(n_classes)),
+        mean=tuple(images.mean(dim=(0, 2, 3)).tolist()),
+        std=tuple(images.std(dim=(0, 2, 3)).tolist()),
+        digest="0123456789abcdef",
+    )

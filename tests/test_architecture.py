@@ -1,0 +1,119 @@
+"""The shape of the code: sizes, the direction of imports, and no side effects at import."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "freelib"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Dependencies point one way, from high to low. What is not listed is a part (generator, meta-learner, memory, …).
+DATA, PARTS, METHODS, EXPERIMENTS, COMMANDS = range(5)
+LAYERS = {
+    "datasets": DATA,
+    "episodes": DATA,
+    "methods": METHODS,
+    "experiments": EXPERIMENTS,
+    "profiles": EXPERIMENTS,
+    "tables": EXPERIMENTS,
+    "figures": EXPERIMENTS,
+    "report": EXPERIMENTS,
+    "reproduce": COMMANDS,
+    "cli": COMMANDS,
+    "commands": COMMANDS,
+}
+# Leaves that know nothing of the rest and serve every layer.
+FOUNDATIONS = {"environment", "records", "storage"}
+HEART = ["generator.py", "inversion.py", "meta_learner.py", "alignment.py", "memory.py", "methods/free.py"]
+
+SIDE_EFFECTS = """
+import os, pkgutil, random, sys
+import numpy, torch
+state = lambda: (
+    torch.get_num_threads(), torch.get_num_interop_threads(), torch.is_grad_enabled(), torch.get_default_dtype(),
+    torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision(),
+    torch.get_rng_state().tolist(), random.getstate(), numpy.random.get_state()[1].tolist(), dict(os.environ),
+    os.getcwd(), torch.cuda.is_initialized(),
+)
+before = state()
+import freelib
+for module in pkgutil.walk_packages(freelib.__path__, "freelib."):
+    if not module.name.endswith("__main__"):
+        __import__(module.name)
+sys.exit(before != state())
+"""
+
+
+def lines(path: Path) -> int:
+    """Lines in a file."""
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def module_name(path: Path) -> str:
+    """Dotted name of a file of the package."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {module_name(path) for path in MODULES}
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Modules of freelib that a file imports, anywhere in it: within functions as well."""
+    package = module_name(path) if path.name == "__init__.py" else module_name(path).rpartition(".")[0]
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            children = {f"{base}.{alias.name}" for alias in node.names} & NAMES
+            found |= children or {base}
+    return found & NAMES
+
+
+def layer(module: str) -> int:
+    """How high a module of freelib stands; the package itself (its version) may be read from anywhere."""
+    room = (module.split(".") + [""])[1]
+    return DATA - 1 if not room or room in FOUNDATIONS else LAYERS.get(room, PARTS)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_a_file_has_at_most_300_lines(path: Path) -> None:
+    assert lines(path) <= 300
+
+
+def test_the_package_stays_under_5000_lines() -> None:
+    assert sum(lines(path) for path in MODULES) < 5000
+
+
+def test_the_heart_of_free_reads_in_one_sitting() -> None:
+    assert sum(lines(PACKAGE / name) for name in HEART) < 900
+
+
+@pytest.mark.parametrize("path", MODULES, ids=module_name)
+def test_nothing_imports_what_stands_above_it(path: Path) -> None:
+    if path == PACKAGE / "__init__.py":
+        return
+    own = layer(module_name(path))
+    above = sorted(module for module in imported_modules(path) if layer(module) > own)
+    assert not above, f"{module_name(path)} imports {', '.join(above)}, which stands above it"
+
+
+def test_no_room_without_a_name() -> None:
+    names = {path.stem for path in MODULES}
+    assert not names & {"utils", "util", "tools", "helpers", "common", "misc"}
+
+
+def test_importing_every_module_changes_no_global_state() -> None:
+    result = subprocess.run([sys.executable, "-c", SIDE_EFFECTS], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, (
+        result.stderr or "an import changed torch's threads or modes, a global RNG or the environment"
+    )
+    assert result.stdout == ""
