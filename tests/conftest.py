@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from freelib.datasets import FewShotDataset
 
 # Before the first import of freelib: modules that are loaded later get their shapes and types checked at each call.
-install_import_hook("freelib", "beartype.beartype")
+install_import_hook("freelib", "runtime_checks.checked")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,0 +1,20 @@
+"""The type checker that the tests put around every function of freelib."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from beartype import beartype
+from beartype.roar import BeartypeDecorHintPep3119Exception
+
+
+def checked(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function with its arguments and result checked at each call.
+
+    One that takes a plain Protocol is left as it is: only mypy can tell who fulfils that.
+    """
+    try:
+        return beartype(function)
+    except BeartypeDecorHintPep3119Exception:
+        return function
