@@ -28,7 +28,7 @@ LAYERS = {
     "commands": COMMANDS,
 }
 # Leaves that know nothing of the rest and serve every layer.
-FOUNDATIONS = {"environment", "records", "storage"}
+FOUNDATIONS = {"environment", "progress", "records", "storage"}
 HEART = ["generator.py", "inversion.py", "meta_learner.py", "alignment.py", "memory.py", "methods/free.py"]
 
 SIDE_EFFECTS = """
