@@ -58,6 +58,6 @@ lab: $(STAMP) ## open the notebooks in JupyterLab
 bench: $(STAMP) ## time the parts that the run time is made of
 	$(BIN)/freelib bench
 
-clean: ## remove caches and what smoke and paper runs wrote (never results/cpu, never .venv)
-	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.* htmlcov results/smoke results/paper
+clean: ## remove caches and what smoke, paper and failed runs wrote (never results/cpu, never .venv)
+	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.* htmlcov results/smoke results/paper results/failed
 	find freelib tests notebooks -name __pycache__ -prune -exec rm -rf {} + -o -name .ipynb_checkpoints -prune -exec rm -rf {} +

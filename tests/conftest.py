@@ -1,4 +1,4 @@
-"""Fixtures that more than one test file needs; annotations in freelib are checked at run time, in tests only."""
+"""Fixtures that several test files share. Annotations in freelib are checked at run time, in tests only."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from jaxtyping import install_import_hook
 if TYPE_CHECKING:
     from freelib.datasets import FewShotDataset
 
-# Before the first import of freelib: modules that are loaded later get their shapes and types checked at each call.
+# Before the first import of freelib: what is loaded later has its shapes and types checked at each call.
 install_import_hook("freelib", "runtime_checks.checked")
 
 

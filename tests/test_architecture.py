@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "freelib"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 
-# Dependencies point one way, from high to low. What is not listed is a part (generator, meta-learner, memory, …).
+# Dependencies point one way, from high to low. What is not listed is a part (generator, memory and so on).
 DATA, PARTS, METHODS, EXPERIMENTS, COMMANDS = range(5)
 LAYERS = {
     "datasets": DATA,
@@ -35,10 +35,10 @@ SIDE_EFFECTS = """
 import os, pkgutil, random, sys
 import numpy, torch
 state = lambda: (
-    torch.get_num_threads(), torch.get_num_interop_threads(), torch.is_grad_enabled(), torch.get_default_dtype(),
-    torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark, torch.get_float32_matmul_precision(),
-    torch.get_rng_state().tolist(), random.getstate(), numpy.random.get_state()[1].tolist(), dict(os.environ),
-    os.getcwd(), torch.cuda.is_initialized(),
+    torch.get_num_threads(), torch.get_num_interop_threads(), torch.is_grad_enabled(),
+    torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark,
+    torch.get_float32_matmul_precision(), torch.cuda.is_initialized(), torch.get_rng_state().tolist(),
+    random.getstate(), numpy.random.get_state()[1].tolist(), dict(os.environ), os.getcwd(),
 )
 before = state()
 import freelib
@@ -80,7 +80,7 @@ def imported_modules(path: Path) -> set[str]:
 
 def layer(module: str) -> int:
     """How high a module of freelib stands; the package itself (its version) may be read from anywhere."""
-    room = (module.split(".") + [""])[1]
+    room = module.partition(".")[2].partition(".")[0]
     return DATA - 1 if not room or room in FOUNDATIONS else LAYERS.get(room, PARTS)
 
 
