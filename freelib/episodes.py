@@ -1,0 +1,105 @@
+"""Few-shot episodes: the task that a meta-learner is given, and the seeded sampler that draws it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from freelib.datasets import FewShotDataset
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One N-way K-shot task; rows are ordered by class.
+
+    support: `(n_way * n_shot, C, H, W)` float in [0, 1]; support_labels: `(n_way * n_shot,)` int64 in [0, n_way)
+    query: `(n_way * n_query, C, H, W)` float in [0, 1]; query_labels: `(n_way * n_query,)` int64 in [0, n_way)
+    """
+
+    support: Tensor
+    support_labels: Tensor
+    query: Tensor
+    query_labels: Tensor
+
+    def to(self, device: torch.device | str) -> Episode:
+        """The same episode on another device."""
+        tensors = (self.support, self.support_labels, self.query, self.query_labels)
+        return Episode(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+
+
+def class_major_labels(n_way: int, per_class: int) -> Tensor:
+    """Labels 0…n_way-1, each `per_class` times in a row: `(n_way * per_class,)` int64."""
+    return torch.arange(n_way).repeat_interleave(per_class)
+
+
+def images_to_float(images: Tensor) -> Tensor:
+    """uint8 images in 0…255, or float images in [0, 1], as float32 in [0, 1]; the shape stays."""
+    if images.dtype == torch.uint8:
+        return images.to(torch.float32).div_(255)
+    return images.to(torch.float32)
+
+
+class EpisodeSampler:
+    """Draws episodes from a data set; episode i depends on the seed and on i alone.
+
+    The same seed therefore gives every method the same episodes, in any order and in any process.
+
+    Raises ValueError where the data set has too few classes or a class has too few images.
+    """
+
+    def __init__(
+        self, dataset: FewShotDataset, *, n_way: int = 5, n_shot: int = 1, n_query: int = 15, seed: int = 0
+    ) -> None:
+        if min(n_way, n_shot, n_query) < 1:
+            raise ValueError(
+                f"n_way, n_shot and n_query must be at least 1, got {n_way}, {n_shot} and {n_query}."
+            )
+        if dataset.n_classes < n_way:
+            raise ValueError(
+                f"{dataset.name}'s {dataset.split} split has {dataset.n_classes} classes, too few for n_way={n_way}."
+            )
+        if min(dataset.counts) < n_shot + n_query:
+            raise ValueError(
+                f"{dataset.name}'s smallest class has {min(dataset.counts)} images, "
+                f"too few for n_shot + n_query = {n_shot + n_query}."
+            )
+        self.dataset, self.seed = dataset, seed
+        self.n_way, self.n_shot, self.n_query = n_way, n_shot, n_query
+
+    def indices(self, i: int) -> Tensor:
+        """Which images make episode i: `(n_way, n_shot + n_query)` int64, rows of the data set's image tensor."""
+        # An odd multiplier is a bijection modulo 2^63, so no two (seed, i) of practical size share a stream.
+        rng = torch.Generator().manual_seed(
+            (self.seed * 0x9E3779B97F4A7C15 + i * 0x632BE59BD9B4E019 + 1) % 2**63
+        )
+        classes = torch.randperm(self.dataset.n_classes, generator=rng)[: self.n_way].tolist()
+        per_class = self.n_shot + self.n_query
+        rows = [
+            self.dataset.offsets[c] + torch.randperm(self.dataset.counts[c], generator=rng)[:per_class]
+            for c in classes
+        ]
+        return torch.stack(rows)
+
+    def episode(self, i: int) -> Episode:
+        """Episode number i."""
+        rows = self.indices(i)
+        support, query = rows[:, : self.n_shot].flatten(), rows[:, self.n_shot :].flatten()
+        return Episode(
+            images_to_float(self.dataset.images[support]),
+            class_major_labels(self.n_way, self.n_shot),
+            images_to_float(self.dataset.images[query]),
+            class_major_labels(self.n_way, self.n_query),
+        )
+
+    def take(self, n: int, start: int = 0) -> Iterator[Episode]:
+        """Episodes `start` to `start + n - 1`, one by one."""
+        return (self.episode(i) for i in range(start, start + n))
+
+    def batch(self, n: int, start: int = 0) -> Episode:
+        """Episodes `start` to `start + n - 1` as one, every tensor with a leading dimension of n."""
+        episodes = list(self.take(n, start))
+        fields = ("support", "support_labels", "query", "query_labels")
+        return Episode(*(torch.stack([getattr(episode, field) for episode in episodes]) for field in fields))

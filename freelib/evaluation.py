@@ -1,0 +1,74 @@
+"""Testing a meta-learner: accuracy over episodes, its confidence interval, and paired comparison."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from freelib.episodes import EpisodeSampler
+from freelib.meta_learner import Classifier
+
+
+class Learner(Protocol):
+    """Anything that adapts to a support set."""
+
+    def adapt(self, images: Tensor, labels: Tensor) -> Classifier: ...
+
+
+def mean_and_interval(values: Tensor) -> tuple[float, float]:
+    """Mean of `(n,)` values and the half-width of its 95 % confidence interval, 1.96 · s / √n (0 for one value)."""
+    values = values.double()
+    spread = float(values.std()) if len(values) > 1 else 0.0
+    return float(values.mean()), 1.96 * spread / math.sqrt(len(values))
+
+
+@dataclass(frozen=True)
+class Score:
+    """Accuracy over episodes, in percent: `accuracies` `(n_episodes,)`, their mean, and the 95 % interval's half-width."""
+
+    accuracies: Tensor
+
+    @property
+    def mean(self) -> float:
+        """Mean accuracy in percent."""
+        return mean_and_interval(self.accuracies)[0]
+
+    @property
+    def ci95(self) -> float:
+        """Half-width of the 95 % confidence interval of the mean, in percentage points."""
+        return mean_and_interval(self.accuracies)[1]
+
+
+def evaluate(
+    learner: Learner,
+    sampler: EpisodeSampler,
+    n_episodes: int,
+    progress: Callable[[int, int], None] | None = None,
+) -> Score:
+    """Accuracy on the sampler's first n_episodes: adapt to each support set, classify its queries."""
+    if n_episodes < 1:
+        raise ValueError(f"n_episodes must be at least 1, got {n_episodes}.")
+    accuracies = []
+    for i, episode in enumerate(sampler.take(n_episodes)):
+        predicted = learner.adapt(episode.support, episode.support_labels).predict(episode.query)
+        accuracies.append((predicted == episode.query_labels.to(predicted.device)).double().mean() * 100)
+        if progress:
+            progress(i + 1, n_episodes)
+    return Score(torch.stack(accuracies).cpu())
+
+
+def paired_difference(a: Tensor, b: Tensor) -> tuple[float, float]:
+    """Mean of a − b over the same episodes, `(n,)` each, and the half-width of its 95 % confidence interval.
+
+    Raises ValueError where the two were not measured on equally many episodes.
+    """
+    if a.shape != b.shape:
+        raise ValueError(
+            f"A paired comparison needs the same episodes: {tuple(a.shape)} against {tuple(b.shape)}."
+        )
+    return mean_and_interval(a.double() - b.double())

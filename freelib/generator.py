@@ -1,0 +1,206 @@
+"""FIve, Faster Inversion via meta-generator: one generator that fits any model of the pool after five steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from freelib.augmentation import random_crop_flip
+from freelib.episodes import class_major_labels
+from freelib.inversion import InversionConfig, inversion_loss
+from freelib.pool import PretrainedModel
+
+Student = Callable[[Tensor], Tensor]
+
+
+class UpsampleConv(nn.Conv2d):
+    """Nearest-neighbour ×2 upsampling followed by a 3x3 convolution, without making the upsampled image.
+
+    Of the nine taps of an output pixel several fall on one input pixel: for each of the four output parities the 3x3
+    kernel folds into a 2x2 kernel on the small image. The same function in 16/36 of the multiplications.
+    """
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__(channels_in, channels_out, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(n, channels_in, H, W)` -> `(n, channels_out, 2H, 2W)`."""
+        n, _, height, width = x.shape
+        w = self.weight
+        # Output row 2i sees input rows (i-1 | i, i), row 2i+1 sees (i, i | i+1); columns alike.
+        rows = torch.stack(
+            [
+                torch.stack([w[:, :, 0], w[:, :, 1] + w[:, :, 2]], 2),
+                torch.stack([w[:, :, 0] + w[:, :, 1], w[:, :, 2]], 2),
+            ]
+        )
+        taps = torch.stack(
+            [
+                torch.stack([rows[..., 0], rows[..., 1] + rows[..., 2]], -1),
+                torch.stack([rows[..., 0] + rows[..., 1], rows[..., 2]], -1),
+            ],
+            1,
+        )  # (2, 2, channels_out, channels_in, 2, 2): by row parity and column parity
+        bias = None if self.bias is None else self.bias.repeat(4)
+        out = F.conv2d(x, taps.flatten(0, 2), bias, padding=1)  # (n, 4 * channels_out, H + 1, W + 1)
+        parts = out.view(n, 2, 2, -1, height + 1, width + 1)
+        whole = torch.stack(
+            [
+                torch.stack([parts[:, a, b, :, a : a + height, b : b + width] for b in (0, 1)], -1)
+                for a in (0, 1)
+            ],
+            3,
+        )  # (n, channels_out, H, 2, W, 2)
+        return whole.reshape(n, -1, 2 * height, 2 * width)
+
+
+class Generator(nn.Module):
+    """G(z): `(n, z_dim)` standard normal -> images `(n, channels, image_size, image_size)` in (0, 1).
+
+    The public release's network: linear, BatchNorm, then twice ×2 upsampling with a 3x3 convolution, BatchNorm and
+    LeakyReLU, then a 3x3 convolution to pixels and a sigmoid. BatchNorm is on the batch's statistics.
+
+    Raises ValueError for an image size that is no multiple of 4.
+    """
+
+    def __init__(
+        self, image_size: int, channels: int = 3, *, z_dim: int = 256, ngf: int = 64, seed: int = 0
+    ) -> None:
+        super().__init__()
+        if image_size % 4:
+            raise ValueError(
+                f"The generator doubles its image twice: image_size must be a multiple of 4, got {image_size}."
+            )
+        self.side, self.ngf, self.z_dim = image_size // 4, ngf, z_dim
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.project = nn.Linear(z_dim, 2 * ngf * self.side**2)
+            self.norm0 = nn.BatchNorm2d(2 * ngf, track_running_stats=False)
+            self.conv1 = UpsampleConv(2 * ngf, 2 * ngf)
+            self.norm1 = nn.BatchNorm2d(2 * ngf, track_running_stats=False)
+            self.conv2 = UpsampleConv(2 * ngf, ngf)
+            self.norm2 = nn.BatchNorm2d(ngf, track_running_stats=False)
+            self.to_pixels = nn.Conv2d(ngf, channels, 3, padding=1)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Images of codes z."""
+        x = self.project(z).view(len(z), 2 * self.ngf, self.side, self.side)
+        x = self.norm0(x).contiguous(memory_format=torch.channels_last)
+        x = F.leaky_relu(self.norm1(self.conv1(x)), 0.2)
+        x = F.leaky_relu(self.norm2(self.conv2(x)), 0.2)
+        return torch.sigmoid(self.to_pixels(x).float())
+
+
+@dataclass(frozen=True)
+class RecoveredTask:
+    """What inversion recovers from one model.
+
+    images: `(n_way * images_per_class, C, H, W)` float32 in [0, 1]; labels: the intended classes, `(n,)` int64
+    teacher_logits: the model's, for the images as the last step augmented them, `(n, n_way)`; losses: of every step
+    """
+
+    images: Tensor
+    labels: Tensor
+    model: PretrainedModel
+    teacher_logits: Tensor
+    losses: Tensor
+
+    @property
+    def agreement(self) -> Tensor:
+        """Share of images that the teacher puts in the intended class, in [0, 1]; a scalar tensor."""
+        return (self.teacher_logits.argmax(1) == self.labels).float().mean()
+
+
+class MetaGenerator:
+    """FIve (paper, part 1, algorithm 2): θ_G, five-step adaptation to a model, and the first-order MAML outer step."""
+
+    def __init__(
+        self,
+        config: InversionConfig,
+        *,
+        image_size: int,
+        channels: int = 3,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        precision: str = "float32",
+    ) -> None:
+        self.config, self.device = config, torch.device(device)
+        self.generator = Generator(image_size, channels, z_dim=config.z_dim, ngf=config.ngf, seed=seed).to(
+            self.device
+        )
+        self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=config.meta_lr, fused=True)
+        self.bf16 = precision == "bfloat16"
+        self.passes = 0  # generate-forward-backward passes so far
+
+    def augment(self, images: Tensor, rng: torch.Generator) -> Tensor:
+        """Random crop and flip, as the config says."""
+        return random_crop_flip(
+            images, rng, padding=self.config.augment_padding, flip=self.config.augment_flip
+        )
+
+    def adapt(
+        self,
+        model: PretrainedModel,
+        student: Student | None,
+        rng: torch.Generator,
+        *,
+        steps: int | None = None,
+    ) -> RecoveredTask:
+        """Inner loop: k steps of Adam on a copy of θ_G and on z; the last step's images are the recovered task.
+
+        Adds the copy's last gradient to θ_G's, where `meta_step` finds it. The copy is not updated after the last
+        gradient: no one would see it.
+        """
+        c, n_steps = self.config, steps or self.config.adapt_steps
+        labels = class_major_labels(model.n_way, c.images_per_class).to(self.device)
+        z = torch.randn(len(labels), c.z_dim, generator=rng).to(self.device).requires_grad_()
+        params = {name: p.detach().clone().requires_grad_() for name, p in self.generator.named_parameters()}
+        inner = torch.optim.Adam(
+            [{"params": list(params.values()), "lr": c.generator_lr}, {"params": [z], "lr": c.z_lr}],
+            betas=(0.5, 0.999),
+            fused=True,
+        )
+        losses = []
+        for step in range(n_steps):
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+                images = functional_call(self.generator, params, (z,))
+                loss, logits = inversion_loss(model, self.augment(images, rng), labels, c, student=student)
+            inner.zero_grad()
+            loss.backward()
+            losses.append(loss.detach())
+            if step < n_steps - 1:
+                inner.step()
+        self.passes += n_steps
+        for name, parameter in self.generator.named_parameters():
+            gradient = params[name].grad
+            assert gradient is not None
+            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        return RecoveredTask(images.detach(), labels, model, logits.detach(), torch.stack(losses))
+
+    def meta_step(self) -> None:
+        """Outer loop: one Adam step of θ_G on the sum of the adapted copies' last gradients (first-order MAML)."""
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+    def discard_gradients(self) -> None:
+        """Forgets the gradients gathered so far: what was adapted since the last meta-step leaves no trace in θ_G."""
+        self.optimizer.zero_grad()
+
+    def state_dict(self) -> dict:
+        """θ_G, its optimiser's state and the count of passes."""
+        return {
+            "generator": self.generator.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "passes": self.passes,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Back to a state that `state_dict` gave."""
+        self.generator.load_state_dict(state["generator"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.passes = state["passes"]

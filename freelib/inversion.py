@@ -1,0 +1,105 @@
+"""The terms of the inversion loss L_G (brief, part 1)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from freelib.distillation import kl_divergence
+from freelib.pool import PretrainedModel
+
+
+@dataclass(frozen=True)
+class InversionConfig:
+    """Weights of L_G's terms, and how images are made from it; the defaults are the public release's.
+
+    adapt_steps: k, generate-forward-backward passes of the inner loop (the paper: 5)
+    images_per_class: of each recovered task
+    """
+
+    lambda_ce: float = 1.0
+    lambda_bn: float = 0.0
+    lambda_adv: float = 1.0
+    adapt_steps: int = 5
+    images_per_class: int = 20
+    z_dim: int = 256
+    ngf: int = 64
+    generator_lr: float = 1e-3
+    z_lr: float = 1e-3
+    meta_lr: float = 1e-3
+    augment_padding: int = 4
+    augment_flip: bool = True
+
+    def __post_init__(self) -> None:
+        if self.adapt_steps < 1 or self.images_per_class < 1:
+            raise ValueError(
+                "adapt_steps and images_per_class must be at least 1, got "
+                f"{self.adapt_steps} and {self.images_per_class}."
+            )
+
+
+@contextmanager
+def batchnorm_inputs(module: nn.Module) -> Iterator[list[tuple[nn.BatchNorm2d, Tensor]]]:
+    """While it is open, collects what every BatchNorm layer with running statistics is given: (layer, `(n, C, H, W)`)."""
+    seen: list[tuple[nn.BatchNorm2d, Tensor]] = []
+
+    def collect(layer: nn.BatchNorm2d, args: tuple[Tensor, ...]) -> None:
+        seen.append((layer, args[0]))
+
+    layers = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None]
+    handles = [layer.register_forward_pre_hook(collect) for layer in layers]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def batchnorm_loss(inputs: list[tuple[nn.BatchNorm2d, Tensor]]) -> Tensor:
+    """Σ_l ‖μ_l − μ̂_l‖ + ‖σ²_l − σ̂²_l‖: the batch's statistics against the stored ones, Euclidean norms; a scalar.
+
+    Raises ValueError where the model has no BatchNorm layer with stored statistics.
+    """
+    if not inputs:
+        raise ValueError("λ_bn is above 0, but the model has no BatchNorm layer with running statistics.")
+    total = torch.zeros((), device=inputs[0][1].device)
+    for layer, x in inputs:
+        variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
+        assert layer.running_mean is not None and layer.running_var is not None
+        total = total + (mean - layer.running_mean).norm() + (variance - layer.running_var).norm()
+    return total
+
+
+def adversarial_loss(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+    """L_adv = −mean[agree · KL(teacher ‖ student)]: where both give one class, images on which they still differ."""
+    agree = teacher_logits.argmax(1) == student_logits.argmax(1)
+    return -(agree * kl_divergence(teacher_logits, student_logits)).mean()
+
+
+def inversion_loss(
+    model: PretrainedModel,
+    images: Tensor,
+    labels: Tensor,
+    config: InversionConfig,
+    *,
+    student: Callable[[Tensor], Tensor] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """L_G of images `(n, C, H, W)` in [0, 1] that should be of classes labels `(n,)`: (scalar, teacher's logits).
+
+    student: images in [0, 1] -> logits; without one (warm-up), or with λ_adv = 0, there is no adversarial term
+    """
+    if config.lambda_bn:
+        with batchnorm_inputs(model.module) as inputs:
+            logits = model(images).float()
+        loss = config.lambda_ce * F.cross_entropy(logits, labels) + config.lambda_bn * batchnorm_loss(inputs)
+    else:
+        logits = model(images).float()
+        loss = config.lambda_ce * F.cross_entropy(logits, labels)
+    if student is not None and config.lambda_adv:
+        loss = loss + config.lambda_adv * adversarial_loss(logits, student(images))
+    return loss, logits

@@ -1,0 +1,241 @@
+"""The meta-learner f_θ: adapts to a support set in a few gradient steps, or by class means, and classifies queries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from freelib.episodes import Episode, images_to_float
+from freelib.pool import ImageTransform
+
+HEADS = ("maml", "anil", "prototypes")
+CENTRES = ("none", "support", "episode")
+
+
+class FeatureExtractor(Protocol):
+    """What a prototype head needs: normalised images `(n, C, H, W)` -> features `(n, d)`."""
+
+    def features(self, images: Tensor) -> Tensor: ...
+
+
+class Classifier:
+    """A meta-learner that has adapted to one support set."""
+
+    def logits(self, images: Tensor) -> Tensor:
+        """Class scores `(n, n_way)` of images `(n, C, H, W)`, float in [0, 1] or uint8."""
+        raise NotImplementedError
+
+    def predict_proba(self, images: Tensor) -> Tensor:
+        """Class probabilities `(n, n_way)`."""
+        return self.logits(images).softmax(1)
+
+    def predict(self, images: Tensor) -> Tensor:
+        """The most likely class of each image: `(n,)` int64."""
+        return self.logits(images).argmax(1)
+
+
+@dataclass(frozen=True)
+class GradientClassifier(Classifier):
+    """A network with the weights that the inner loop arrived at."""
+
+    learner: MetaLearner
+    params: dict[str, Tensor]
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """Class scores `(n, n_way)`; BatchNorm is on the statistics of these n images."""
+        return self.learner.forward(self.params, self.learner.prepare(images)).float()
+
+
+def prototype_logits(
+    support: Tensor, labels: Tensor, query: Tensor, *, centre: str = "none", scale: float = 10.0
+) -> Tensor:
+    """Cosine similarity of queries `(q, d)` to the class means of the support's unit features `(s, d)`: `(q, n_way)`.
+
+    centre: what mean is taken off all features first: "none", the "support"'s, or the "episode"'s, support and
+    queries together (transductive: the queries help to classify each other)
+    """
+    if centre == "support":
+        mean = support.mean(0)
+    elif centre == "episode":
+        mean = torch.cat([support, query]).mean(0)
+    else:
+        mean = support.new_zeros(support.shape[1])
+    support, query = F.normalize(support - mean, dim=1), F.normalize(query - mean, dim=1)
+    members = F.one_hot(labels).to(support.dtype)  # (s, n_way)
+    prototypes = F.normalize(members.T @ support, dim=1)
+    return scale * query @ prototypes.T
+
+
+@dataclass(frozen=True)
+class PrototypeClassifier(Classifier):
+    """Nearest class mean in the features of a frozen network."""
+
+    learner: MetaLearner
+    support: Tensor
+    labels: Tensor
+
+    @torch.no_grad()
+    def logits(self, images: Tensor) -> Tensor:
+        """Scaled cosine similarities to the class means, `(n, n_way)`."""
+        query = self.learner.embed(images)
+        return prototype_logits(self.support, self.labels, query, centre=self.learner.centre)
+
+
+class MetaLearner:
+    """θ and the rule by which it adapts.
+
+    backbone: a network with batch-statistics BatchNorm (transductive, as all of this line of work); for
+      head="prototypes" anything with `features`
+    head: "maml" adapts all weights (Finn et al., 2017), "anil" the last layer (Raghu et al., 2020), "prototypes" takes
+      class means (Snell et al., 2017)
+    inner_lr, inner_steps: α and the number of gradient steps of cross-entropy on the support set (test: 10 steps)
+    mean, std, image_size: how images in [0, 1] become the network's input
+    centre: for head="prototypes", see `prototype_logits`
+
+    Raises ValueError for an unknown head or centre.
+    """
+
+    def __init__(
+        self,
+        backbone: nn.Module,
+        *,
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_size: int,
+        head: str = "maml",
+        inner_lr: float = 0.01,
+        inner_steps: int = 10,
+        centre: str = "none",
+        precision: str = "float32",
+    ) -> None:
+        if head not in HEADS:
+            raise ValueError(f"head is one of {', '.join(HEADS)}, got {head!r}.")
+        if centre not in CENTRES:
+            raise ValueError(f"centre is one of {', '.join(CENTRES)}, got {centre!r}.")
+        self.backbone, self.head, self.centre, self.precision = backbone, head, centre, precision
+        self.inner_lr, self.inner_steps = inner_lr, inner_steps
+        self.transform = ImageTransform(mean, std, image_size)
+        self.log: Any = None  # what happened in training (TrainingLog), if it was trained
+        self.selected_round: int | None = None
+        self.last_params: dict[str, Tensor] | None = (
+            None  # θ of the last round, where another one was selected
+        )
+
+    @torch.no_grad()
+    def load_params(self, params: Mapping[str, Tensor]) -> None:
+        """Sets θ, by name."""
+        for name, parameter in self.backbone.named_parameters():
+            parameter.copy_(params[name])
+
+    @property
+    def device(self) -> torch.device:
+        """Where θ is."""
+        return next(self.backbone.parameters()).device
+
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """θ by name: the module's own parameters, not copies."""
+        return dict(self.backbone.named_parameters())
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Images, float in [0, 1] or uint8, as the network's input on its device."""
+        return self.transform(images_to_float(images.to(self.device)))
+
+    def forward(self, params: dict[str, Tensor], inputs: Tensor) -> Tensor:
+        """Logits of prepared images under some weights."""
+        return functional_call(self.backbone, params, (inputs,))
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits `(n, n_way)` of images in [0, 1] under θ; differentiable with respect to θ and to the images."""
+        return self.backbone(self.transform(images))
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Features `(n, d)` of images, float in [0, 1] or uint8."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            return self.backbone.features(self.prepare(images)).float()  # type: ignore[operator]
+
+    def inner_loop(
+        self, inputs: Tensor, labels: Tensor, *, steps: int, second_order: bool = False
+    ) -> dict[str, Tensor]:
+        """θ after `steps` steps of θ ← θ − α ∇CE(θ; support), functionally: θ itself stays.
+
+        second_order: keep the graph through the steps, for MAML's outer gradient; without it the result is detached
+        """
+        params = self.params
+        adapted = [name for name in params if self.head == "maml" or name.startswith("head.")]
+        if self.head == "anil" and not second_order:
+            return self._inner_loop_of_head(params, inputs, labels, steps)
+        if not second_order:
+            params = {name: p.detach().requires_grad_(name in adapted) for name, p in params.items()}
+        for _ in range(steps):
+            loss = F.cross_entropy(self.forward(params, inputs).float(), labels)
+            gradients = torch.autograd.grad(
+                loss, [params[name] for name in adapted], create_graph=second_order
+            )
+            for name, gradient in zip(adapted, gradients, strict=True):
+                new = params[name] - self.inner_lr * gradient
+                params[name] = new if second_order else new.detach().requires_grad_()
+        return params
+
+    def _inner_loop_of_head(
+        self, params: dict[str, Tensor], inputs: Tensor, labels: Tensor, steps: int
+    ) -> dict[str, Tensor]:
+        """ANIL without a graph: features are computed once, and the linear head's gradient has a closed form."""
+        with torch.no_grad():
+            features = self.backbone.features(inputs)  # type: ignore[operator]
+            weight, bias = params["head.weight"].clone(), params["head.bias"].clone()
+            targets = F.one_hot(labels, len(bias)).to(features.dtype)
+            for _ in range(steps):
+                error = ((features @ weight.T + bias).softmax(1) - targets) / len(labels)
+                weight -= self.inner_lr * error.T @ features
+                bias -= self.inner_lr * error.sum(0)
+        return {**params, "head.weight": weight, "head.bias": bias}
+
+    def adapt(self, images: Tensor, labels: Tensor, *, steps: int | None = None) -> Classifier:
+        """Learns classes 0…n_way-1 from support images `(n, C, H, W)`, float in [0, 1] or uint8, with labels `(n,)`.
+
+        Raises ValueError where images and labels differ in number or a label is out of range.
+        """
+        if len(images) != len(labels) or len(labels) == 0:
+            raise ValueError(
+                f"{len(images)} support images and {len(labels)} labels: one label an image is expected."
+            )
+        labels = labels.to(self.device)
+        n_way = getattr(self.backbone, "n_way", None)
+        if int(labels.min()) < 0 or (self.head != "prototypes" and n_way and int(labels.max()) >= n_way):
+            raise ValueError(
+                f"Labels must lie in 0…{(n_way or 0) - 1}, got {int(labels.min())}…{int(labels.max())}."
+            )
+        if self.head == "prototypes":
+            with torch.no_grad():
+                return PrototypeClassifier(self, self.embed(images), labels)
+        steps = self.inner_steps if steps is None else steps
+        return GradientClassifier(self, self.inner_loop(self.prepare(images), labels, steps=steps))
+
+    def query_loss(self, episode: Episode, *, steps: int, second_order: bool = True) -> tuple[Tensor, Tensor]:
+        """MAML's outer loss on an episode of images in [0, 1]: (mean cross-entropy on the queries, accuracy in [0, 1]).
+
+        The loss is differentiable with respect to θ: through the inner steps (second order), or treating the inner
+        gradients as constants (first order). With head="prototypes" there are no steps.
+        """
+        support, query = self.transform(episode.support), self.transform(episode.query)
+        if self.head == "prototypes":
+            features = self.backbone.features(torch.cat([support, query]))  # type: ignore[operator]
+            split = [len(support), len(query)]
+            logits = prototype_logits(
+                features.split(split)[0], episode.support_labels, features.split(split)[1]
+            )
+        else:
+            params = self.inner_loop(support, episode.support_labels, steps=steps, second_order=second_order)
+            if not second_order:  # first order: θ' = θ + constant
+                params = {name: p + (params[name] - p).detach() for name, p in self.params.items()}
+            logits = self.forward(params, query).float()
+        hits = (logits.argmax(1) == episode.query_labels).float().mean()
+        return F.cross_entropy(logits, episode.query_labels), hits

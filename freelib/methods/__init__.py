@@ -1,0 +1,38 @@
+"""The registry of methods: `get_method` finds one by its name, or by the import path of a user's own class."""
+
+from __future__ import annotations
+
+import importlib
+
+from freelib.methods.base import Method, MethodConfig
+
+METHODS: dict[str, str] = {
+    "random": "freelib.methods.random:Random",
+    "average": "freelib.methods.average:Average",
+    "best_teacher": "freelib.methods.pool_features:BestTeacher",
+    "pool_features": "freelib.methods.pool_features:PoolFeatures",
+    "free": "freelib.methods.free:Free",
+}
+"""Name -> "module:Class"; imported when asked for."""
+
+__all__ = ["METHODS", "Method", "MethodConfig", "get_method"]
+
+
+def get_method(name: str) -> Method:
+    """The method of that name, or the class at an import path "package.module:Class".
+
+    Raises ValueError for an unknown name, a path that can't be imported, or a class that is not a Method.
+    """
+    path = METHODS.get(name, name)
+    module_name, _, class_name = path.partition(":")
+    if not class_name:
+        raise ValueError(
+            f"Unknown method {name!r}: known are {', '.join(METHODS)}, or give package.module:Class."
+        )
+    try:
+        found = getattr(importlib.import_module(module_name), class_name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"Method {name!r} can't be imported: {error}.") from error
+    if not (isinstance(found, type) and issubclass(found, Method)):
+        raise ValueError(f"{path} is no freelib.methods.Method.")
+    return found()

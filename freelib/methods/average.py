@@ -1,0 +1,61 @@
+"""Average: the mean of the pool's weights, with a new head."""
+
+from __future__ import annotations
+
+import torch
+
+from freelib.meta_learner import MetaLearner
+from freelib.methods.base import Method, MethodConfig, Monitor, build_student
+from freelib.pool import ModelPool
+from freelib.storage import Checkpoint
+
+
+def require_same_architecture(pool: ModelPool, config: MethodConfig, method: str) -> None:
+    """Raises ValueError where weights can't be fused: the pool mixes networks, or the student is another one."""
+    kinds = {(d["arch"], d["width"], d["image_size"]) for d in pool.descriptions}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{method} fuses weights, so all models must be of one architecture; the pool has {sorted(kinds)}."
+        )
+    arch = next(iter(kinds))[0]
+    if arch != config.arch:
+        raise ValueError(
+            f"{method} gives a network like the pool's, {arch}; the student's arch is set to {config.arch!r}."
+        )
+
+
+class Average(Method):
+    """The mean of all models' weights as the initialisation; the head, whose classes differ by model, starts at zero.
+
+    The student's BatchNorm is on batch statistics, so that the models' running statistics play no part.
+    """
+
+    name = "average"
+    title = "Average"
+    citation = "the field's usual baseline of weight fusion"
+    needs = "weights"
+    same_architecture = True
+    cost = "one pass over the weights"
+
+    def meta_train(
+        self,
+        pool: ModelPool,
+        config: MethodConfig,
+        *,
+        seed: int,
+        monitor: Monitor | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> MetaLearner:
+        """See `Method.meta_train`. Raises ValueError where the pool is not of one architecture, the student's."""
+        require_same_architecture(pool, config, self.title)
+        learner = build_student(pool, config, seed=seed)
+        sums = {
+            name: torch.zeros_like(p) for name, p in learner.params.items() if not name.startswith("head.")
+        }
+        for model in pool:
+            weights = dict(model.module.named_parameters())
+            for name, total in sums.items():
+                total += weights[name].to(total.device)
+        heads = {name: torch.zeros_like(p) for name, p in learner.params.items() if name.startswith("head.")}
+        learner.load_params({**{name: total / len(pool) for name, total in sums.items()}, **heads})
+        return learner

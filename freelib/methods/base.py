@@ -1,0 +1,99 @@
+"""What all methods share: the interface, the student's configuration, and the choice of the round to keep."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+
+from freelib.backbones import build_backbone
+from freelib.meta_learner import MetaLearner
+from freelib.pool import ModelPool
+from freelib.storage import Checkpoint
+
+Monitor = Callable[[int, MetaLearner], float | None]
+
+
+@dataclass(frozen=True)
+class MethodConfig:
+    """What every method's student shares; the defaults are the paper's protocol.
+
+    n_way, n_shot, n_query: of the episodes that the student is trained for
+    arch, width: the student's network; head: how it adapts ("maml", "anil", "prototypes")
+    inner_lr, inner_steps, test_steps: of its inner loop, in training and at test time
+    device: where it is trained; precision: float32, or bfloat16 for the convolutions
+    """
+
+    n_way: int = 5
+    n_shot: int = 1
+    n_query: int = 15
+    arch: str = "conv4"
+    width: int | None = None
+    head: str = "maml"
+    inner_lr: float = 0.01
+    inner_steps: int = 5
+    test_steps: int = 10
+    device: str = "cpu"
+    precision: str = "float32"
+
+
+class Method(ABC):
+    """A way to get a meta-learner out of a pool of pre-trained models.
+
+    name: as on the command line; title: as in a table; citation: authors, title, venue
+    needs: "nothing", "weights", "gradients" or "calls" of the models; same_architecture: all models must be of one kind
+    cost: of meta-training, in words; oracle: it sees the real meta-training images (marked in every table)
+    revision: raised when the method's results change, so that older records are not taken for new ones
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    citation: ClassVar[str]
+    needs: ClassVar[str]
+    same_architecture: ClassVar[bool] = False
+    cost: ClassVar[str] = ""
+    oracle: ClassVar[bool] = False
+    revision: ClassVar[int] = 1
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+
+    @abstractmethod
+    def meta_train(
+        self,
+        pool: ModelPool,
+        config: Any,
+        *,
+        seed: int,
+        monitor: Monitor | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> MetaLearner:
+        """Learns from the pool alone. The same seed gives the same bits on the same machine.
+
+        monitor: called with (round, learner); where it gives a number, the round with the highest one is kept
+        checkpoint: where the state is kept, so that a killed run goes on where it was
+        """
+
+
+def build_student(pool: ModelPool, config: MethodConfig, *, seed: int) -> MetaLearner:
+    """A freshly initialised student for a pool: batch-statistics BatchNorm, the pool's image size and normalisation."""
+    backbone = build_backbone(
+        config.arch,
+        n_way=config.n_way,
+        image_size=pool.image_size,
+        channels=pool.channels,
+        width=config.width,
+        batch_stats=True,
+        seed=seed,
+    )
+    return MetaLearner(
+        backbone.to(config.device, memory_format=torch.channels_last),
+        mean=pool.mean,
+        std=pool.std,
+        image_size=pool.image_size,
+        head=config.head,
+        inner_lr=config.inner_lr,
+        inner_steps=config.test_steps,
+        precision=config.precision,
+    )

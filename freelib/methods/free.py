@@ -1,0 +1,122 @@
+"""FREE: the meta-generator and the aligned meta-learner together (algorithm 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import torch
+
+from freelib.alignment import AlignmentConfig, align, distillation_batch, gradient_agreement, make_optimizer
+from freelib.generator import MetaGenerator
+from freelib.inversion import InversionConfig
+from freelib.memory import TaskMemory
+from freelib.meta_learner import MetaLearner
+from freelib.methods.base import Method, MethodConfig, Monitor, build_student
+from freelib.methods.running import Selection, TrainingLog, restore_run, save_run
+from freelib.pool import ModelPool
+from freelib.replay import ReplayConfig, replay
+from freelib.storage import Checkpoint
+
+
+@dataclass(frozen=True)
+class FreeConfig(MethodConfig, InversionConfig, AlignmentConfig, ReplayConfig):
+    """FREE's settings; the defaults are the public release's (brief, "[R]").
+
+    warmup_rounds: the generator alone; rounds: the whole loop; meta_batch: models drawn a round
+    monitor_every, checkpoint_every, measure_every: rounds between looks at the validation classes, saved states, and
+      measurements of the gradients' agreement (0: never)
+    """
+
+    warmup_rounds: int = 20
+    rounds: int = 1000
+    meta_batch: int = 4
+    monitor_every: int = 20
+    checkpoint_every: int = 50
+    measure_every: int = 0
+
+
+class Free(Method):
+    """FREE: Faster and Better Data-Free Meta-Learning.
+
+    Yongxian Wei, Zixuan Hu, Zhenyi Wang, Li Shen, Chun Yuan, Dacheng Tao. CVPR 2024. arXiv 2405.00984.
+
+    Algorithm 1: draw models; FIve recovers a task from each in five steps; first-order meta-step of the generator;
+    BelL's aligned step of the student over the tasks; the images go into the memory; cross-task replay.
+    """
+
+    name = "free"
+    title = "FREE"
+    citation = "Wei et al., FREE: Faster and Better Data-Free Meta-Learning, CVPR 2024"
+    needs = "gradients"
+    cost = "rounds × models × 5 generate-forward-backward passes, and replay"
+    revision = 1
+    Config = FreeConfig
+
+    def meta_train(
+        self,
+        pool: ModelPool,
+        config: FreeConfig,
+        *,
+        seed: int,
+        monitor: Monitor | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> MetaLearner:
+        """See `Method.meta_train`. The learner's log holds losses, teacher agreement, seconds by phase and passes."""
+        rng = torch.Generator().manual_seed(seed)
+        learner = build_student(pool, config, seed=seed)
+        parameters = list(learner.backbone.parameters())
+        kd_optimizer = make_optimizer(config.align_optimizer, parameters, config.align_lr)
+        replay_optimizer = make_optimizer("adam", parameters, config.replay_lr)
+        meta_generator = MetaGenerator(
+            config,
+            image_size=pool.image_size,
+            channels=pool.channels,
+            seed=seed,
+            device=config.device,
+            precision=config.precision,
+        )
+        memory = TaskMemory(
+            image_size=pool.image_size, batches_per_class=config.memory_batches, device=config.device
+        )
+        log = TrainingLog()
+        selection = Selection(learner, monitor, log, every=config.monitor_every)
+        parts = {
+            "student": learner.backbone,
+            "kd_optimizer": kd_optimizer,
+            "replay_optimizer": replay_optimizer,
+            "generator": meta_generator,
+            "memory": memory,
+            "selection": selection,
+            "log": log,
+        }
+        start = restore_run(checkpoint, parts, rng)
+
+        for round_number in range(start + 1, config.warmup_rounds + config.rounds + 1):
+            warm = round_number > config.warmup_rounds
+            models = pool.sample(config.meta_batch, rng)
+            with log.phase("recovery"):
+                tasks = [meta_generator.adapt(model, learner if warm else None, rng) for model in models]
+                meta_generator.meta_step()
+            log.append(
+                round=round_number,
+                inversion_loss=torch.stack([task.losses[-1] for task in tasks]).mean(),
+                teacher_agreement=torch.stack([task.agreement for task in tasks]).mean(),
+            )
+            if warm:
+                with log.phase("alignment"):
+                    batches = [distillation_batch(task, rng) for task in tasks]
+                    if config.measure_every and round_number % config.measure_every == 0:
+                        product, cosine = gradient_agreement(learner, batches, config.distillation)
+                        log.append(measured_round=round_number, inner_product=product, cosine=cosine)
+                    log.append(distillation_loss=align(learner, batches, config, kd_optimizer, rng))
+                memory.add(tasks if config.memory_tasks == "all" else tasks[-1:])
+                if round_number % config.replay_every == 0:
+                    with log.phase("replay"):
+                        history = replay(learner, memory, config, replay_optimizer, rng, config)
+                    if history:
+                        loss, accuracy = history[-1]
+                        log.append(replay_batches=len(history), replay_loss=loss, replay_accuracy=accuracy)
+                selection.consider(round_number, last=round_number == config.warmup_rounds + config.rounds)
+            log.passes = meta_generator.passes
+            if checkpoint and round_number % config.checkpoint_every == 0:
+                save_run(checkpoint, parts, rng, round_number)
+        return selection.finish()

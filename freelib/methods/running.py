@@ -1,0 +1,111 @@
+"""What a long meta-training run keeps: its log, the round to be kept, and its checkpoints."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from freelib.meta_learner import MetaLearner
+from freelib.methods.base import Monitor
+from freelib.storage import Checkpoint
+
+
+@dataclass
+class TrainingLog:
+    """What happened while a learner was trained; part of its checkpoint and of its record.
+
+    history: columns of equal meaning, a list each; seconds: by phase; passes: generate-forward-backward passes
+    """
+
+    history: dict[str, list[float]] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    passes: int = 0
+
+    def append(self, **values: float) -> None:
+        """Adds one number to each named column."""
+        for name, value in values.items():
+            self.history.setdefault(name, []).append(float(value))
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Adds the wall-clock time of its body to a phase."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"history": self.history, "seconds": self.seconds, "passes": self.passes}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Back to a state that `state_dict` gave."""
+        self.history, self.seconds, self.passes = state["history"], state["seconds"], state["passes"]
+
+
+class Selection:
+    """Shows the learner to the monitor now and then, and keeps θ of the round that it scored highest."""
+
+    def __init__(
+        self, learner: MetaLearner, monitor: Monitor | None, log: TrainingLog, *, every: int
+    ) -> None:
+        self.learner, self.monitor, self.log, self.every = learner, monitor, log, every
+        self.best_score: float | None = None
+        self.best_round: int | None = None
+        self.best: dict[str, Tensor] | None = None
+
+    def consider(self, round_number: int, *, last: bool = False) -> None:
+        """Calls the monitor after rounds `every`, 2 · `every`, … and after the last one."""
+        if self.monitor is None or not (last or round_number % self.every == 0):
+            return
+        with self.log.phase("monitor"):
+            score = self.monitor(round_number, self.learner)
+        if score is None:
+            return
+        self.log.append(monitor_round=round_number, monitor_score=score)
+        if self.best_score is None or score > self.best_score:
+            self.best_score, self.best_round = score, round_number
+            self.best = {name: p.detach().clone() for name, p in self.learner.params.items()}
+
+    def finish(self) -> MetaLearner:
+        """The learner with θ of the selected round; the last round's stays at hand as `learner.last_params`."""
+        self.learner.log = self.log
+        self.learner.selected_round = self.best_round
+        if self.best is not None:
+            self.learner.last_params = {name: p.detach().clone() for name, p in self.learner.params.items()}
+            self.learner.load_params(self.best)
+        return self.learner
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"score": self.best_score, "round": self.best_round, "best": self.best}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Back to a state that `state_dict` gave."""
+        self.best_score, self.best_round, self.best = state["score"], state["round"], state["best"]
+
+
+def save_run(
+    checkpoint: Checkpoint, parts: Mapping[str, Any], rng: torch.Generator, round_number: int
+) -> None:
+    """Saves everything that the rest of a run depends on: each part's state, the random numbers', the round."""
+    states = {name: part.state_dict() for name, part in parts.items()}
+    checkpoint.save({"round": round_number, "rng": rng.get_state(), "parts": states})
+
+
+def restore_run(checkpoint: Checkpoint | None, parts: Mapping[str, Any], rng: torch.Generator) -> int:
+    """Puts a checkpoint's state, where there is one, into the parts; gives the number of rounds done."""
+    state = checkpoint.load() if checkpoint else None
+    if state is None:
+        return 0
+    for name, part in parts.items():
+        part.load_state_dict(state["parts"][name])
+    rng.set_state(state["rng"])
+    return state["round"]

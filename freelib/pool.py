@@ -1,0 +1,294 @@
+"""The pool: pre-trained classifiers, the only thing that data-free meta-learning is given."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, overload
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from freelib.backbones import ARCHITECTURES, build_backbone
+from freelib.storage import load_tensors, save_tensors, tensors_digest, write_atomically
+
+
+def channel_constants(values: Sequence[float], like: Tensor) -> Tensor:
+    """Per-channel constants as a `(1, C, 1, 1)` tensor of the images' type and device."""
+    return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
+
+
+class ImageTransform:
+    """From images `(n, C, H, W)` in [0, 1] to a network's input: its own size, then its own normalisation."""
+
+    def __init__(self, mean: Sequence[float], std: Sequence[float], image_size: int) -> None:
+        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
+        self.image_size = image_size
+        self._constants = lru_cache(maxsize=4)(self._build_constants)
+
+    def _build_constants(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        like = torch.empty(0, device=device, dtype=dtype)
+        scale = 1 / channel_constants(self.std, like)
+        return scale, -channel_constants(self.mean, like) * scale
+
+    def __call__(self, images: Tensor) -> Tensor:
+        size = (self.image_size, self.image_size)
+        if images.shape[-2:] != size:
+            images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+        scale, shift = self._constants(images.device, images.dtype)
+        return images * scale + shift
+
+
+class PretrainedModel:
+    """One member of the pool: a frozen classifier with what is known about it.
+
+    module: takes normalised images `(n, C, image_size, image_size)`, gives logits `(n, n_way)`; any torch classifier
+    class_names: what its outputs stand for; domain: the data set that they belong to, if known
+    mean, std: the normalisation that it was trained with, for images in [0, 1]
+    accuracy: on images that its training held out, in [0, 1], or None where unknown
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        class_names: Sequence[str],
+        mean: Sequence[float],
+        std: Sequence[float],
+        image_size: int,
+        name: str = "model",
+        arch: str = "custom",
+        domain: str = "",
+        accuracy: float | None = None,
+    ) -> None:
+        self.module = module.eval().requires_grad_(False)
+        self.class_names = tuple(class_names)
+        self.name, self.arch, self.domain, self.accuracy = name, arch, domain, accuracy
+        self.mean, self.std, self.image_size = tuple(mean), tuple(std), image_size
+        self.transform = ImageTransform(mean, std, image_size)
+
+    @property
+    def n_way(self) -> int:
+        """How many classes the model tells apart."""
+        return len(self.class_names)
+
+    @property
+    def classes(self) -> tuple[tuple[str, str], ...]:
+        """Its classes as (domain, class name): what two models may share."""
+        return tuple((self.domain, name) for name in self.class_names)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        return next(self.module.parameters()).device
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Logits `(n, n_way)` of images `(n, C, H, W)` in [0, 1]; differentiable with respect to the images."""
+        return self.module(self.transform(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """What the last linear layer is given, `(n, d)`, for images `(n, C, H, W)` in [0, 1].
+
+        Raises TypeError where the module has neither a `features` method nor a linear layer.
+        """
+        inputs = self.transform(images)
+        own = getattr(self.module, "features", None)
+        if callable(own) and not isinstance(own, nn.Module):
+            return own(inputs)
+        linear = [layer for layer in self.module.modules() if isinstance(layer, nn.Linear)]
+        if not linear:
+            raise TypeError(
+                f"{self.name} has no features() and no linear layer whose input could serve as features."
+            )
+        seen: list[Tensor] = []
+        handle = linear[-1].register_forward_pre_hook(lambda _layer, args: seen.append(args[0]))
+        try:
+            self.module(inputs)
+        finally:
+            handle.remove()
+        return seen[0].flatten(1)
+
+    def to(self, device: torch.device | str) -> PretrainedModel:
+        """Moves the weights; gives the same object."""
+        self.module.to(device)
+        return self
+
+    def describe(self) -> dict[str, Any]:
+        """The metadata that is stored beside the weights."""
+        return {
+            "name": self.name,
+            "arch": self.arch,
+            "width": getattr(self.module, "width", None),
+            "domain": self.domain,
+            "class_names": list(self.class_names),
+            "mean": list(self.mean),
+            "std": list(self.std),
+            "image_size": self.image_size,
+            "accuracy": self.accuracy,
+        }
+
+
+class ModelPool(Sequence[PretrainedModel]):
+    """A sequence of pre-trained models; those in a folder are read when they are first asked for.
+
+    A member of a folder is `<name>.safetensors` (weights and BatchNorm statistics) and `<name>.json` (all else).
+    At most `resident` of a folder's models are in memory at a time, so that memory is flat in the pool's size.
+    """
+
+    def __init__(
+        self,
+        descriptions: Sequence[dict[str, Any]],
+        read: Callable[[dict[str, Any]], PretrainedModel],
+        *,
+        resident: int = 128,
+    ) -> None:
+        if not descriptions:
+            raise ValueError("A pool needs at least one model, got none.")
+        self.descriptions = list(descriptions)
+        self._read = read
+        self._member = lru_cache(maxsize=resident)(lambda index: read(self.descriptions[index]))
+
+    @classmethod
+    def from_models(cls, models: Iterable[PretrainedModel]) -> ModelPool:
+        """A pool of models that are in memory already. Raises ValueError where two of them share a name."""
+        models = list(models)
+        members = {model.name: model for model in models}
+        if len(members) < len(models):
+            raise ValueError("Every model of a pool needs a name of its own.")
+        digests = (tensors_digest(model.module.state_dict()) for model in models)
+        descriptions = [{**m.describe(), "weights_digest": d} for m, d in zip(models, digests, strict=True)]
+        return cls(descriptions, lambda description: members[description["name"]])
+
+    @classmethod
+    def load(
+        cls, folder: Path | str, *, names: Sequence[str] | None = None, device: torch.device | str = "cpu"
+    ) -> ModelPool:
+        """The pool in a folder; reads only the metadata, the weights follow when they are asked for.
+
+        names: the members wanted, in order; by default all that the folder has
+
+        Raises FileNotFoundError where the folder has no member, ValueError where a metadata file is damaged.
+        """
+        folder = Path(folder)
+        files = (
+            sorted(folder.glob("*.json")) if names is None else [folder / f"{name}.json" for name in names]
+        )
+        if not files:
+            raise FileNotFoundError(
+                f"No pool in {folder}: it has no <model>.json. `freelib pool --help` tells more."
+            )
+        return cls([read_description(file) for file in files], lambda d: load_member(folder, d).to(device))
+
+    def __len__(self) -> int:
+        return len(self.descriptions)
+
+    @overload
+    def __getitem__(self, index: int) -> PretrainedModel: ...
+    @overload
+    def __getitem__(self, index: slice) -> ModelPool: ...
+    def __getitem__(self, index: int | slice) -> PretrainedModel | ModelPool:
+        if isinstance(index, slice):
+            return ModelPool(self.descriptions[index], self._read)
+        return self._member(range(len(self))[index])
+
+    def sample(self, n: int, rng: torch.Generator) -> list[PretrainedModel]:
+        """n different members, drawn at random; all of them, in random order, where the pool has no more."""
+        return [self[i] for i in torch.randperm(len(self), generator=rng)[:n].tolist()]
+
+    def best(self) -> PretrainedModel:
+        """The member with the highest held-out accuracy (the first of them where several share it)."""
+        return self[max(range(len(self)), key=lambda i: self.descriptions[i]["accuracy"] or 0.0)]
+
+    @property
+    def classes(self) -> tuple[tuple[str, str], ...]:
+        """All (domain, class name) pairs that a member knows, sorted."""
+        return tuple(sorted({(d["domain"], name) for d in self.descriptions for name in d["class_names"]}))
+
+    @property
+    def image_size(self) -> int:
+        """The largest input size among the members: at it, no member's detail is lost."""
+        return max(description["image_size"] for description in self.descriptions)
+
+    @property
+    def channels(self) -> int:
+        """How many channels the members' images have."""
+        return len(self.descriptions[0]["mean"])
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """The members' normalisation means, averaged, by channel: what a student of the pool normalises with."""
+        return self._average("mean")
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """The members' normalisation deviations, averaged, by channel."""
+        return self._average("std")
+
+    def _average(self, field: str) -> tuple[float, ...]:
+        columns = zip(*(description[field] for description in self.descriptions), strict=True)
+        return tuple(round(sum(column) / len(self), 6) for column in columns)
+
+    @property
+    def digest(self) -> str:
+        """16 hexadecimal digits over every member's metadata, its weights' digest included."""
+        return hashlib.sha256(json.dumps(self.descriptions, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def save_member(model: PretrainedModel, folder: Path) -> None:
+    """Writes a model of one of freelib's own architectures: the weights first, so that what is listed is whole.
+
+    Raises ValueError for a custom module: a file of tensors can't hold its code.
+    """
+    if model.arch not in ARCHITECTURES:
+        raise ValueError(
+            f"{model.name} is a custom module; a pool on disk holds only {', '.join(ARCHITECTURES)}."
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = save_tensors(folder / f"{model.name}.safetensors", model.module.state_dict())
+    description = {**model.describe(), "weights_digest": digest}
+    write_atomically(folder / f"{model.name}.json", json.dumps(description, indent=1).encode())
+
+
+def read_description(file: Path) -> dict[str, Any]:
+    """A member's metadata. Raises ValueError where the file is damaged or lacks a field."""
+    try:
+        description = json.loads(file.read_text())
+        missing = {"name", "arch", "width", "domain", "class_names", "mean", "std", "image_size"} - set(
+            description
+        )
+    except (json.JSONDecodeError, TypeError) as error:
+        raise ValueError(
+            f"{file} is damaged ({error}): delete it, and the model is trained again."
+        ) from error
+    if missing:
+        raise ValueError(f"{file} does not describe a model: {', '.join(sorted(missing))} missing.")
+    return description
+
+
+def load_member(folder: Path, description: dict[str, Any]) -> PretrainedModel:
+    """The model that a description of this folder stands for.
+
+    Raises FileNotFoundError or ValueError where its weights are missing, damaged or of another shape.
+    """
+    file = folder / f"{description['name']}.safetensors"
+    module = build_backbone(
+        description["arch"],
+        n_way=len(description["class_names"]),
+        image_size=description["image_size"],
+        channels=len(description["mean"]),
+        width=description["width"],
+    )
+    try:
+        module.load_state_dict(load_tensors(file))
+    except RuntimeError as error:
+        raise ValueError(f"{file} does not hold the weights of a {description['arch']}: {error}") from error
+    keys = ("name", "arch", "domain", "class_names", "mean", "std", "image_size")
+    return PretrainedModel(
+        module.to(memory_format=torch.channels_last),
+        accuracy=description.get("accuracy"),
+        **{key: description[key] for key in keys},
+    )

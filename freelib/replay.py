@@ -1,0 +1,85 @@
+"""Cross-task replay: the student takes MAML steps on episodes that mix the classes of different models."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+
+from freelib.memory import TaskMemory
+from freelib.meta_learner import MetaLearner
+
+
+@dataclass(frozen=True)
+class ReplayConfig:
+    """How the memory is replayed; the defaults are the public release's.
+
+    replay_patience: stop when so many batches in a row brought no better accuracy; 0: always `replay_batches`
+    replay_batches: the most batches a round
+    replay_scope: "cross" mixes models, "within" takes a model's own classes, "none" leaves replay out
+    second_order: MAML's outer gradient goes through the inner steps
+    replay_every: rounds from one replay to the next
+    """
+
+    memory_batches: int = 20
+    memory_tasks: str = "all"
+    replay_scope: str = "cross"
+    replay_lr: float = 1e-3
+    replay_episodes: int = 10
+    replay_patience: int = 10
+    replay_batches: int = 100
+    replay_every: int = 1
+    second_order: bool = True
+
+    def __post_init__(self) -> None:
+        if self.replay_scope not in ("cross", "within", "none"):
+            raise ValueError(f"replay_scope is cross, within or none, got {self.replay_scope!r}.")
+        if self.memory_tasks not in ("all", "last"):
+            raise ValueError(f"memory_tasks is all or last, got {self.memory_tasks!r}.")
+
+
+class EpisodeShape(Protocol):
+    """What an episode is made of, and how many inner steps are taken on it."""
+
+    @property
+    def n_way(self) -> int: ...
+    @property
+    def n_shot(self) -> int: ...
+    @property
+    def n_query(self) -> int: ...
+    @property
+    def inner_steps(self) -> int: ...
+
+
+def replay(
+    learner: MetaLearner,
+    memory: TaskMemory,
+    config: ReplayConfig,
+    optimizer: torch.optim.Optimizer,
+    rng: torch.Generator,
+    shape: EpisodeShape,
+) -> list[tuple[float, float]]:
+    """MAML on batches of episodes from the memory; gives each batch's (loss, accuracy in [0, 1]), none if it is not ready."""
+    history: list[tuple[float, float]] = []
+    size = (shape.n_way, shape.n_shot, shape.n_query)
+    if config.replay_scope == "none" or not memory.ready(*size, scope=config.replay_scope):
+        return history
+    best, stalled = -1.0, 0
+    while len(history) < config.replay_batches:
+        totals = torch.zeros(2, device=memory.device)
+        for _ in range(config.replay_episodes):
+            episode = memory.episode(*size, rng, scope=config.replay_scope)
+            loss, accuracy = learner.query_loss(
+                episode, steps=shape.inner_steps, second_order=config.second_order
+            )
+            (loss / config.replay_episodes).backward()
+            totals += torch.stack([loss.detach(), accuracy]) / config.replay_episodes
+        optimizer.step()
+        optimizer.zero_grad()
+        history.append((float(totals[0]), float(totals[1])))
+        stalled = 0 if history[-1][1] > best else stalled + 1
+        best = max(best, history[-1][1])
+        if config.replay_patience and stalled >= config.replay_patience:
+            break
+    return history
