@@ -27,7 +27,7 @@ class TrainingLog:
     seconds: dict[str, float] = field(default_factory=dict)
     passes: int = 0
 
-    def append(self, **values: float) -> None:
+    def append(self, **values: float | int | Tensor) -> None:
         """Adds one number to each named column."""
         for name, value in values.items():
             self.history.setdefault(name, []).append(float(value))
