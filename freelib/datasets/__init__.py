@@ -8,25 +8,27 @@ from pathlib import Path
 from freelib.datasets.cache import cache_folder, load_cached
 from freelib.datasets.class_lists import class_lists
 from freelib.datasets.few_shot import SPLITS, FewShotDataset
+from freelib.datasets.glyph_masks import script_of
 from freelib.datasets.sources import ParquetSource, Source, TorchvisionCifar, TreeSource
 
 DATASETS = ("glyphs", "cifar-fs", "mini-imagenet", "cub")
 
-__all__ = ["DATASETS", "SPLITS", "FewShotDataset", "MissingDataError", "load_dataset"]
+__all__ = ["DATASETS", "SPLITS", "FewShotDataset", "MissingDataError", "load_dataset", "script_of"]
 
 _NATIVE_SIZE = {"glyphs": 32, "cifar-fs": 32, "mini-imagenet": 84, "cub": 84}
 
 _WHERE_FROM = {
     "cifar-fs": (
-        "CIFAR-100 (Krizhevsky, 2009; its home page is at the University of Toronto), which torchvision can fetch: "
-        "load_dataset('cifar-fs', ..., download=True)"
+        "CIFAR-100 (Krizhevsky, 2009; its home page is at the University of Toronto), which torchvision "
+        "can fetch: load_dataset('cifar-fs', ..., download=True)"
     ),
     "mini-imagenet": (
-        "mini-ImageNet (Vinyals et al., 2016, in the split of Ravi and Larochelle, 2017), cut out of ImageNet's "
-        "ILSVRC-2012 images, which the ImageNet project gives for research"
+        "mini-ImageNet (Vinyals et al., 2016, in the split of Ravi and Larochelle, 2017), cut out of "
+        "ImageNet's ILSVRC-2012 images, which the ImageNet project gives for research"
     ),
     "cub": (
-        "Caltech-UCSD Birds 200-2011 (Wah et al., 2011; from Caltech's Vision Lab), whose folder `images` is the tree"
+        "Caltech-UCSD Birds 200-2011 (Wah et al., 2011; from Caltech's Vision Lab), whose folder `images` "
+        "is such a tree"
     ),
 }
 

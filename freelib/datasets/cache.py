@@ -1,9 +1,9 @@
 """Decoded data sets, kept in the user's cache folder: one file of raw uint8 and one JSON beside it.
 
-The data file's name holds the digest of its content, so a data file is never changed, only made or removed; the JSON
-says which one is valid and is replaced in one step. Two processes that decode at once write the same bytes under
-the same name. A file is trusted if its size and its modification time are those noted when its digest was last
-computed; otherwise the digest is computed again, and a file that fails is decoded afresh.
+The data file's name holds the digest of its content, so a data file is never changed, only made or removed;
+the JSON says which one is valid and is replaced in one step. Two processes that decode at once write the same
+bytes under the same name. A file is trusted if its size and its modification time are those noted when its
+digest was last computed; otherwise the digest is computed again, and a file that fails is decoded afresh.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def load_cached(source: Source, split: str, size: int, folder: Path) -> FewShotD
 def _map(path: Path, meta: dict[str, Any], split: str) -> FewShotDataset:
     part = meta["splits"][split]
     channels, height, width = meta["shape"]
-    # Copy-on-write: torch accepts the array without a warning, and nobody can write into the cache through it.
+    # Copy-on-write: torch accepts the array without a warning, and nobody writes into the cache through it.
     pixels = np.memmap(
         path,
         dtype=np.uint8,
@@ -130,7 +130,7 @@ def _finish(file: IO[bytes], path: Path) -> None:
     file.flush()
     os.fsync(file.fileno())
     file.close()  # Windows renames closed files only
-    os.replace(file.name, path)
+    Path(file.name).replace(path)
 
 
 def _write_sidecar(sidecar: Path, meta: dict[str, Any]) -> None:
@@ -190,7 +190,7 @@ def _holds(path: Path, splits: dict[str, dict[str, Any]], size: int) -> bool:
 
 
 def _moments(histogram: NDArray[np.int64]) -> tuple[list[float], list[float]]:
-    """Mean and deviation of each channel in [0, 1] from its counts of the 256 values, exact up to rounding."""
+    """Mean and deviation of each channel in [0, 1] from its counts of the 256 values, exact to rounding."""
     values = np.arange(256) / 255
     weights = histogram / histogram.sum(axis=1, keepdims=True)
     mean = weights @ values

@@ -37,13 +37,15 @@ class FewShotDataset:
             raise ValueError(f"split is {self.split!r}; expected one of {', '.join(SPLITS)}")
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
             raise ValueError(
-                f"images are {self.images.dtype} of shape {tuple(self.images.shape)}; expected uint8 (n, C, H, W)"
+                f"images are {self.images.dtype} of shape {tuple(self.images.shape)}; "
+                "expected uint8 (n, C, H, W)"
             )
         if self.images.shape[2] != self.images.shape[3]:
             raise ValueError(f"images of shape {tuple(self.images.shape)} are not square; resize them first")
         if len(self.offsets) != len(self.class_names) + 1:
             raise ValueError(
-                f"{len(self.offsets)} offsets for {len(self.class_names)} classes; expected one more than classes"
+                f"{len(self.offsets)} offsets for {len(self.class_names)} classes; "
+                "expected one more than classes"
             )
         if len(set(self.class_names)) != len(self.class_names):
             raise ValueError("class names repeat; each class needs a name of its own")
@@ -54,19 +56,23 @@ class FewShotDataset:
             )
         if not len(self.mean) == len(self.std) == self.channels:
             raise ValueError(
-                f"{len(self.mean)} means and {len(self.std)} deviations for {self.channels} channels; give one each"
+                f"{len(self.mean)} means and {len(self.std)} deviations for {self.channels} channels; "
+                "expected one of each for every channel"
             )
 
     @property
     def n_classes(self) -> int:
+        """The number of classes."""
         return len(self.class_names)
 
     @property
     def image_size(self) -> int:
+        """Height and width in pixels."""
         return self.images.shape[-1]
 
     @property
     def channels(self) -> int:
+        """3 for RGB."""
         return self.images.shape[1]
 
     @property
@@ -83,7 +89,8 @@ class FewShotDataset:
     def subset(self, classes: Sequence[int | str]) -> FewShotDataset:
         """The given classes (numbers or names), in the given order; the images are copied.
 
-        mean and std stay those of the whole train split. Raises IndexError, KeyError for a class that is not here.
+        mean and std stay those of the whole train split. Raises ValueError for no classes, IndexError or
+        KeyError for a class that is not here.
         """
         numbers = [self._class_number(c) for c in classes]
         if not numbers:

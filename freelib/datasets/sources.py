@@ -1,10 +1,10 @@
 """Where images come from: Parquet, a folder tree, torchvision's CIFAR-100. Each decodes one class at a time.
 
-Images become RGB and are then resized to a square by Pillow's bilinear filter, which widens its support when it
-shrinks an image (antialiasing); an image that is not square is squeezed, not cropped.
+Images become RGB and are then resized to a square by Pillow's bilinear filter, which widens its support when
+it shrinks an image (antialiasing); an image that is not square is squeezed, not cropped.
 
-Within a class, images are ordered by the hash of their decoded pixels: the same images give the same tensor and
-the same digest whichever way they came, and neighbours in a photo series do not end up side by side.
+Within a class, images are ordered by the hash of their decoded pixels: the same images give the same tensor
+and the same digest whichever way they came, and neighbours in a photo series do not end up side by side.
 """
 
 from __future__ import annotations
@@ -89,6 +89,7 @@ class ParquetSource:
         self._rows: dict[str, NDArray[np.int64]] = {}
 
     def fingerprint(self) -> str:
+        """Size and modification time of the file."""
         stat = self.path.stat()
         return f"{stat.st_size} bytes, {stat.st_mtime_ns} ns"
 
@@ -104,7 +105,8 @@ class ParquetSource:
         fields = {"image", "label"} - set(table.column_names)
         if fields:
             raise ValueError(
-                f"{self.path} has columns {table.column_names}; expected image (struct of bytes and path) and label"
+                f"{self.path} has columns {table.column_names}; "
+                "expected image (struct of bytes and path) and label"
             )
         labels = np.asarray(table["label"].to_pylist(), dtype=object)
         _require_classes(self.name, set(labels), self.classes, self.location)
@@ -121,11 +123,13 @@ class ParquetSource:
                 told = set(splits[self._rows[class_name]])
                 if told != {split}:
                     raise ValueError(
-                        f"{self.path} puts class {class_name!r} into {sorted(map(str, told))}; the published split "
-                        f"of {self.name} has it in {split!r}: correct the file's split column or leave it out"
+                        f"{self.path} puts class {class_name!r} into {sorted(map(str, told))}; the "
+                        f"published split of {self.name} has it in {split!r}: "
+                        "correct the file's split column or leave it out"
                     )
 
     def read_class(self, class_name: str, size: int) -> Pixels:
+        """All images of a class: uint8 (n, 3, size, size)."""
         if self._table is None:
             self._open()
         return stack(self._images(class_name), size)
@@ -140,7 +144,7 @@ class ParquetSource:
 
 
 class TreeSource:
-    """A folder of `class/image` or of `split/class/image`; the published lists say which class is in which split.
+    """A folder of `class/image` or of `split/class/image`; the published lists say which split a class is in.
 
     Raises ValueError if a class has no folder or no image.
     """
@@ -165,12 +169,14 @@ class TreeSource:
         return folders
 
     def fingerprint(self) -> str:
+        """A hash of the class folders' modification times."""
         # Folder times change when an image is added, removed or renamed. An image overwritten in place goes
         # unnoticed: to see it, each of 60,000 files would have to be looked at on every start.
         times = sorted((name, path.stat().st_mtime_ns) for name, path in self._folders().items())
         return hashlib.sha256(repr(times).encode()).hexdigest()[:16]
 
     def read_class(self, class_name: str, size: int) -> Pixels:
+        """All images of a class: uint8 (n, 3, size, size)."""
         folder = self._folders()[class_name]
         paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
         if not paths:
@@ -179,7 +185,7 @@ class TreeSource:
 
 
 class TorchvisionCifar:
-    """CIFAR-100 as torchvision downloads it (`cifar-100-python`): its train and test parts merged, 600 a class."""
+    """CIFAR-100 as torchvision downloads it (`cifar-100-python`): train and test merged, 600 a class."""
 
     def __init__(self, name: str, root: Path, classes: ClassLists, download: bool = False) -> None:
         self.name, self.root, self.classes, self.download = name, root, classes, download
@@ -188,8 +194,14 @@ class TorchvisionCifar:
         self._labels: NDArray[np.object_] | None = None
 
     def fingerprint(self) -> str:
+        """Size and modification time of the two parts; downloads them first if that was asked for."""
         if self.download:
             self._open()
+        missing = [part for part in ("train", "test", "meta") if not (Path(self.location) / part).is_file()]
+        if missing:
+            raise ValueError(
+                f"{self.location} lacks {', '.join(missing)}; expected a whole copy of CIFAR-100"
+            )
         stats = [(self.root / "cifar-100-python" / part).stat() for part in ("train", "test")]
         return "; ".join(f"{stat.st_size} bytes, {stat.st_mtime_ns} ns" for stat in stats)
 
@@ -209,7 +221,9 @@ class TorchvisionCifar:
         _require_classes(self.name, set(self._labels), self.classes, self.location)
 
     def read_class(self, class_name: str, size: int) -> Pixels:
+        """All images of a class: uint8 (n, 3, size, size)."""
         if self._images is None or self._labels is None:
             self._open()
-        assert self._images is not None and self._labels is not None
+        assert self._images is not None
+        assert self._labels is not None
         return stack((Image.fromarray(image) for image in self._images[self._labels == class_name]), size)
