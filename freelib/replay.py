@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
+from freelib.episodes import Episode
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
 
@@ -52,6 +54,25 @@ class EpisodeShape(Protocol):
     def inner_steps(self) -> int: ...
 
 
+def maml_step(
+    learner: MetaLearner,
+    episodes: Sequence[Episode],
+    optimizer: torch.optim.Optimizer,
+    *,
+    steps: int,
+    second_order: bool = True,
+) -> tuple[float, float]:
+    """MAML's outer step over a batch of episodes; gives (mean loss, mean accuracy in [0, 1])."""
+    totals = torch.zeros(2, device=learner.device)
+    for episode in episodes:
+        loss, accuracy = learner.query_loss(episode, steps=steps, second_order=second_order)
+        (loss / len(episodes)).backward()
+        totals += torch.stack([loss.detach(), accuracy]) / len(episodes)
+    optimizer.step()
+    optimizer.zero_grad()
+    return float(totals[0]), float(totals[1])
+
+
 def replay(
     learner: MetaLearner,
     memory: TaskMemory,
@@ -60,24 +81,19 @@ def replay(
     rng: torch.Generator,
     shape: EpisodeShape,
 ) -> list[tuple[float, float]]:
-    """MAML on batches of episodes from the memory; gives each batch's (loss, accuracy in [0, 1]), none if it is not ready."""
+    """MAML on episodes from the memory: each batch's (loss, accuracy in [0, 1]), none if it is not ready."""
     history: list[tuple[float, float]] = []
     size = (shape.n_way, shape.n_shot, shape.n_query)
     if config.replay_scope == "none" or not memory.ready(*size, scope=config.replay_scope):
         return history
     best, stalled = -1.0, 0
     while len(history) < config.replay_batches:
-        totals = torch.zeros(2, device=memory.device)
-        for _ in range(config.replay_episodes):
-            episode = memory.episode(*size, rng, scope=config.replay_scope)
-            loss, accuracy = learner.query_loss(
-                episode, steps=shape.inner_steps, second_order=config.second_order
-            )
-            (loss / config.replay_episodes).backward()
-            totals += torch.stack([loss.detach(), accuracy]) / config.replay_episodes
-        optimizer.step()
-        optimizer.zero_grad()
-        history.append((float(totals[0]), float(totals[1])))
+        episodes = [
+            memory.episode(*size, rng, scope=config.replay_scope) for _ in range(config.replay_episodes)
+        ]
+        history.append(
+            maml_step(learner, episodes, optimizer, steps=shape.inner_steps, second_order=config.second_order)
+        )
         stalled = 0 if history[-1][1] > best else stalled + 1
         best = max(best, history[-1][1])
         if config.replay_patience and stalled >= config.replay_patience:
