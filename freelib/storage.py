@@ -1,12 +1,15 @@
-"""Files that are whole or not there: atomic writes, and tensors as safetensors."""
+"""Files that are whole or not there, and tensors from files that may come from anyone."""
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
-import tempfile
-from collections.abc import Mapping
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -15,24 +18,32 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 
-def write_atomically(file: Path, data: bytes) -> None:
-    """Writes a file so that a reader, or a crash at any moment, finds the old content or the new, never a part."""
+@contextmanager
+def _replacement(file: Path) -> Iterator[Path]:
+    """A path beside a file; what the body writes there takes the file's place when the body is done."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
+    temporary = file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            stream.flush()
+        yield temporary
+        with temporary.open("rb") as stream:
             os.fsync(stream.fileno())
-        os.replace(temporary, file)
+        temporary.replace(file)
     except BaseException:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
+
+
+def write_atomically(file: Path, data: bytes) -> None:
+    """Writes a file so that a reader, or a crash at any moment, finds the old content or the new, whole."""
+    with _replacement(file) as temporary:
+        temporary.write_bytes(data)
 
 
 def serialise_tensors(tensors: Mapping[str, Tensor]) -> bytes:
     """Tensors as safetensors bytes; the same tensors give the same bytes."""
-    return save({name: tensor.detach().cpu().contiguous() for name, tensor in sorted(tensors.items())})
+    # Cloned, since safetensors refuses tensors that share memory, as tied weights do.
+    layout = torch.contiguous_format
+    return save({name: t.detach().cpu().clone(memory_format=layout) for name, t in sorted(tensors.items())})
 
 
 def tensors_digest(tensors: Mapping[str, Tensor]) -> str:
@@ -57,17 +68,45 @@ def load_tensors(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"{file} is no whole safetensors file ({error}).") from error
 
 
+def load_state_file(file: Path | str) -> dict[str, Tensor]:
+    """The weights in a file from anyone: `.safetensors`, or `.pt`/`.pth` read without running code in it.
+
+    A state dictionary, or one under the key "state_dict", on the CPU. Raises FileNotFoundError where there is
+    no file, ValueError for another kind of file, a damaged one, one that wants code to be run, or one without
+    tensors by name.
+    """
+    file = Path(file)
+    if file.suffix == ".safetensors":
+        return load_tensors(file)
+    if file.suffix not in (".pt", ".pth"):
+        raise ValueError(f"{file} is of no known kind: weights come as .safetensors, .pt or .pth.")
+    if not file.is_file():
+        raise FileNotFoundError(f"{file} is missing.")
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        raise ValueError(
+            f"{file} is damaged, or holds more than tensors and was refused, since reading that runs code "
+            "from the file. Ask for its state_dict, best as .safetensors."
+        ) from error
+    state = state.get("state_dict", state) if isinstance(state, Mapping) else state
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{file} holds no state dictionary (tensors by name) but a {type(state).__name__}.")
+    return {str(name): tensor.detach() for name, tensor in state.items()}
+
+
 class Checkpoint:
     """Where a long run keeps its state, so that it can be killed at any time and go on with the same bits.
 
-    The state is a dictionary of tensors, numbers, strings and containers of them; it is read with `weights_only`.
+    The state is a dictionary of tensors, numbers, strings and containers of them; it is read with
+    `weights_only`.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
 
     def load(self) -> dict[str, Any] | None:
-        """The last state, or None where there is none (a damaged file counts as none: the run starts over)."""
+        """The last state; None where there is none (a damaged file counts as none: the run starts over)."""
         if not self.file.is_file():
             return None
         try:
@@ -77,11 +116,11 @@ class Checkpoint:
 
     def save(self, state: dict[str, Any]) -> None:
         """Replaces the state by a new one, atomically."""
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = self.file.with_name(f".{self.file.name}.{os.getpid()}")
-        torch.save(state, temporary)
-        os.replace(temporary, self.file)
+        with _replacement(self.file) as temporary:
+            torch.save(state, temporary)
 
     def remove(self) -> None:
-        """Deletes the state: the run is done."""
+        """Deletes the state, and what a killed process left of a newer one: the run is done."""
         self.file.unlink(missing_ok=True)
+        for part in self.file.parent.glob(f".{glob.escape(self.file.name)}.*"):
+            part.unlink(missing_ok=True)
