@@ -10,43 +10,19 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freelib.backbones import ARCHITECTURES, build_backbone
 from freelib.storage import load_tensors, save_tensors, tensors_digest, write_atomically
+from freelib.transform import ImageTransform
 
-
-def channel_constants(values: Sequence[float], like: Tensor) -> Tensor:
-    """Per-channel constants as a `(1, C, 1, 1)` tensor of the images' type and device."""
-    return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
-
-
-class ImageTransform:
-    """From images `(n, C, H, W)` in [0, 1] to a network's input: its own size, then its own normalisation."""
-
-    def __init__(self, mean: Sequence[float], std: Sequence[float], image_size: int) -> None:
-        self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
-        self.image_size = image_size
-        self._constants = lru_cache(maxsize=4)(self._build_constants)
-
-    def _build_constants(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        like = torch.empty(0, device=device, dtype=dtype)
-        scale = 1 / channel_constants(self.std, like)
-        return scale, -channel_constants(self.mean, like) * scale
-
-    def __call__(self, images: Tensor) -> Tensor:
-        size = (self.image_size, self.image_size)
-        if images.shape[-2:] != size:
-            images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
-        scale, shift = self._constants(images.device, images.dtype)
-        return images * scale + shift
+_FIELDS = ("arch", "domain", "class_names", "mean", "std", "image_size")
 
 
 class PretrainedModel:
     """One member of the pool: a frozen classifier with what is known about it.
 
-    module: takes normalised images `(n, C, image_size, image_size)`, gives logits `(n, n_way)`; any torch classifier
+    module: takes normalised images `(n, C, image_size, image_size)`, gives logits `(n, n_way)`
     class_names: what its outputs stand for; domain: the data set that they belong to, if known
     mean, std: the normalisation that it was trained with, for images in [0, 1]
     accuracy: on images that its training held out, in [0, 1], or None where unknown
@@ -87,7 +63,7 @@ class PretrainedModel:
         return next(self.module.parameters()).device
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits `(n, n_way)` of images `(n, C, H, W)` in [0, 1]; differentiable with respect to the images."""
+        """Logits `(n, n_way)` of images `(n, C, H, W)` in [0, 1]; differentiable by the images."""
         return self.module(self.transform(images))
 
     def features(self, images: Tensor) -> Tensor:
@@ -135,8 +111,8 @@ class PretrainedModel:
 class ModelPool(Sequence[PretrainedModel]):
     """A sequence of pre-trained models; those in a folder are read when they are first asked for.
 
-    A member of a folder is `<name>.safetensors` (weights and BatchNorm statistics) and `<name>.json` (all else).
-    At most `resident` of a folder's models are in memory at a time, so that memory is flat in the pool's size.
+    A member of a folder is `<name>.safetensors` (weights, BatchNorm statistics) and `<name>.json` (the rest).
+    At most `resident` of a folder's models are in memory at a time: memory is flat in the pool's size.
     """
 
     def __init__(
@@ -196,12 +172,12 @@ class ModelPool(Sequence[PretrainedModel]):
         return self._member(range(len(self))[index])
 
     def sample(self, n: int, rng: torch.Generator) -> list[PretrainedModel]:
-        """n different members, drawn at random; all of them, in random order, where the pool has no more."""
+        """Draws n different members; all of them, in random order, where the pool has no more."""
         return [self[i] for i in torch.randperm(len(self), generator=rng)[:n].tolist()]
 
     def best(self) -> PretrainedModel:
         """The member with the highest held-out accuracy (the first of them where several share it)."""
-        return self[max(range(len(self)), key=lambda i: self.descriptions[i]["accuracy"] or 0.0)]
+        return self[max(range(len(self)), key=lambda i: self.descriptions[i].get("accuracy") or 0.0)]
 
     @property
     def classes(self) -> tuple[tuple[str, str], ...]:
@@ -220,12 +196,12 @@ class ModelPool(Sequence[PretrainedModel]):
 
     @property
     def mean(self) -> tuple[float, ...]:
-        """The members' normalisation means, averaged, by channel: what a student of the pool normalises with."""
+        """The members' normalisation means, averaged: what a student of the pool normalises with."""
         return self._average("mean")
 
     @property
     def std(self) -> tuple[float, ...]:
-        """The members' normalisation deviations, averaged, by channel."""
+        """The members' normalisation deviations, averaged."""
         return self._average("std")
 
     def _average(self, field: str) -> tuple[float, ...]:
@@ -239,7 +215,7 @@ class ModelPool(Sequence[PretrainedModel]):
 
 
 def save_member(model: PretrainedModel, folder: Path) -> None:
-    """Writes a model of one of freelib's own architectures: the weights first, so that what is listed is whole.
+    """Writes a model of one of freelib's architectures: the weights first, so that what is listed is whole.
 
     Raises ValueError for a custom module: a file of tensors can't hold its code.
     """
@@ -254,27 +230,35 @@ def save_member(model: PretrainedModel, folder: Path) -> None:
 
 
 def read_description(file: Path) -> dict[str, Any]:
-    """A member's metadata. Raises ValueError where the file is damaged or lacks a field."""
+    """A member's metadata. Raises ValueError where the file is damaged or does not describe it."""
     try:
-        description = json.loads(file.read_text())
-        missing = {"name", "arch", "width", "domain", "class_names", "mean", "std", "image_size"} - set(
-            description
-        )
-    except (json.JSONDecodeError, TypeError) as error:
+        description = json.loads(file.read_text(encoding="utf-8"))
+        missing = {"name", *_FIELDS, "width"} - set(description)
+    except (ValueError, TypeError) as error:
         raise ValueError(
             f"{file} is damaged ({error}): delete it, and the model is trained again."
         ) from error
     if missing:
         raise ValueError(f"{file} does not describe a model: {', '.join(sorted(missing))} missing.")
+    if description["name"] != file.stem:  # the name says which file of weights is read
+        raise ValueError(
+            f"{file} describes {description['name']!r}: the file and the model must share a name."
+        )
     return description
 
 
 def load_member(folder: Path, description: dict[str, Any]) -> PretrainedModel:
     """The model that a description of this folder stands for.
 
-    Raises FileNotFoundError or ValueError where its weights are missing, damaged or of another shape.
+    Raises FileNotFoundError or ValueError where its weights are missing, damaged, of another shape or others
+    than those described.
     """
     file = folder / f"{description['name']}.safetensors"
+    weights = load_tensors(file)
+    if description.get("weights_digest", digest := tensors_digest(weights)) != digest:
+        raise ValueError(
+            f"{file} holds other weights than its .json describes: delete both, and it is trained again."
+        )
     module = build_backbone(
         description["arch"],
         n_way=len(description["class_names"]),
@@ -283,12 +267,12 @@ def load_member(folder: Path, description: dict[str, Any]) -> PretrainedModel:
         width=description["width"],
     )
     try:
-        module.load_state_dict(load_tensors(file))
+        module.load_state_dict(weights)
     except RuntimeError as error:
         raise ValueError(f"{file} does not hold the weights of a {description['arch']}: {error}") from error
-    keys = ("name", "arch", "domain", "class_names", "mean", "std", "image_size")
     return PretrainedModel(
         module.to(memory_format=torch.channels_last),
+        name=description["name"],
         accuracy=description.get("accuracy"),
-        **{key: description[key] for key in keys},
+        **{key: description[key] for key in _FIELDS},
     )
