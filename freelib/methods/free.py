@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+
 import torch
 
 from freelib.alignment import AlignmentConfig, align, distillation_batch, gradient_agreement, make_optimizer
@@ -22,8 +23,9 @@ class FreeConfig(MethodConfig, InversionConfig, AlignmentConfig, ReplayConfig):
     """FREE's settings; the defaults are the public release's (brief, "[R]").
 
     warmup_rounds: the generator alone; rounds: the whole loop; meta_batch: models drawn a round
-    monitor_every, checkpoint_every, measure_every: rounds between looks at the validation classes, saved states, and
-      measurements of the gradients' agreement (0: never)
+    monitor_every: rounds between looks at the validation classes (0: after the last round only)
+    checkpoint_every, measure_every: rounds between saved states, between measurements of the gradients'
+      agreement (0: never)
     """
 
     warmup_rounds: int = 20
@@ -33,14 +35,20 @@ class FreeConfig(MethodConfig, InversionConfig, AlignmentConfig, ReplayConfig):
     checkpoint_every: int = 50
     measure_every: int = 0
 
+    def __post_init__(self) -> None:
+        # A dataclass calls the first of its bases' checks only.
+        for part in (InversionConfig, AlignmentConfig, ReplayConfig):
+            part.__post_init__(self)
+
 
 class Free(Method):
     """FREE: Faster and Better Data-Free Meta-Learning.
 
     Yongxian Wei, Zixuan Hu, Zhenyi Wang, Li Shen, Chun Yuan, Dacheng Tao. CVPR 2024. arXiv 2405.00984.
 
-    Algorithm 1: draw models; FIve recovers a task from each in five steps; first-order meta-step of the generator;
-    BelL's aligned step of the student over the tasks; the images go into the memory; cross-task replay.
+    Algorithm 1: draw models; FIve recovers a task from each in five steps; first-order meta-step of the
+    generator; BelL's aligned step of the student over the tasks; the images go into the memory; cross-task
+    replay.
     """
 
     name = "free"
@@ -60,7 +68,7 @@ class Free(Method):
         monitor: Monitor | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> MetaLearner:
-        """See `Method.meta_train`. The learner's log holds losses, teacher agreement, seconds by phase and passes."""
+        """See `Method.meta_train`. The log holds losses, teacher agreement, seconds by phase and passes."""
         rng = torch.Generator().manual_seed(seed)
         learner = build_student(pool, config, seed=seed)
         parameters = list(learner.backbone.parameters())
@@ -103,7 +111,8 @@ class Free(Method):
             )
             if warm:
                 with log.phase("alignment"):
-                    batches = [distillation_batch(task, rng) for task in tasks]
+                    padding, flip = config.augment_padding, config.augment_flip
+                    batches = [distillation_batch(task, rng, padding=padding, flip=flip) for task in tasks]
                     if config.measure_every and round_number % config.measure_every == 0:
                         product, cosine = gradient_agreement(learner, batches, config.distillation)
                         log.append(measured_round=round_number, inner_product=product, cosine=cosine)
@@ -117,6 +126,6 @@ class Free(Method):
                         log.append(replay_batches=len(history), replay_loss=loss, replay_accuracy=accuracy)
                 selection.consider(round_number, last=round_number == config.warmup_rounds + config.rounds)
             log.passes = meta_generator.passes
-            if checkpoint and round_number % config.checkpoint_every == 0:
+            if checkpoint and config.checkpoint_every and round_number % config.checkpoint_every == 0:
                 save_run(checkpoint, parts, rng, round_number)
         return selection.finish()

@@ -20,7 +20,7 @@ from freelib.storage import Checkpoint
 class TrainingLog:
     """What happened while a learner was trained; part of its checkpoint and of its record.
 
-    history: columns of equal meaning, a list each; seconds: by phase; passes: generate-forward-backward passes
+    history: a list of numbers for each column; seconds: by phase; passes: generate-forward-backward passes
     """
 
     history: dict[str, list[float]] = field(default_factory=dict)
@@ -39,6 +39,10 @@ class TrainingLog:
         try:
             yield
         finally:
+            if (
+                torch.cuda.is_initialized()
+            ):  # a GPU works on when the call has returned: its time belongs here
+                torch.cuda.synchronize()
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
     def state_dict(self) -> dict[str, Any]:
@@ -62,8 +66,9 @@ class Selection:
         self.best: dict[str, Tensor] | None = None
 
     def consider(self, round_number: int, *, last: bool = False) -> None:
-        """Calls the monitor after rounds `every`, 2 · `every`, … and after the last one."""
-        if self.monitor is None or not (last or round_number % self.every == 0):
+        """Calls the monitor after rounds `every`, 2 · `every`, … (0: none of them) and after the last one."""
+        due = last or (self.every > 0 and round_number % self.every == 0)
+        if self.monitor is None or not due:
             return
         with self.log.phase("monitor"):
             score = self.monitor(round_number, self.learner)
@@ -75,7 +80,7 @@ class Selection:
             self.best = {name: p.detach().clone() for name, p in self.learner.params.items()}
 
     def finish(self) -> MetaLearner:
-        """The learner with θ of the selected round; the last round's stays at hand as `learner.last_params`."""
+        """The learner with θ of the selected round; the last round's is kept as `learner.last_params`."""
         self.learner.log = self.log
         self.learner.selected_round = self.best_round
         if self.best is not None:
@@ -95,7 +100,7 @@ class Selection:
 def save_run(
     checkpoint: Checkpoint, parts: Mapping[str, Any], rng: torch.Generator, round_number: int
 ) -> None:
-    """Saves everything that the rest of a run depends on: each part's state, the random numbers', the round."""
+    """Saves all that the rest of a run depends on: the parts' states, the random numbers', the round."""
     states = {name: part.state_dict() for name, part in parts.items()}
     checkpoint.save({"round": round_number, "rng": rng.get_state(), "parts": states})
 
