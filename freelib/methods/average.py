@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from freelib.backbones import DEFAULT_WIDTH
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student
 from freelib.pool import ModelPool
@@ -11,21 +12,24 @@ from freelib.storage import Checkpoint
 
 
 def require_same_architecture(pool: ModelPool, config: MethodConfig, method: str) -> None:
-    """Raises ValueError where weights can't be fused: the pool mixes networks, or the student is another one."""
+    """Raises ValueError where weights can't be fused: of a mixed pool, or into another kind of student."""
     kinds = {(d["arch"], d["width"], d["image_size"]) for d in pool.descriptions}
     if len(kinds) > 1:
         raise ValueError(
-            f"{method} fuses weights, so all models must be of one architecture; the pool has {sorted(kinds)}."
+            f"{method} fuses weights, so all models must be of one architecture, width and image size; "
+            f"the pool has {sorted(kinds, key=str)}."
         )
-    arch = next(iter(kinds))[0]
-    if arch != config.arch:
+    arch, width, _ = next(iter(kinds))
+    student = (config.arch, config.width or DEFAULT_WIDTH.get(config.arch))
+    if student != (arch, width):
         raise ValueError(
-            f"{method} gives a network like the pool's, {arch}; the student's arch is set to {config.arch!r}."
+            f"{method} gives a network like the pool's, {arch} of width {width}; "
+            f"the student is set to {student[0]} of width {student[1]}."
         )
 
 
 class Average(Method):
-    """The mean of all models' weights as the initialisation; the head, whose classes differ by model, starts at zero.
+    """The mean of all models' weights; the head, whose classes differ by model, starts at zero.
 
     The student's BatchNorm is on batch statistics, so that the models' running statistics play no part.
     """
@@ -46,7 +50,7 @@ class Average(Method):
         monitor: Monitor | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> MetaLearner:
-        """See `Method.meta_train`. Raises ValueError where the pool is not of one architecture, the student's."""
+        """See `Method.meta_train`. Raises ValueError where the pool is not all like the student."""
         require_same_architecture(pool, config, self.title)
         learner = build_student(pool, config, seed=seed)
         sums = {
