@@ -1,4 +1,4 @@
-"""BelL, Better generalization via meta-Learner: distillation whose steps agree across models (brief, part 2)."""
+"""BelL, Better generalization via meta-Learner: distillation whose steps agree across models (part 2)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from freelib.augmentation import random_crop_flip
-from freelib.distillation import DISTILLATION_LOSSES
+from freelib.distillation import DISTILLATION_LOSSES, at_least_float32
 from freelib.generator import RecoveredTask
 from freelib.meta_learner import MetaLearner
 
@@ -20,10 +20,11 @@ ALIGNMENTS = ("sequential", "summed")
 class AlignmentConfig:
     """The outer step over a meta-batch of recovered tasks; the defaults are the public release's.
 
-    alignment: "sequential" is BelL's implicit gradient alignment; "summed" the plain sum of the tasks' gradients at θ
+    alignment: "sequential" is BelL's implicit gradient alignment; "summed" the plain sum of the tasks'
+      gradients at θ
     align_inner_lr: α, of the sequential steps; align_lr: β, of the outer step
-    align_optimizer: "adam" (inner state fresh each round, θ − θ̃ fed to the outer Adam as its gradient) or "sgd"
-      (plain gradient steps inside and outside, the form that Lemma 1 speaks of)
+    align_optimizer: "adam" (inner state fresh each round, θ − θ̃ fed to the outer Adam as its gradient) or
+      "sgd" (plain gradient steps inside and outside, the form that Lemma 1 speaks of)
     distillation: "kl", or the public release's mistaken form, "release"
     """
 
@@ -52,7 +53,7 @@ def make_optimizer(kind: str, params: Sequence[Tensor], lr: float) -> torch.opti
 
 @dataclass(frozen=True)
 class DistillationBatch:
-    """What the student learns from one task: images in [0, 1], as augmented, and the teacher's logits for them."""
+    """What the student learns from one task: augmented images in [0, 1] and the teacher's logits for them."""
 
     images: Tensor
     teacher_logits: Tensor
@@ -62,9 +63,9 @@ class DistillationBatch:
 def distillation_batch(
     task: RecoveredTask, rng: torch.Generator, *, padding: int = 4, flip: bool = True
 ) -> DistillationBatch:
-    """A recovered task's images, cropped and flipped anew, with the answers of the model that it came from."""
+    """A recovered task's images, cropped and flipped anew, with the answers of its model."""
     images = random_crop_flip(task.images, rng, padding=padding, flip=flip)
-    return DistillationBatch(images, task.model(images).float())
+    return DistillationBatch(images, at_least_float32(task.model(images)))
 
 
 def distillation_loss(
@@ -113,7 +114,7 @@ def align(
     optimizer: torch.optim.Optimizer,
     rng: torch.Generator,
 ) -> Tensor:
-    """The outer step θ ← θ − β(θ − θ̃) over the batches in random order; gives the mean L_KD, a scalar tensor.
+    """The outer step θ ← θ − β(θ − θ̃) over the batches in random order; gives the mean L_KD, a scalar.
 
     optimizer: the outer one, over the learner's parameters (see `make_optimizer`)
     """
@@ -130,7 +131,7 @@ def align(
 def gradient_agreement(
     learner: MetaLearner, batches: Sequence[DistillationBatch], kind: str = "kl"
 ) -> tuple[Tensor, Tensor]:
-    """How far the tasks' gradients at θ agree: (mean pairwise inner product, mean pairwise cosine), scalars (figure 5).
+    """How far the tasks' gradients at θ agree: mean inner product and mean cosine over pairs (figure 5).
 
     Raises ValueError for fewer than two tasks.
     """

@@ -8,9 +8,10 @@ from torch import Tensor
 
 
 def random_crop_flip(images: Tensor, rng: torch.Generator, *, padding: int = 4, flip: bool = True) -> Tensor:
-    """Each image, `(n, C, H, W)`, shifted by up to `padding` pixels (zeros come in) and mirrored half of the time.
+    """Images `(n, C, H, W)`, each shifted by up to `padding` pixels (zeros come in), half of them mirrored.
 
-    Drawn per image from `rng` (a CPU generator) and differentiable: the gradient flows back to the pixels kept.
+    Drawn per image from `rng` (a CPU generator) and differentiable: the gradient flows back to the pixels
+    kept.
     """
     n, _, height, width = images.shape
     top, left = torch.randint(0, 2 * padding + 1, (2, n), generator=rng)

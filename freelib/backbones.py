@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -75,14 +76,14 @@ def _conv4(channels: int, width: int, image_size: int, norm: Norm) -> tuple[nn.M
             f"conv4 halves the image four times: image_size must be at least 16, got {image_size}."
         )
     widths = (channels, width, width, width, width)
-    blocks = [ConvBlock(a, b, norm) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+    blocks = [ConvBlock(a, b, norm) for a, b in pairwise(widths)]
     return nn.Sequential(*blocks), width * side * side
 
 
 def _resnet(
     channels: int, width: int, image_size: int, norm: Norm, *, blocks: tuple[int, ...]
 ) -> tuple[nn.Module, int]:
-    # Small images keep their resolution at the stem, as is usual for 32x32 data; larger ones use the ImageNet stem.
+    # Small images keep their resolution at the stem, as is usual for 32x32 data; larger ones get ImageNet's.
     layers: list[nn.Module]
     if image_size <= 48:
         layers = [nn.Conv2d(channels, width, 3, 1, 1, bias=False), norm(width), nn.ReLU()]
@@ -122,9 +123,9 @@ def build_backbone(
 ) -> Backbone:
     """A freshly initialised network.
 
-    arch: one of ARCHITECTURES; width: channels of the first stage, by default 32 for Conv4 and 64 for the ResNets
-    batch_stats: BatchNorm always on the batch's statistics (students, transductive) instead of running ones (teachers)
-    seed: of the initial weights (PyTorch's default initialisation); torch's global generator is left as it was
+    arch: one of ARCHITECTURES; width: channels of the first stage, by default 32 for Conv4, 64 for ResNets
+    batch_stats: BatchNorm always on the batch's statistics (students), not on running ones (teachers)
+    seed: of the initial weights (PyTorch's default); torch's global generator is left as it was
 
     Raises ValueError for an unknown architecture or an image that is too small for it.
     """

@@ -15,8 +15,8 @@ from freelib.datasets import FewShotDataset
 class Episode:
     """One N-way K-shot task; rows are ordered by class.
 
-    support: `(n_way * n_shot, C, H, W)` float in [0, 1]; support_labels: `(n_way * n_shot,)` int64 in [0, n_way)
-    query: `(n_way * n_query, C, H, W)` float in [0, 1]; query_labels: `(n_way * n_query,)` int64 in [0, n_way)
+    support: `(n_way * n_shot, C, H, W)` float in [0, 1]; support_labels: `(n_way * n_shot,)` int64
+    query: `(n_way * n_query, C, H, W)` float in [0, 1]; query_labels: `(n_way * n_query,)` int64
     """
 
     support: Tensor
@@ -59,7 +59,8 @@ class EpisodeSampler:
             )
         if dataset.n_classes < n_way:
             raise ValueError(
-                f"{dataset.name}'s {dataset.split} split has {dataset.n_classes} classes, too few for n_way={n_way}."
+                f"{dataset.name}'s {dataset.split} split has {dataset.n_classes} classes, "
+                f"too few for n_way={n_way}."
             )
         if min(dataset.counts) < n_shot + n_query:
             raise ValueError(
@@ -70,8 +71,9 @@ class EpisodeSampler:
         self.n_way, self.n_shot, self.n_query = n_way, n_shot, n_query
 
     def indices(self, i: int) -> Tensor:
-        """Which images make episode i: `(n_way, n_shot + n_query)` int64, rows of the data set's image tensor."""
-        # An odd multiplier is a bijection modulo 2^63, so no two (seed, i) of practical size share a stream.
+        """Which images make episode i: `(n_way, n_shot + n_query)` int64, rows of the data set's images."""
+        # torch's CPU generator takes 32 bits of a seed. An odd factor is a bijection modulo 2^32: no two
+        # episodes of one seed share a stream, and neighbouring seeds begin far apart.
         rng = torch.Generator().manual_seed(
             (self.seed * 0x9E3779B97F4A7C15 + i * 0x632BE59BD9B4E019 + 1) % 2**63
         )

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freelib.distillation import kl_divergence
+from freelib.distillation import at_least_float32, kl_divergence
 from freelib.pool import PretrainedModel
 
 
@@ -45,7 +45,7 @@ class InversionConfig:
 
 @contextmanager
 def batchnorm_inputs(module: nn.Module) -> Iterator[list[tuple[nn.BatchNorm2d, Tensor]]]:
-    """While it is open, collects what every BatchNorm layer with running statistics is given: (layer, `(n, C, H, W)`)."""
+    """Collects what each BatchNorm with running statistics is given: (layer, `(n, C, H, W)`)."""
     seen: list[tuple[nn.BatchNorm2d, Tensor]] = []
 
     def collect(layer: nn.BatchNorm2d, args: tuple[Tensor, ...]) -> None:
@@ -61,22 +61,22 @@ def batchnorm_inputs(module: nn.Module) -> Iterator[list[tuple[nn.BatchNorm2d, T
 
 
 def batchnorm_loss(inputs: list[tuple[nn.BatchNorm2d, Tensor]]) -> Tensor:
-    """Σ_l ‖μ_l − μ̂_l‖ + ‖σ²_l − σ̂²_l‖: the batch's statistics against the stored ones, Euclidean norms; a scalar.
+    """Σ_l ‖μ_l − μ̂_l‖ + ‖σ²_l − σ̂²_l‖, Euclidean: the batch's statistics against the stored ones; a scalar.
 
     Raises ValueError where the model has no BatchNorm layer with stored statistics.
     """
     if not inputs:
         raise ValueError("λ_bn is above 0, but the model has no BatchNorm layer with running statistics.")
-    total = torch.zeros((), device=inputs[0][1].device)
+    terms = []
     for layer, x in inputs:
-        variance, mean = torch.var_mean(x.float(), dim=(0, 2, 3), correction=0)
+        variance, mean = torch.var_mean(at_least_float32(x), dim=(0, 2, 3), correction=0)
         assert layer.running_mean is not None and layer.running_var is not None
-        total = total + (mean - layer.running_mean).norm() + (variance - layer.running_var).norm()
-    return total
+        terms.append((mean - layer.running_mean).norm() + (variance - layer.running_var).norm())
+    return torch.stack(terms).sum()
 
 
 def adversarial_loss(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
-    """L_adv = −mean[agree · KL(teacher ‖ student)]: where both give one class, images on which they still differ."""
+    """L_adv = −mean[agree · KL(teacher ‖ student)]: where both give one class but still differ."""
     agree = teacher_logits.argmax(1) == student_logits.argmax(1)
     return -(agree * kl_divergence(teacher_logits, student_logits)).mean()
 
@@ -89,17 +89,16 @@ def inversion_loss(
     *,
     student: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """L_G of images `(n, C, H, W)` in [0, 1] that should be of classes labels `(n,)`: (scalar, teacher's logits).
+    """L_G of images `(n, C, H, W)` in [0, 1] meant to be of classes `(n,)`: (scalar, teacher's logits).
 
-    student: images in [0, 1] -> logits; without one (warm-up), or with λ_adv = 0, there is no adversarial term
+    student: images in [0, 1] -> logits; without one (warm-up), or with λ_adv = 0, there is no adversarial
+      term
     """
+    with batchnorm_inputs(model.module) as inputs:
+        logits = at_least_float32(model(images))
+    loss = config.lambda_ce * F.cross_entropy(logits, labels)
     if config.lambda_bn:
-        with batchnorm_inputs(model.module) as inputs:
-            logits = model(images).float()
-        loss = config.lambda_ce * F.cross_entropy(logits, labels) + config.lambda_bn * batchnorm_loss(inputs)
-    else:
-        logits = model(images).float()
-        loss = config.lambda_ce * F.cross_entropy(logits, labels)
+        loss = loss + config.lambda_bn * batchnorm_loss(inputs)
     if student is not None and config.lambda_adv:
         loss = loss + config.lambda_adv * adversarial_loss(logits, student(images))
     return loss, logits

@@ -12,10 +12,10 @@ ClassKey = tuple[str, str]  # (domain, class name)
 
 
 class TaskMemory:
-    """Keeps the last `batches_per_class` batches of recovered images of every class, whichever model they came from.
+    """Keeps the last `batches_per_class` batches of recovered images of each class, whatever their model.
 
-    Images are kept as uint8: a 255th is below what the inversion can mean, and the memory takes a quarter of the room.
-    Where an image size differs from `image_size`, images are resized when they come in, so that domains can meet.
+    Images are kept as uint8: a 255th is below what the inversion can mean, and the memory takes a quarter of
+    the room. Images of another size than `image_size` are resized as they come in, so that domains can meet.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class TaskMemory:
         )
 
     def _draw(self, batches: list[Tensor], n: int, rng: torch.Generator) -> Tensor:
-        """n different images from some batches."""
+        """Draws n different images from some batches."""
         total = sum(map(len, batches))
         rows = torch.randperm(total, generator=rng)[:n]
         # Only the rows that are asked for are copied: the batches themselves stay where they are.

@@ -1,4 +1,4 @@
-"""The registry of methods: `get_method` finds one by its name, or by the import path of a user's own class."""
+"""The registry of methods: `get_method` finds one by its name, or a user's own by its import path."""
 
 from __future__ import annotations
 

@@ -44,7 +44,8 @@ class Method(ABC):
     """A way to get a meta-learner out of a pool of pre-trained models.
 
     name: as on the command line; title: as in a table; citation: authors, title, venue
-    needs: "nothing", "weights", "gradients" or "calls" of the models; same_architecture: all models must be of one kind
+    needs: "nothing", "weights", "gradients" or "calls" of the models, or "data"
+    same_architecture: all models must be of one kind
     cost: of meta-training, in words; oracle: it sees the real meta-training images (marked in every table)
     revision: raised when the method's results change, so that older records are not taken for new ones
     """
@@ -77,7 +78,7 @@ class Method(ABC):
 
 
 def build_student(pool: ModelPool, config: MethodConfig, *, seed: int) -> MetaLearner:
-    """A freshly initialised student for a pool: batch-statistics BatchNorm, the pool's image size and normalisation."""
+    """A fresh student for a pool: BatchNorm on batch statistics, the pool's image size and normalisation."""
     backbone = build_backbone(
         config.arch,
         n_way=config.n_way,
@@ -88,7 +89,7 @@ def build_student(pool: ModelPool, config: MethodConfig, *, seed: int) -> MetaLe
         seed=seed,
     )
     return MetaLearner(
-        backbone.to(config.device, memory_format=torch.channels_last),
+        backbone.to(config.device).to(memory_format=torch.channels_last),
         mean=pool.mean,
         std=pool.std,
         image_size=pool.image_size,

@@ -17,7 +17,7 @@ from freelib.storage import Checkpoint
 
 @dataclass(frozen=True)
 class PoolFeaturesConfig(MethodConfig):
-    """centre: what mean is taken off the features: "none", the "support"'s, or the "episode"'s (transductive)."""
+    """centre: the mean taken off the features: "none", the "support"'s, or the "episode"'s (transductive)."""
 
     head: str = "prototypes"
     centre: str = "episode"

@@ -9,7 +9,7 @@ from freelib.storage import Checkpoint
 
 
 class Random(Method):
-    """A freshly initialised network that learns each support set with the same inner loop: what meta-training adds to."""
+    """A fresh network that learns each support set by the same inner loop: what meta-training has to beat."""
 
     name = "random"
     title = "Random"
