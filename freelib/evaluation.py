@@ -21,7 +21,7 @@ class Learner(Protocol):
 
 
 def mean_and_interval(values: Tensor) -> tuple[float, float]:
-    """Mean of `(n,)` values and the half-width of its 95 % confidence interval, 1.96 · s / √n (0 for one value)."""
+    """Mean of `(n,)` values and half-width of its 95 % interval, 1.96 · s / √n (0 for one value)."""
     values = values.double()
     spread = float(values.std()) if len(values) > 1 else 0.0
     return float(values.mean()), 1.96 * spread / math.sqrt(len(values))
@@ -29,7 +29,7 @@ def mean_and_interval(values: Tensor) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracy over episodes, in percent: `accuracies` `(n_episodes,)`, their mean, and the 95 % interval's half-width."""
+    """Accuracies over episodes `(n_episodes,)` in percent, their mean, and the 95 % interval's half-width."""
 
     accuracies: Tensor
 

@@ -1,4 +1,4 @@
-"""FIve, Faster Inversion via meta-generator: one generator that fits any model of the pool after five steps."""
+"""FIve, Faster Inversion via meta-generator: one generator that fits any model after five steps."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from freelib.augmentation import random_crop_flip
+from freelib.distillation import at_least_float32
 from freelib.episodes import class_major_labels
 from freelib.inversion import InversionConfig, inversion_loss
 from freelib.pool import PretrainedModel
@@ -21,8 +22,9 @@ Student = Callable[[Tensor], Tensor]
 class UpsampleConv(nn.Conv2d):
     """Nearest-neighbour ×2 upsampling followed by a 3x3 convolution, without making the upsampled image.
 
-    Of the nine taps of an output pixel several fall on one input pixel: for each of the four output parities the 3x3
-    kernel folds into a 2x2 kernel on the small image. The same function in 16/36 of the multiplications.
+    Of the nine taps of an output pixel several fall on one input pixel: for each of the four output parities
+    the 3x3 kernel folds into a 2x2 kernel on the small image. The same function in 16/36 of the
+    multiplications.
     """
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
@@ -62,8 +64,9 @@ class UpsampleConv(nn.Conv2d):
 class Generator(nn.Module):
     """G(z): `(n, z_dim)` standard normal -> images `(n, channels, image_size, image_size)` in (0, 1).
 
-    The public release's network: linear, BatchNorm, then twice ×2 upsampling with a 3x3 convolution, BatchNorm and
-    LeakyReLU, then a 3x3 convolution to pixels and a sigmoid. BatchNorm is on the batch's statistics.
+    The public release's network: linear, BatchNorm, then twice ×2 upsampling with a 3x3 convolution,
+    BatchNorm and LeakyReLU, then a 3x3 convolution to pixels and a sigmoid. BatchNorm is on the batch's
+    statistics.
 
     Raises ValueError for an image size that is no multiple of 4.
     """
@@ -74,7 +77,7 @@ class Generator(nn.Module):
         super().__init__()
         if image_size % 4:
             raise ValueError(
-                f"The generator doubles its image twice: image_size must be a multiple of 4, got {image_size}."
+                f"The generator doubles its image twice: image_size is a multiple of 4, got {image_size}."
             )
         self.side, self.ngf, self.z_dim = image_size // 4, ngf, z_dim
         with torch.random.fork_rng(devices=[]):
@@ -93,15 +96,17 @@ class Generator(nn.Module):
         x = self.norm0(x).contiguous(memory_format=torch.channels_last)
         x = F.leaky_relu(self.norm1(self.conv1(x)), 0.2)
         x = F.leaky_relu(self.norm2(self.conv2(x)), 0.2)
-        return torch.sigmoid(self.to_pixels(x).float())
+        return torch.sigmoid(at_least_float32(self.to_pixels(x)))
 
 
 @dataclass(frozen=True)
 class RecoveredTask:
     """What inversion recovers from one model.
 
-    images: `(n_way * images_per_class, C, H, W)` float32 in [0, 1]; labels: the intended classes, `(n,)` int64
-    teacher_logits: the model's, for the images as the last step augmented them, `(n, n_way)`; losses: of every step
+    images: `(n_way * images_per_class, C, H, W)` float32 in [0, 1]; labels: the intended classes, `(n,)`
+      int64
+    teacher_logits: the model's, for the images as the last step augmented them, `(n, n_way)`; losses: of
+      every step
     """
 
     images: Tensor
@@ -117,7 +122,7 @@ class RecoveredTask:
 
 
 class MetaGenerator:
-    """FIve (paper, part 1, algorithm 2): θ_G, five-step adaptation to a model, and the first-order MAML outer step."""
+    """FIve (paper, part 1, algorithm 2): θ_G, its five-step adaptation, and the first-order outer step."""
 
     def __init__(
         self,
@@ -151,12 +156,14 @@ class MetaGenerator:
         *,
         steps: int | None = None,
     ) -> RecoveredTask:
-        """Inner loop: k steps of Adam on a copy of θ_G and on z; the last step's images are the recovered task.
+        """Inner loop: k steps of Adam on a copy of θ_G and on z; the last step's images are the task.
 
-        Adds the copy's last gradient to θ_G's, where `meta_step` finds it. The copy is not updated after the last
-        gradient: no one would see it.
+        Adds the copy's last gradient to θ_G's, where `meta_step` finds it. The copy is not updated after the
+        last gradient: no one would see it.
         """
-        c, n_steps = self.config, steps or self.config.adapt_steps
+        c, n_steps = self.config, self.config.adapt_steps if steps is None else steps
+        if n_steps < 1:
+            raise ValueError(f"A task is recovered in at least 1 step, got {n_steps}.")
         labels = class_major_labels(model.n_way, c.images_per_class).to(self.device)
         z = torch.randn(len(labels), c.z_dim, generator=rng).to(self.device).requires_grad_()
         params = {name: p.detach().clone().requires_grad_() for name, p in self.generator.named_parameters()}
@@ -171,7 +178,7 @@ class MetaGenerator:
                 images = functional_call(self.generator, params, (z,))
                 loss, logits = inversion_loss(model, self.augment(images, rng), labels, c, student=student)
             inner.zero_grad()
-            loss.backward()
+            loss.backward(inputs=[*params.values(), z])  # the student's weights get no gradient
             losses.append(loss.detach())
             if step < n_steps - 1:
                 inner.step()
@@ -183,12 +190,12 @@ class MetaGenerator:
         return RecoveredTask(images.detach(), labels, model, logits.detach(), torch.stack(losses))
 
     def meta_step(self) -> None:
-        """Outer loop: one Adam step of θ_G on the sum of the adapted copies' last gradients (first-order MAML)."""
+        """Outer loop: one Adam step of θ_G on the sum of the copies' last gradients (first-order MAML)."""
         self.optimizer.step()
         self.optimizer.zero_grad()
 
     def discard_gradients(self) -> None:
-        """Forgets the gradients gathered so far: what was adapted since the last meta-step leaves no trace in θ_G."""
+        """Forgets the gradients gathered since the last meta-step: they leave no trace in θ_G."""
         self.optimizer.zero_grad()
 
     def state_dict(self) -> dict:

@@ -1,4 +1,4 @@
-"""The meta-learner f_θ: adapts to a support set in a few gradient steps, or by class means, and classifies queries."""
+"""The meta-learner f_θ: adapts to a support set by gradient steps or class means, and classifies queries."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from freelib.distillation import at_least_float32
 from freelib.episodes import Episode, images_to_float
-from freelib.pool import ImageTransform
+from freelib.transform import ImageTransform
 
 HEADS = ("maml", "anil", "prototypes")
 CENTRES = ("none", "support", "episode")
@@ -56,9 +57,10 @@ class GradientClassifier(Classifier):
 def prototype_logits(
     support: Tensor, labels: Tensor, query: Tensor, *, centre: str = "none", scale: float = 10.0
 ) -> Tensor:
-    """Cosine similarity of queries `(q, d)` to the class means of the support's unit features `(s, d)`: `(q, n_way)`.
+    """Cosines of queries `(q, d)` with the class means of the support's unit features `(s, d)`: `(q, n_way)`.
 
-    centre: what mean is taken off all features first: "none", the "support"'s, or the "episode"'s, support and
+    centre: what mean is taken off all features first: "none", the "support"'s, or the "episode"'s, support
+      and
     queries together (transductive: the queries help to classify each other)
     """
     if centre == "support":
@@ -93,9 +95,9 @@ class MetaLearner:
 
     backbone: a network with batch-statistics BatchNorm (transductive, as all of this line of work); for
       head="prototypes" anything with `features`
-    head: "maml" adapts all weights (Finn et al., 2017), "anil" the last layer (Raghu et al., 2020), "prototypes" takes
-      class means (Snell et al., 2017)
-    inner_lr, inner_steps: α and the number of gradient steps of cross-entropy on the support set (test: 10 steps)
+    head: "maml" adapts all weights (Finn et al., 2017), "anil" the last layer (Raghu et al., 2020),
+      "prototypes" takes class means (Snell et al., 2017)
+    inner_lr, inner_steps: α and the number of gradient steps of cross-entropy on the support set (test: 10)
     mean, std, image_size: how images in [0, 1] become the network's input
     centre: for head="prototypes", see `prototype_logits`
 
@@ -124,9 +126,7 @@ class MetaLearner:
         self.transform = ImageTransform(mean, std, image_size)
         self.log: Any = None  # what happened in training (TrainingLog), if it was trained
         self.selected_round: int | None = None
-        self.last_params: dict[str, Tensor] | None = (
-            None  # θ of the last round, where another one was selected
-        )
+        self.last_params: dict[str, Tensor] | None = None  # θ of the last round, where one was selected
 
     @torch.no_grad()
     def load_params(self, params: Mapping[str, Tensor]) -> None:
@@ -153,7 +153,7 @@ class MetaLearner:
         return functional_call(self.backbone, params, (inputs,))
 
     def __call__(self, images: Tensor) -> Tensor:
-        """Logits `(n, n_way)` of images in [0, 1] under θ; differentiable with respect to θ and to the images."""
+        """Logits `(n, n_way)` of images in [0, 1] under θ; differentiable by θ and by the images."""
         return self.backbone(self.transform(images))
 
     def embed(self, images: Tensor) -> Tensor:
@@ -166,7 +166,8 @@ class MetaLearner:
     ) -> dict[str, Tensor]:
         """θ after `steps` steps of θ ← θ − α ∇CE(θ; support), functionally: θ itself stays.
 
-        second_order: keep the graph through the steps, for MAML's outer gradient; without it the result is detached
+        second_order: keep the graph through the steps, for MAML's outer gradient; without it the result is
+          detached
         """
         params = self.params
         adapted = [name for name in params if self.head == "maml" or name.startswith("head.")]
@@ -175,7 +176,7 @@ class MetaLearner:
         if not second_order:
             params = {name: p.detach().requires_grad_(name in adapted) for name, p in params.items()}
         for _ in range(steps):
-            loss = F.cross_entropy(self.forward(params, inputs).float(), labels)
+            loss = F.cross_entropy(at_least_float32(self.forward(params, inputs)), labels)
             gradients = torch.autograd.grad(
                 loss, [params[name] for name in adapted], create_graph=second_order
             )
@@ -187,7 +188,7 @@ class MetaLearner:
     def _inner_loop_of_head(
         self, params: dict[str, Tensor], inputs: Tensor, labels: Tensor, steps: int
     ) -> dict[str, Tensor]:
-        """ANIL without a graph: features are computed once, and the linear head's gradient has a closed form."""
+        """ANIL without a graph: features are computed once, and the head's gradient has a closed form."""
         with torch.no_grad():
             features = self.backbone.features(inputs)  # type: ignore[operator]
             weight, bias = params["head.weight"].clone(), params["head.bias"].clone()
@@ -199,7 +200,7 @@ class MetaLearner:
         return {**params, "head.weight": weight, "head.bias": bias}
 
     def adapt(self, images: Tensor, labels: Tensor, *, steps: int | None = None) -> Classifier:
-        """Learns classes 0…n_way-1 from support images `(n, C, H, W)`, float in [0, 1] or uint8, with labels `(n,)`.
+        """Learns classes 0…n_way-1 from images `(n, C, H, W)`, in [0, 1] or uint8, with labels `(n,)`.
 
         Raises ValueError where images and labels differ in number or a label is out of range.
         """
@@ -211,19 +212,21 @@ class MetaLearner:
         n_way = getattr(self.backbone, "n_way", None)
         if int(labels.min()) < 0 or (self.head != "prototypes" and n_way and int(labels.max()) >= n_way):
             raise ValueError(
-                f"Labels must lie in 0…{(n_way or 0) - 1}, got {int(labels.min())}…{int(labels.max())}."
+                f"Labels must lie in 0…{n_way - 1 if n_way else 'n_way-1'}, "
+                f"got {int(labels.min())}…{int(labels.max())}."
             )
         if self.head == "prototypes":
             with torch.no_grad():
                 return PrototypeClassifier(self, self.embed(images), labels)
         steps = self.inner_steps if steps is None else steps
-        return GradientClassifier(self, self.inner_loop(self.prepare(images), labels, steps=steps))
+        with torch.enable_grad():  # learning needs gradients, also where the caller has switched them off
+            return GradientClassifier(self, self.inner_loop(self.prepare(images), labels, steps=steps))
 
     def query_loss(self, episode: Episode, *, steps: int, second_order: bool = True) -> tuple[Tensor, Tensor]:
-        """MAML's outer loss on an episode of images in [0, 1]: (mean cross-entropy on the queries, accuracy in [0, 1]).
+        """MAML's outer loss on an episode of images in [0, 1]: the queries' mean cross-entropy and accuracy.
 
-        The loss is differentiable with respect to θ: through the inner steps (second order), or treating the inner
-        gradients as constants (first order). With head="prototypes" there are no steps.
+        The loss is differentiable with respect to θ: through the inner steps (second order), or treating the
+        inner gradients as constants (first order). With head="prototypes" there are no steps.
         """
         support, query = self.transform(episode.support), self.transform(episode.query)
         if self.head == "prototypes":
@@ -236,6 +239,6 @@ class MetaLearner:
             params = self.inner_loop(support, episode.support_labels, steps=steps, second_order=second_order)
             if not second_order:  # first order: θ' = θ + constant
                 params = {name: p + (params[name] - p).detach() for name, p in self.params.items()}
-            logits = self.forward(params, query).float()
+            logits = at_least_float32(self.forward(params, query))
         hits = (logits.argmax(1) == episode.query_labels).float().mean()
         return F.cross_entropy(logits, episode.query_labels), hits

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +25,7 @@ class PoolConfig:
     """How the models of a pool are trained; the defaults are the public release's.
 
     archs: each model's architecture is one of these, in turn; width: None is the architecture's usual one
-    learning_rate, optimizer: None is Adam at 0.01 for Conv4, SGD (momentum 0.9, weight decay 5e-4) at 0.01 for ResNets
+    learning_rate: of Adam for Conv4, of SGD with momentum and weight_decay for ResNets
     holdout: share of each class's images that measures the model instead of training it, in (0, 1)
     augment: random crop (padding 4) and horizontal flip of the training images
     """
@@ -70,14 +71,14 @@ def _optimizer(module: nn.Module, arch: str, config: PoolConfig) -> torch.optim.
 def split_classes(
     dataset: FewShotDataset, classes: list[int], holdout: float, rng: torch.Generator
 ) -> list[Tensor]:
-    """Images and labels of some classes, divided: [train images, train labels, held-out images, held-out labels].
+    """Divides some classes: [train images, train labels, held-out images, held-out labels].
 
     Images are uint8 `(n, C, H, W)`; labels count the given classes from 0.
     """
     parts: list[list[Tensor]] = [[], [], [], []]
     for label, c in enumerate(classes):
         images = dataset.class_images(c)[torch.randperm(dataset.counts[c], generator=rng)]
-        n_held = max(1, round(holdout * len(images)))
+        n_held = min(max(1, round(holdout * len(images))), len(images) - 1)
         for offset, chosen in ((2, images[:n_held]), (0, images[n_held:])):
             parts[offset].append(chosen)
             parts[offset + 1].append(torch.full((len(chosen),), label))
@@ -97,7 +98,7 @@ def train_classifier(
     for _ in range(config.epochs):
         # A last batch of one image would leave BatchNorm without a variance: batches are as even as can be.
         n_batches = -(-len(images) // config.batch_size)
-        for rows in torch.randperm(len(images), generator=rng).to(device).chunk(n_batches):
+        for rows in torch.randperm(len(images), generator=rng).to(device).tensor_split(n_batches):
             batch = images_to_float(images[rows])
             if config.augment:
                 batch = random_crop_flip(batch, rng)
@@ -120,7 +121,7 @@ def accuracy_on(model: PretrainedModel, images: Tensor, labels: Tensor) -> float
 
 
 def pretrain_model(dataset: FewShotDataset, config: PoolConfig, *, seed: int, index: int) -> PretrainedModel:
-    """Trains member number `index`: classes, weights and batches depend on the seed and on the index alone."""
+    """Trains member `index`: its classes, weights and batches depend on the seed and on the index alone."""
     rng = torch.Generator().manual_seed((seed * 1_000_003 + index) * 2 + 1)
     classes = torch.randperm(dataset.n_classes, generator=rng)[: config.n_way].tolist()
     images, labels, held_images, held_labels = split_classes(dataset, classes, config.holdout, rng)
@@ -134,7 +135,7 @@ def pretrain_model(dataset: FewShotDataset, config: PoolConfig, *, seed: int, in
         seed=int(torch.randint(2**31, (1,), generator=rng)),
     )
     model = PretrainedModel(
-        module.to(config.device, memory_format=torch.channels_last),
+        module.to(config.device).to(memory_format=torch.channels_last),
         name=f"{dataset.name}-{arch}-{index:04d}",
         arch=arch,
         domain=dataset.name,
@@ -151,9 +152,9 @@ def pretrain_model(dataset: FewShotDataset, config: PoolConfig, *, seed: int, in
 _worker_dataset: FewShotDataset  # each child process's own, set once when it starts
 
 
-def _start_worker(dataset: FewShotDataset) -> None:
+def _start_worker(fields: dict[str, Any]) -> None:
     global _worker_dataset
-    _worker_dataset = dataset
+    _worker_dataset = FewShotDataset(**{**fields, "images": torch.from_numpy(fields["images"])})
     torch.set_num_threads(1)
 
 
@@ -170,7 +171,7 @@ def pretrain_pool(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> ModelPool:
-    """Pre-trains the members that a folder lacks, side by side in processes of one thread, and opens the pool.
+    """Pre-trains the members that a folder lacks, in processes of one thread, and opens the pool.
 
     dataset: the meta-training split; progress: called with (members done, members wanted)
     What is there stays: a run that was killed goes on where it was, and gives the same pool.
@@ -190,11 +191,17 @@ def pretrain_pool(
     if missing:
         # Child processes always, so that the bits don't depend on this process's thread count.
         context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(missing)), context, _start_worker, (dataset,)) as executor:
+        # As an array the images go through a pipe: a tensor takes shared memory, which containers lack.
+        fields = {**vars(dataset), "images": dataset.images.numpy()}
+        with ProcessPoolExecutor(min(workers, len(missing)), context, _start_worker, (fields,)) as executor:
             jobs = [executor.submit(_pretrain_and_save, config, folder, seed, i) for i in missing]
-            for job in as_completed(jobs):
-                job.result()
-                done += 1
-                if progress:
-                    progress(done, config.n_models)
+            try:
+                for job in as_completed(jobs):
+                    job.result()
+                    done += 1
+                    if progress:
+                        progress(done, config.n_models)
+            except BaseException:
+                executor.shutdown(cancel_futures=True)  # else the error shows when all others are trained
+                raise
     return ModelPool.load(folder, names=names)
