@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -52,3 +53,23 @@ def tiny_dataset() -> FewShotDataset:
         std=tuple(images.std(dim=(0, 2, 3)).tolist()),
         digest="0123456789abcdef",
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders of a tiny CIFAR-FS and of a cache, for all tests that run experiments."""
+    from fake_methods import write_parquet
+
+    folder = tmp_path_factory.mktemp("tiny")
+    write_parquet(folder / "data")
+    return folder / "data", folder / "cache"
+
+
+@pytest.fixture
+def tiny_world(tiny_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The environment points at the tiny CIFAR-FS and its cache; gives the cache's folder."""
+    data, cache = tiny_folders
+    monkeypatch.setenv("FREELIB_DATA", str(data))
+    monkeypatch.setenv("FREELIB_CACHE", str(cache))
+    monkeypatch.setenv("FREELIB_PROGRESS", "off")
+    return cache

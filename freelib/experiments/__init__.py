@@ -1,0 +1,1 @@
+"""What each table and figure runs: a grid of units, and the records that they leave."""

@@ -1,0 +1,141 @@
+"""Many units: those without a record run side by side, each in a process with its own threads.
+
+A process a unit, so that the bits of a result do not depend on how many run at once, a crash takes one unit
+and not its neighbours, and memory goes back to the system.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import pickle
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import suppress
+from pathlib import Path
+
+from freelib.experiments.pools import get_pool, pool_seed
+from freelib.experiments.runner import Run, known_record
+from freelib.experiments.units import Unit
+from freelib.experiments.worker import Job
+from freelib.profiles import Profile
+from freelib.progress import Progress
+from freelib.records import Record, RecordStore
+
+
+class GridError(RuntimeError):
+    """Some units of a grid failed; the records of the others are written."""
+
+
+def run_grid(
+    units: Sequence[Unit],
+    profile: Profile,
+    store: RecordStore,
+    *,
+    workers: int | None = None,
+    cache: str | Path | None = None,
+) -> list[Record]:
+    """The units' records, in their order; those that stand are read, the others made, the longest first.
+
+    workers: processes at a time; the profile's number if None
+
+    Raises ValueError and MissingDataError before anything runs, GridError at the end, naming the units that
+    failed.
+    """
+    known = {unit.name: known_record(Run(unit, profile, cache), store) for unit in units}
+    missing = [unit for unit in units if known[unit.name] is None]
+    if missing:
+        _make_pools(missing, profile, cache)
+        _run_all(_longest_first(missing, store), profile, store, workers or profile.workers, cache)
+    records = [known[unit.name] or known_record(Run(unit, profile, cache), store) for unit in units]
+    return [record for record in records if record is not None]
+
+
+def _make_pools(units: Iterable[Unit], profile: Profile, cache: str | Path | None) -> None:
+    """Pre-train the pools that the units need, before they run: with all workers on one pool at a time."""
+    for dataset, seed in sorted({(unit.dataset, pool_seed(profile, unit.seed)) for unit in units}):
+        with Progress(f"pool of {dataset}") as progress:
+            get_pool(dataset, profile, seed, cache=cache, progress=progress)
+
+
+def _longest_first(units: Sequence[Unit], store: RecordStore) -> list[Unit]:
+    """The units by the time that their methods took before; those not seen before lead, in the order given.
+
+    A long unit that starts last leaves the other cores idle at the end.
+    """
+    spent: dict[str, float] = {}
+    for experiment in store.experiments():
+        for record in store.all(experiment):
+            seconds = (record["seconds"] or {}).get("training", 0.0)
+            spent[record["method"]] = max(spent.get(record["method"], 0.0), seconds)
+    return sorted(units, key=lambda unit: -spent.get(unit.method, math.inf))
+
+
+def _run_all(
+    units: Sequence[Unit], profile: Profile, store: RecordStore, workers: int, cache: str | Path | None
+) -> None:
+    running: list[subprocess.Popen] = []
+    failures: dict[str, str] = {}
+    with Progress(units[0].experiment) as progress, ThreadPoolExecutor(workers) as executor:
+        progress(0, len(units))
+        jobs: dict[Future, Unit] = {
+            executor.submit(_run_in_process, Job(unit, profile, store.root, cache), running, progress): unit
+            for unit in units
+        }
+        try:
+            for done, job in enumerate(as_completed(jobs), start=1):
+                if (error := job.result()) is not None:
+                    failures[jobs[job].name] = error
+                progress(done, len(units))
+        except BaseException:  # an interrupt: what waits is dropped, what runs is ended
+            executor.shutdown(wait=False, cancel_futures=True)
+            for process in running:
+                process.terminate()
+            raise
+    if failures:
+        reports = "\n\n".join(f"{name}\n{error}" for name, error in sorted(failures.items()))
+        raise GridError(
+            f"{len(failures)} of {len(units)} units failed, the others' records stand:\n\n{reports}"
+        )
+
+
+def _run_in_process(job: Job, running: list[subprocess.Popen], progress: Progress) -> str | None:
+    """Run one unit in a process of its own; None, or the end of what it wrote on standard error."""
+    threads = str(job.profile.threads)
+    environment = os.environ | {
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+        # methods that lie beside a user's own script are found from here too
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),  # noqa: PTH109
+    }
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "freelib.experiments.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=environment,
+        )
+        running.append(process)
+        with process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            with suppress(BrokenPipeError):  # it ended before it read its job: the return code says so
+                process.stdin.write(pickle.dumps(job))
+                process.stdin.flush()  # left open: its end tells the worker that we are gone
+            for line in process.stdout:
+                progress.note(line.decode(errors="replace").rstrip())
+        running.remove(process)
+        errors.seek(0)
+        written = errors.read().strip()
+    if process.returncode == 0:
+        if written:  # a warning, such as that of a damaged record
+            sys.stderr.write(written + "\n")
+        return None
+    if process.returncode < 0:
+        written = f"{written}\nended by signal {-process.returncode}".strip()
+        written += " (memory ran out?)" if process.returncode == -9 else ""
+    return "\n".join(written.splitlines()[-15:])

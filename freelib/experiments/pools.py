@@ -1,0 +1,69 @@
+"""Pools by data set and profile: pre-trained once, kept in the cache, found again by what determines them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from freelib.datasets import FewShotDataset, load_dataset
+from freelib.datasets.cache import cache_folder
+from freelib.experiments.units import checked_fields
+from freelib.pool import ModelPool
+from freelib.pretraining import PoolConfig, pretrain_pool
+from freelib.profiles import Profile
+from freelib.records import digest_of
+
+
+def pool_config(dataset: str, profile: Profile) -> PoolConfig:
+    """The PoolConfig of a profile for a data set. Raises ValueError for a field that it does not have."""
+    shared = {"n_way": profile.n_way, "device": profile.device}
+    return PoolConfig(**checked_fields(PoolConfig, shared | profile.pool_fields(dataset), "PoolConfig"))
+
+
+def pool_seed(profile: Profile, seed: int) -> int:
+    """The seed of the pool that a run of this seed learns from."""
+    return seed if profile.pool_seed is None else profile.pool_seed
+
+
+def pool_identity(dataset: FewShotDataset, config: PoolConfig, seed: int) -> dict[str, Any]:
+    """What determines a pool's bits: the meta-training split, the config and the seed."""
+    return {
+        "dataset": dataset.name,
+        "data_digest": dataset.digest,
+        "image_size": dataset.image_size,
+        "seed": seed,
+        "config": asdict(config),
+    }
+
+
+def pool_folder(identity: dict[str, Any], cache: str | Path | None = None) -> Path:
+    """Where the pool of that identity lies, or would lie: `$FREELIB_CACHE/pools/<digest>`."""
+    return cache_folder(cache) / "pools" / digest_of(identity)
+
+
+def get_pool(
+    dataset: str,
+    profile: Profile,
+    seed: int,
+    *,
+    cache: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ModelPool:
+    """The pool of a data set for runs of this seed, pre-trained first where the cache lacks (part of) it.
+
+    progress: called with (members done, members wanted)
+
+    Raises MissingDataError where the data set is not there.
+    """
+    config = pool_config(dataset, profile)
+    train = load_dataset(dataset, "train", size=profile.image_size, cache=cache)
+    seed = pool_seed(profile, seed)
+    folder = pool_folder(pool_identity(train, config, seed), cache)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # released by the system when its holder dies, however it dies
+        pretrain_pool(train, config, folder, seed=seed, workers=profile.workers, progress=progress)
+    return ModelPool.load(folder, device=config.device)

@@ -1,0 +1,224 @@
+"""From a unit to its record: pool, meta-training, selection on validation classes, one test at the end."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+
+from freelib.datasets import FewShotDataset, MissingDataError, load_dataset
+from freelib.datasets.cache import cache_folder
+from freelib.environment import device_name, environment, peak_memory_mib
+from freelib.episodes import EpisodeSampler
+from freelib.evaluation import Score, evaluate
+from freelib.experiments.pools import get_pool, pool_config, pool_identity, pool_seed
+from freelib.experiments.units import Unit, unit_config
+from freelib.meta_learner import MetaLearner
+from freelib.methods import get_method
+from freelib.methods.base import Monitor
+from freelib.profiles import Profile
+from freelib.records import Record, RecordStore, complete, config_digest, digest_of
+from freelib.storage import Checkpoint, save_tensors
+
+TEST_SEED, VALIDATION_SEED = 1, 2
+"""One for all methods, shots and seeds of a profile: all are compared on the same episodes."""
+
+Message = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A unit with all that determines its result, and the folders that it works in."""
+
+    unit: Unit
+    profile: Profile
+    cache: str | Path | None = None
+
+    def dataset(self, split: str) -> FewShotDataset:
+        """One split at the profile's size. Raises MissingDataError where the data set is not there."""
+        return load_dataset(self.unit.dataset, split, size=self.profile.image_size, cache=self.cache)
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The keyed fields that need no data: what is left to find a record by where data is missing."""
+        unit, profile = self.unit, self.profile
+        config = unit_config(unit, profile)
+        return {
+            "method": unit.method,
+            "method_revision": get_method(unit.method).revision,
+            "config": config,
+            "dataset": unit.dataset,
+            "seed": unit.seed,
+            "n_way": profile.n_way,
+            "n_shot": unit.n_shot,
+            "n_query": profile.n_query,
+            "split": "test",
+            "n_episodes": profile.n_episodes,
+            "evaluation": {
+                "selection": unit.selection,
+                "seed": TEST_SEED,
+                "validation_seed": VALIDATION_SEED,
+                "validation_episodes": profile.validation_episodes,
+                "image_size": profile.image_size,
+            },
+            "precision": config.precision,
+        }
+
+    @cached_property
+    def keyed(self) -> dict[str, Any]:
+        """All fields that determine the result. Raises MissingDataError where the data set is not there."""
+        unit, profile = self.unit, self.profile
+        splits = [self.dataset(split) for split in ("train", "validation", "test")]
+        config = pool_config(unit.dataset, profile)
+        return self.settings | {
+            "data_digest": digest_of([split.digest for split in splits]),
+            "pool": pool_identity(splits[0], config, pool_seed(profile, unit.seed)),
+        }
+
+    @property
+    def digest(self) -> str:
+        """The digest of the unit's record."""
+        return config_digest(self.keyed)
+
+    def sampler(self, split: str, seed: int) -> EpisodeSampler:
+        """The unit's episodes of a split."""
+        profile = self.profile
+        shape = {"n_way": profile.n_way, "n_shot": self.unit.n_shot, "n_query": profile.n_query}
+        return EpisodeSampler(self.dataset(split), **shape, seed=seed)
+
+    def monitor(self, message: Message) -> Monitor:
+        """Scores a learner, in percent, on the meta-validation classes (selection="test": on the test's)."""
+        on_test = self.unit.selection == "test"
+        sampler = self.sampler("test", TEST_SEED) if on_test else self.sampler("validation", VALIDATION_SEED)
+
+        def score(round_number: int, learner: MetaLearner) -> float:
+            accuracy = evaluate(learner, sampler, self.profile.validation_episodes).mean
+            message(
+                f"{self.unit.name}: round {round_number}, {sampler.dataset.split} accuracy {accuracy:.1f} %"
+            )
+            return accuracy
+
+        return score
+
+
+def known_record(run: Run, store: RecordStore) -> Record | None:
+    """The unit's record, if it stands: by its digest or, where data is missing, by all other settings.
+
+    Raises MissingDataError where the data is not at hand and no record fits.
+    """
+    try:
+        return store.adopt(run.unit.experiment, run.digest)
+    except MissingDataError:
+        for record in store.find({"experiment": run.unit.experiment, **run.settings}):
+            return record
+        raise
+
+
+def run_unit(
+    unit: Unit,
+    profile: Profile,
+    store: RecordStore,
+    *,
+    cache: str | Path | None = None,
+    message: Message = lambda text: None,
+) -> Record:
+    """The unit's record: taken from the store where it stands, else made, written and returned.
+
+    A run that was killed goes on from its checkpoint; of two processes with the same unit one computes, the
+    other waits and takes its record. message: called with a line of text now and then.
+
+    Raises ValueError for a config that does not fit the method, MissingDataError where the data set is not
+    there.
+    """
+    run = Run(unit, profile, cache)
+    if (record := known_record(run, store)) is not None:
+        return record
+    folder = cache_folder(cache)
+    lock = folder / "locks" / f"{run.digest}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):  # released by the system when its holder dies, however it dies
+        if (record := known_record(run, store)) is None:
+            checkpoint = Checkpoint(folder / "checkpoints" / f"{run.digest}.pt")
+            record = complete(_execute(run, checkpoint, message))
+            store.put(record)
+            checkpoint.remove()
+    return record
+
+
+def learner_file(digest: str, cache: str | Path | None = None) -> Path:
+    """Where the parameters of a record's trained learner are kept."""
+    return cache_folder(cache) / "learners" / f"{digest}.safetensors"
+
+
+def _execute(run: Run, checkpoint: Checkpoint, message: Message) -> dict[str, Any]:
+    """Train and test; the fields of the record."""
+    unit, profile = run.unit, run.profile
+    method, config, captured = get_method(unit.method), run.settings["config"], environment()
+    pool = get_pool(unit.dataset, profile, unit.seed, cache=run.cache)
+    start = time.perf_counter()
+    oracle = {"dataset": run.dataset("train")} if method.oracle else {}
+    learner = method.meta_train(
+        pool, config, seed=unit.seed, monitor=run.monitor(message), checkpoint=checkpoint, **oracle
+    )
+    trained = time.perf_counter()
+    message(f"{unit.name}: testing")
+    scores = _test(run, learner)
+    tested = time.perf_counter()
+    save_tensors(learner_file(run.digest, run.cache), learner.backbone.state_dict())
+    log = learner.log
+    phases = {} if log is None else {name: round(value, 3) for name, value in log.seconds.items()}
+    score = scores["last"] if unit.selection == "last" else scores["selected"]
+    return {
+        **run.keyed,
+        **captured,
+        "experiment": unit.experiment,
+        "profile": profile.name,
+        "pool_digest": pool.digest,
+        "selection": unit.selection,
+        "accuracy": score.mean,
+        "accuracy_ci95": score.ci95,
+        "accuracy_last": scores["last"].mean,
+        "episode_accuracies": [round(value, 2) for value in score.accuracies.tolist()],
+        "history": None
+        if log is None
+        else _history(log.history, "test" if unit.selection == "test" else "validation"),
+        "seconds": {**phases, "training": round(trained - start, 3), "test": round(tested - trained, 3)},
+        "passes": None if log is None else log.passes,
+        "peak_memory_mib": peak_memory_mib(),
+        "device": device_name(config.device),
+        "extra": {"selected_round": learner.selected_round},
+    }
+
+
+def _test(run: Run, learner: MetaLearner) -> dict[str, Score]:
+    """Scores on the meta-test episodes of the selected round and of the last one."""
+    sampler = run.sampler("test", TEST_SEED)
+    selected = evaluate(learner, sampler, run.profile.n_episodes)
+    last = learner.last_params
+    if last is None or all(torch.equal(value, last[name]) for name, value in learner.params.items()):
+        return {"selected": selected, "last": selected}
+    kept = {name: value.detach().clone() for name, value in learner.params.items()}
+    learner.load_params(last)
+    score = evaluate(learner, sampler, run.profile.n_episodes)
+    if run.unit.selection != "last":
+        learner.load_params(kept)
+    return {"selected": selected, "last": score}
+
+
+def _history(columns: dict[str, list[float]], split: str) -> dict[str, list[float]]:
+    """A training log's columns to six digits, the monitor's under the name of what it looked at."""
+    names = {"monitor_round": f"{split}_round", "monitor_score": f"{split}_accuracy"}
+    return {
+        names.get(name, name): [float(f"{value:.6g}") for value in column] for name, column in columns.items()
+    }
+
+
+def with_overrides(unit: Unit, **overrides: Any) -> Unit:
+    """The same unit with more fields of the method's config set."""
+    return replace(unit, overrides={**unit.overrides, **overrides})

@@ -1,0 +1,95 @@
+"""Table 1: FREE and the methods it is compared with, by data set and number of shots."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from freelib.experiments.grid import run_grid
+from freelib.experiments.units import grid
+from freelib.methods import METHODS
+from freelib.profiles import Profile, get_profile
+from freelib.records import Record, RecordStore
+from freelib.tables import DATASET_TITLES, accuracy_rows, plus_minus
+
+EXPERIMENT = "table1"
+
+
+def run(
+    profile: str | Profile,
+    *,
+    results: str | Path,
+    datasets: Sequence[str] | None = None,
+    shots: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+    methods: Sequence[str] | None = None,
+    cache: str | Path | None = None,
+) -> list[Record]:
+    """The records of the table's cells: those in `results/<profile>/records` are read, the others made.
+
+    datasets, shots, seeds: the profile's where None; methods: all that are registered
+
+    Raises ValueError, MissingDataError before anything runs; GridError, naming them, where units fail.
+    """
+    profile = get_profile(profile)
+    methods = tuple(methods or METHODS)
+    axes = (datasets or profile.datasets, shots or profile.shots, seeds or profile.seeds)
+    units = grid(EXPERIMENT, methods, *axes)
+    if "pool_features" in methods:
+        units += grid(EXPERIMENT, ["pool_features"], *axes, {"centre": "none"})
+    return run_grid(units, profile, RecordStore(Path(results) / profile.name / "records"), cache=cache)
+
+
+def rows(records: Sequence[Record]) -> pd.DataFrame:
+    """The table's rows, see `freelib.tables.accuracy_rows`: by data set, then shots, then accuracy."""
+    table = accuracy_rows(records, table=EXPERIMENT, variant=_variant)
+    order = {name: number for number, name in enumerate(dict.fromkeys(table["dataset"]))}
+    by_dataset = table.assign(order=table["dataset"].map(order))
+    return by_dataset.sort_values(["order", "n_shot", "accuracy"], ignore_index=True).drop(columns="order")
+
+
+def _variant(record: Record) -> str:
+    return (
+        "not centred" if record["method"] == "pool_features" and record["config"]["centre"] == "none" else ""
+    )
+
+
+def above(table: pd.DataFrame, method: str, other: str) -> bool:
+    """Whether a method's interval lies above another's in every data set and number of shots."""
+    table = table.set_index(["dataset", "n_shot", "method"])
+    low = (table["accuracy"] - table["ci95"]).xs(method, level="method")
+    high = (table["accuracy"] + table["ci95"]).xs(other, level="method")
+    return bool((low > high.reindex(low.index)).all())
+
+
+def conclusion(table: pd.DataFrame) -> str:
+    """What the table shows, in a sentence for each data set and number of shots."""
+    sentences: list[str] = []
+    for (dataset, n_shot), group in table.groupby(["dataset", "n_shot"], sort=False):
+        methods = {row["method"]: row for row in group.to_dict("records")}
+        free = methods.pop("free")
+        rivals = [row for row in methods.values() if not row["oracle"] and row["method"] != "random"]
+        sentence = (
+            f"On {DATASET_TITLES.get(str(dataset), dataset)}, 5-way {n_shot}-shot, FREE reaches "
+            f"{plus_minus(free['accuracy'], free['ci95'])} %"
+        )
+        if not pd.isna(free["paper"]):
+            sentence += f" (reported: {free['paper']:.2f} %, at the paper's sizes)"
+        if "random" in methods:
+            sentence += ", " + _compared(methods["random"], "the untrained student")
+        if rivals:
+            best = max(rivals, key=lambda row: row["accuracy"])
+            sentence += ", and " + _compared(best, f"the best of the others, {best['title']}")
+        sentences.append(sentence + ".")
+    return " ".join(sentences)
+
+
+def _compared(other: dict[Hashable, Any], name: str) -> str:
+    """FREE's distance to another method: the paired difference, turned round, in words."""
+    gap, half_width = -other["difference"], other["difference_ci95"]
+    if abs(gap) <= half_width:
+        return f"not told apart from {name} ({gap:+.1f} ± {half_width:.1f} points)"
+    return f"{abs(gap):.1f} ± {half_width:.1f} points {'above' if gap > 0 else 'below'} {name}"

@@ -1,0 +1,147 @@
+"""Units of work: one method, meta-trained and tested once; a table is a grid of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from freelib.methods import get_method
+from freelib.methods.base import MethodConfig
+from freelib.profiles import Profile
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One run: `method` meta-trained on `dataset`'s pool with `seed`, tested with `n_shot` images a class.
+
+    overrides: fields of the method's config, over the profile's
+    selection: of the round that is tested: "validation" (best on the meta-validation classes), "last" (truly
+      data-free) or "test" (what the public release does: shown for comparison, never the default)
+    """
+
+    experiment: str
+    method: str
+    dataset: str
+    n_shot: int
+    seed: int
+    overrides: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    selection: str = "validation"
+
+    def __post_init__(self) -> None:
+        if self.selection not in ("last", "validation", "test"):
+            raise ValueError(f"selection is last, validation or test, got {self.selection!r}")
+
+    @property
+    def name(self) -> str:
+        """How messages call it: "table1: free on glyphs, 1-shot, seed 0 (adapt_steps=3)"."""
+        settings = dict(self.overrides)
+        if self.selection != "validation":
+            settings["selection"] = self.selection
+        extra = ", ".join(f"{key}={value}" for key, value in sorted(settings.items()))
+        return (f"{self.experiment}: {self.method} on {self.dataset}, {self.n_shot}-shot, seed {self.seed}"
+                + (f" ({extra})" if extra else ""))  # fmt: skip
+
+
+def grid(
+    experiment: str,
+    methods: Iterable[str],
+    datasets: Iterable[str],
+    shots: Iterable[int],
+    seeds: Iterable[int],
+    overrides: Mapping[str, Any] | None = None,
+) -> list[Unit]:
+    """All combinations, the last argument running fastest."""
+    shots, seeds, methods = tuple(shots), tuple(seeds), tuple(methods)
+    return [
+        Unit(experiment, method, dataset, n_shot, seed, dict(overrides or {}))
+        for dataset in datasets
+        for method in methods
+        for n_shot in shots
+        for seed in seeds
+    ]
+
+
+def unit_config(unit: Unit, profile: Profile) -> MethodConfig:
+    """The config that a unit runs with: the method's defaults, the profile's fields, the unit's overrides.
+
+    Raises ValueError for an override that the method has no field for, or of the wrong type.
+    """
+    config_class = get_method(unit.method).Config
+    known = {item.name for item in fields(config_class)}
+    shared = {
+        "n_way": profile.n_way,
+        "n_shot": unit.n_shot,
+        "n_query": profile.n_query,
+        "device": profile.device,
+        "precision": profile.precision,
+        "monitor_every": profile.monitor_every,
+        **profile.overrides.get("*", {}),
+    }
+    given = {name: value for name, value in shared.items() if name in known}
+    return make_config(unit.method, given | profile.method_fields(unit.method) | dict(unit.overrides))
+
+
+def make_config(method: str, overrides: Mapping[str, Any]) -> MethodConfig:
+    """A method's config with these fields, each checked against the field's type.
+
+    Raises ValueError for a field that the method does not have, naming those it has, and for a wrong type.
+    """
+    config_class = get_method(method).Config
+    return config_class(**checked_fields(config_class, overrides, f"method {method}"))
+
+
+def checked_fields(config_class: type, overrides: Mapping[str, Any], owner: str) -> dict[str, Any]:
+    """`overrides` as arguments of a flat dataclass. Raises ValueError for unknown names and wrong types."""
+    hints = get_type_hints(config_class)
+    known = [item.name for item in fields(config_class)]
+    unknown = sorted(set(overrides) - set(known))
+    if unknown:
+        raise ValueError(f"{owner} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    return {name: _fitting(value, hints[name], f"{owner}: {name}") for name, value in overrides.items()}
+
+
+def _fitting(value: Any, hint: Any, what: str) -> Any:
+    """`value` as the type `hint`, exactly or by int -> float and list -> tuple; else ValueError."""
+    origin, options = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        if value is None and type(None) in options:
+            return None
+        return _fitting(value, next(option for option in options if option is not type(None)), what)
+    if origin is Literal:
+        if value in options:
+            return value
+        raise ValueError(f"{what} is {value!r}, expected one of {', '.join(map(repr, options))}")
+    if (origin or hint) is tuple and isinstance(value, list | tuple):
+        return tuple(value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if type(value) is not (origin or hint):  # not isinstance: True is no whole number here
+        raise ValueError(f"{what} is {value!r}, expected {getattr(hint, '__name__', hint)}")
+    return value
+
+
+def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
+    """`field=value` words as a dictionary, values read as YAML. Raises ValueError for a word without `=`."""
+    overrides: dict[str, Any] = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name:
+            raise ValueError(f"expected field=value, got {setting!r}")
+        overrides[name.strip()] = parse_value(value)
+    return overrides
+
+
+def parse_value(text: str) -> Any:
+    """What a word on the command line stands for: YAML, but 1e-3 is a number there too, and None is null."""
+    if text == "None":
+        return None
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return yaml.safe_load(text)

@@ -1,0 +1,64 @@
+"""Progress on standard error: a bar for a person, lines for a log, nothing in a batch run's notebook."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 20.0
+
+
+class Progress:
+    """Shows `(done, total)` and notes of a long computation; call it with the two numbers.
+
+    $FREELIB_PROGRESS: "off", or the name of a file that lines are appended to. Otherwise: a bar in a
+    terminal and in an interactive notebook, a line now and then where standard error is a pipe or a file.
+    """
+
+    def __init__(self, description: str) -> None:
+        self.description = description
+        self._bar: tqdm | None = None
+        self._text, self._done, self._total = "", 0, 0
+        self._last_line = 0.0
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def __call__(self, done: int, total: int) -> None:
+        """`done` of `total` parts are finished."""
+        self._done, self._total = done, total
+        self._show(finished=done == total)
+
+    def note(self, text: str) -> None:
+        """What is happening now."""
+        self._text = text
+        self._show()
+
+    def _show(self, finished: bool = False) -> None:
+        mode = os.environ.get("FREELIB_PROGRESS", "")
+        if mode == "off":
+            return
+        if not mode and (sys.stderr.isatty() or "ipykernel" in sys.modules):
+            if self._bar is None:
+                self._bar = tqdm(total=self._total, desc=self.description, file=sys.stderr, leave=False)
+            self._bar.total, self._bar.n = self._total, self._done
+            self._bar.set_postfix_str(self._text)
+        elif finished or time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            line = f"{self.description}: {self._done}/{self._total} {self._text}".rstrip() + "\n"
+            if mode:
+                with Path(mode).open("a", encoding="utf-8") as file:
+                    file.write(line)
+            else:
+                sys.stderr.write(line)

@@ -1,0 +1,112 @@
+"""Methods, found by path ("fake_methods:Drifting"), and a world so small that experiments run in seconds."""
+
+from __future__ import annotations
+
+import io
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from PIL import Image
+
+from freelib.datasets.class_lists import class_lists
+from freelib.methods.base import Method, MethodConfig, build_student
+from freelib.methods.running import Selection, TrainingLog, restore_run, save_run
+from freelib.profiles import Profile
+
+TINY = Profile(
+    name="tiny",
+    datasets=("cifar-fs",),
+    shots=(1,),
+    n_query=3,
+    n_episodes=6,
+    validation_episodes=4,
+    image_size=16,
+    pool={"n_models": 2, "epochs": 1, "width": 4},
+    overrides={"*": {"width": 4}, "fake_methods:Drifting": {"rounds": 4}},
+    monitor_every=2,
+)
+
+
+@dataclass(frozen=True)
+class DriftingConfig(MethodConfig):
+    """rounds of random steps, `pause` seconds each; fail_at: the round that raises."""
+
+    rounds: int = 3
+    pause: float = 0.0
+    fail_at: int | None = None
+    monitor_every: int = 1
+    scales: tuple[float, ...] = (0.1,)
+
+
+class Drifting(Method):
+    """A random walk of the weights, with all that a real method has: log, selection, checkpoints."""
+
+    name = "drifting"
+    title = "Drifting"
+    citation = "none"
+    needs = "nothing"
+    Config = DriftingConfig
+
+    def meta_train(self, pool, config, *, seed, monitor=None, checkpoint=None):
+        rng = torch.Generator().manual_seed(seed)
+        learner, log = build_student(pool, config, seed=seed), TrainingLog()
+        selection = Selection(learner, monitor, log, every=config.monitor_every)
+        parts = {"student": learner.backbone, "selection": selection, "log": log}
+        for number in range(restore_run(checkpoint, parts, rng) + 1, config.rounds + 1):
+            if number == config.fail_at:
+                raise RuntimeError(f"told to fail in round {number}")
+            for parameter in learner.params.values():
+                step = config.scales[0] * torch.randn(parameter.shape, generator=rng)
+                parameter.data.add_(step)
+            log.append(
+                round=float(number), size=sum(float(p.detach().abs().sum()) for p in learner.params.values())
+            )
+            log.passes += 1
+            selection.consider(number, last=number == config.rounds)
+            if checkpoint:
+                save_run(checkpoint, parts, rng, number)
+            time.sleep(config.pause)
+        return selection.finish()
+
+
+@dataclass(frozen=True)
+class ColourConfig(MethodConfig):
+    head: str = "prototypes"
+
+
+class Colour(Method):
+    """Nearest mean colour: no training at all."""
+
+    name = "colour"
+    title = "Colour"
+    citation = "none"
+    needs = "nothing"
+    oracle = True
+    Config = ColourConfig
+
+    def meta_train(self, pool, config, *, seed, monitor=None, checkpoint=None, dataset):
+        assert dataset.split == "train"
+        return build_student(pool, config, seed=seed)
+
+
+def write_parquet(folder: Path, *, n_images: int = 8, side: int = 16) -> None:
+    """A `cifar-fs.parquet` with all 100 class names, each a colour with noise."""
+    rng = np.random.default_rng(0)
+    images, labels = [], []
+    for names in class_lists("cifar-fs").values():
+        for name in names:
+            colour = rng.integers(0, 256, 3)
+            for _ in range(n_images):
+                noise = rng.integers(-60, 60, (side, side, 3))
+                pixels = np.clip(colour + noise, 0, 255).astype(np.uint8)
+                buffer = io.BytesIO()
+                Image.fromarray(pixels).save(buffer, "PNG")
+                images.append({"bytes": buffer.getvalue(), "path": f"{name}.png"})
+                labels.append(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"image": images, "label": labels}), folder / "cifar-fs.parquet")

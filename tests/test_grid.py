@@ -1,0 +1,43 @@
+import pytest
+from fake_methods import TINY
+
+from freelib.experiments.grid import GridError, _longest_first, run_grid
+from freelib.experiments.runner import run_unit
+from freelib.experiments.units import Unit
+from freelib.records import RecordStore
+
+DRIFTING = "fake_methods:Drifting"
+
+
+def test_a_failing_unit_is_named_and_takes_no_other_with_it(tiny_world, tmp_path):
+    store = RecordStore(tmp_path / "a")
+    good = Unit("t", DRIFTING, "cifar-fs", 1, 3)
+    bad = Unit("t", DRIFTING, "cifar-fs", 1, 0, {"fail_at": 2})
+    with pytest.raises(
+        GridError, match=r"(?s)1 of 2 units failed.*seed 0 \(fail_at=2\).*told to fail in round 2"
+    ):
+        run_grid([bad, good], TINY, store)
+    (record,) = store.all("t")
+    assert run_grid([good, good], TINY, store) == [record, record]
+    # a process of its own, and this one: the same bits
+    inside = run_unit(good, TINY, RecordStore(tmp_path / "b"))
+    for name in ("episode_accuracies", "history", "threads", "config_digest"):
+        assert record[name] == inside[name]
+
+
+def test_missing_data_and_bad_overrides_are_found_before_anything_runs(tiny_world, tmp_path):
+    store = RecordStore(tmp_path)
+    with pytest.raises(FileNotFoundError, match="cub"):
+        run_grid([Unit("t", DRIFTING, "cifar-fs", 1, 0), Unit("t", DRIFTING, "cub", 1, 0)], TINY, store)
+    with pytest.raises(ValueError, match="turns"):
+        run_grid([Unit("t", DRIFTING, "cifar-fs", 1, 0, {"turns": 1})], TINY, store)
+    assert store.experiments() == []
+
+
+def test_longest_first(tiny_world, tmp_path):
+    store = RecordStore(tmp_path)
+    quick, slow, new = (Unit("t", name, "cifar-fs", 1, 0) for name in ("random", DRIFTING, "free"))
+    for unit, seconds in ((quick, 1.0), (slow, 50.0)):
+        record = run_unit(unit, TINY, store)
+        store.put(record | {"seconds": {"training": seconds}})
+    assert _longest_first([quick, slow, new], store) == [new, slow, quick]

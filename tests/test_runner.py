@@ -1,0 +1,167 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from fake_methods import TINY
+
+from freelib.experiments.runner import Run, known_record, learner_file, run_unit, with_overrides
+from freelib.experiments.units import Unit
+from freelib.profiles import Profile
+from freelib.records import RecordStore
+from freelib.storage import load_tensors
+
+DRIFTING = Unit("table1", "fake_methods:Drifting", "cifar-fs", 1, 0)
+VOLATILE = ("seconds", "peak_memory_mib", "started", "git_commit")
+
+
+def lasting(record):
+    """A record without what differs between two runs of the same thing."""
+    kept = {name: value for name, value in record.items() if name not in VOLATILE}
+    return json.loads(json.dumps(kept))
+
+
+def test_a_record_has_what_happened(tiny_world, tmp_path):
+    notes = []
+    record = run_unit(DRIFTING, TINY, RecordStore(tmp_path), message=notes.append)
+    assert record["history"]["round"] == [1, 2, 3, 4]
+    assert record["history"]["validation_round"] == [2, 4]
+    scores = record["history"]["validation_accuracy"]
+    assert len(scores) == 2
+    selected = 2 if scores[0] >= scores[1] else 4
+    assert record["extra"] == {"selected_round": selected}
+    assert len(record["episode_accuracies"]) == TINY.n_episodes
+    assert record["accuracy"] == pytest.approx(sum(record["episode_accuracies"]) / 6, abs=0.005)
+    assert (record["passes"], record["selection"], record["device"], record["threads"]) == (
+        4,
+        "validation",
+        "cpu",
+        1,
+    )
+    assert record["config"]["rounds"] == 4
+    assert record["pool"]["config"]["n_models"] == 2
+    assert any("round 4" in note for note in notes)
+    weights = load_tensors(learner_file(record["config_digest"]))
+    assert sum(float(w.abs().sum()) for name, w in weights.items() if w.is_floating_point()) == pytest.approx(
+        record["history"]["size"][selected - 1], rel=1e-4
+    )
+
+
+def test_a_record_that_stands_is_not_made_again(tiny_world, tmp_path, monkeypatch):
+    store = RecordStore(tmp_path)
+    record = run_unit(DRIFTING, TINY, store)
+    monkeypatch.setattr("freelib.experiments.runner._execute", lambda *_: pytest.fail("ran again"))
+    assert run_unit(DRIFTING, TINY, store) == record
+    other = Unit("table4", "fake_methods:Drifting", "cifar-fs", 1, 0)
+    assert run_unit(other, TINY, store) == record | {"experiment": "table4"}
+
+
+def test_two_runs_are_equal(tiny_world, tmp_path):
+    first = run_unit(DRIFTING, TINY, RecordStore(tmp_path / "a"))
+    second = run_unit(DRIFTING, TINY, RecordStore(tmp_path / "b"))
+    assert lasting(first) == lasting(second)
+
+
+def test_selections_share_the_training_and_differ_in_the_choice(tiny_world, tmp_path):
+    store = RecordStore(tmp_path)
+    by_selection = {
+        selection: run_unit(
+            Unit("t", "fake_methods:Drifting", "cifar-fs", 1, 0, selection=selection), TINY, store
+        )
+        for selection in ("last", "validation", "test")
+    }
+    last = by_selection["last"]
+    assert last["accuracy"] == last["accuracy_last"] == by_selection["validation"]["accuracy_last"]
+    assert len({record["config_digest"] for record in by_selection.values()}) == 3
+    history = by_selection["test"]["history"]
+    assert history["test_accuracy"] != by_selection["validation"]["history"]["validation_accuracy"]
+    # chosen on (some of) the test episodes: never below the last round on these
+    assert max(history["test_accuracy"]) >= history["test_accuracy"][-1]
+
+
+def test_an_oracle_is_given_the_training_images_and_others_nothing(tiny_world, tmp_path):
+    record = run_unit(Unit("t", "fake_methods:Colour", "cifar-fs", 1, 0), TINY, RecordStore(tmp_path))
+    assert record["history"] is None
+    assert record["passes"] is None
+    assert record["accuracy_last"] == record["accuracy"]
+
+
+def test_the_digest_follows_what_matters():
+    changes = [
+        Run(DRIFTING, TINY).settings,
+        Run(with_overrides(DRIFTING, rounds=5), TINY).settings,
+        Run(DRIFTING, Profile(**{**vars(TINY), "n_episodes": 7})).settings,
+        Run(DRIFTING, Profile(**{**vars(TINY), "monitor_every": 1})).settings,
+    ]
+    assert len({str(settings) for settings in changes}) == 4
+    assert str(Run(DRIFTING, Profile(**{**vars(TINY), "workers": 5, "threads": 2})).settings) == str(
+        changes[0]
+    )
+
+
+def test_a_record_is_found_without_the_data(tiny_world, tmp_path, monkeypatch):
+    store = RecordStore(tmp_path)
+    record = run_unit(DRIFTING, TINY, store)
+    monkeypatch.delenv("FREELIB_DATA")
+    assert known_record(Run(DRIFTING, TINY), store) == record
+    with pytest.raises(FileNotFoundError, match="FREELIB_DATA"):
+        known_record(Run(with_overrides(DRIFTING, rounds=5), TINY), store)
+
+
+def test_a_damaged_record_is_made_again(tiny_world, tmp_path):
+    store = RecordStore(tmp_path)
+    record = run_unit(DRIFTING, TINY, store)
+    path = store.path("table1", record["config_digest"])
+    path.write_text(path.read_text()[:100])
+    with pytest.warns(UserWarning, match="damaged"):
+        assert lasting(run_unit(DRIFTING, TINY, store)) == lasting(record)
+
+
+RUN = """
+import sys
+import torch
+torch.set_num_threads(1)
+from fake_methods import TINY
+from freelib.experiments.runner import run_unit
+from freelib.experiments.units import Unit
+from freelib.records import RecordStore
+unit = Unit("table1", "fake_methods:Drifting", "cifar-fs", 1, 0, {"rounds": 8, "pause": 0.3})
+run_unit(unit, TINY, RecordStore(sys.argv[1]), message=lambda text: print(text, flush=True))
+"""
+
+
+def start(folder):
+    """A process that runs a unit of eight rounds in about three seconds."""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    return subprocess.Popen(
+        [sys.executable, "-c", RUN, str(folder)], stdout=subprocess.PIPE, text=True, env=environment
+    )
+
+
+def test_killed_in_the_middle_and_started_again(tiny_world, tmp_path):
+    """SIGKILL after some rounds; the second start goes on, and the record is the same as without the kill."""
+    unit = with_overrides(DRIFTING, rounds=8, pause=0.3)
+    checkpoint = tiny_world / "checkpoints" / f"{Run(unit, TINY).digest}.pt"
+    process = start(tmp_path / "killed")
+    assert next(line for line in iter(process.stdout.readline, "") if "round 4" in line)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert RecordStore(tmp_path / "killed").all("table1") == []
+    assert torch.load(checkpoint, weights_only=True)["round"] in (3, 4, 5)
+    notes = []
+    resumed = run_unit(unit, TINY, RecordStore(tmp_path / "killed"), message=notes.append)
+    assert "round 2" not in notes[0]
+    assert not checkpoint.exists()
+    whole = run_unit(unit, TINY, RecordStore(tmp_path / "whole"))
+    assert lasting(resumed) == lasting(whole)
+
+
+def test_two_processes_with_one_unit_make_one_record(tiny_world, tmp_path):
+    both = [start(tmp_path) for _ in range(2)]
+    outputs = [process.communicate()[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert len(RecordStore(tmp_path).all("table1")) == 1
+    assert sorted(bool(output) for output in outputs) == [False, True]  # one computed, the other waited
