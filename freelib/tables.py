@@ -1,0 +1,214 @@
+"""Tables from records: numbers for machines, formatted cells for readers. Nothing here computes a result."""
+
+from __future__ import annotations
+
+import csv
+import html
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from freelib.evaluation import mean_and_interval, paired_difference
+from freelib.methods import get_method
+from freelib.records import Record
+from freelib.storage import write_atomically
+
+UNKNOWN = "not known to us"
+DATASET_TITLES = {
+    "glyphs": "glyphs",
+    "cifar-fs": "CIFAR-FS",
+    "mini-imagenet": "mini-ImageNet",
+    "cub": "CUB",
+}
+REFERENCE = Path(__file__).with_name("reference.csv")
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table in two forms: `rows` with plain numbers (the CSV file), `cells` with text (what is shown).
+
+    Cells between two asterisks on each side are bold: **best**.
+    """
+
+    caption: str
+    rows: pd.DataFrame
+    cells: pd.DataFrame
+    note: str = ""
+
+    def markdown(self) -> str:
+        """The caption, the cells as a Markdown table, the note."""
+        lines = [list(self.cells.columns), ["---"] * len(self.cells.columns), *self.cells.values.tolist()]
+        table = "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+        return f"{self.caption}\n\n{table}" + (f"\n{self.note}\n" if self.note else "")
+
+    def html(self) -> str:
+        """The cells as an HTML table."""
+
+        def cell(text: object, tag: str) -> str:
+            text = html.escape(str(text))
+            if text.startswith("**") and text.endswith("**"):
+                text = f"<b>{text[2:-2]}</b>"
+            return f"<{tag}>{text}</{tag}>"
+
+        head = "".join(cell(name, "th") for name in self.cells.columns)
+        body = "".join(
+            "<tr>" + "".join(cell(value, "td") for value in line) + "</tr>\n"
+            for line in self.cells.values.tolist()
+        )
+        caption = f"<caption>{html.escape(self.caption)}</caption>"
+        return f"<table>{caption}<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
+
+    _repr_html_ = html
+
+    def save(self, folder: str | Path, name: str) -> None:
+        """Write `<name>.csv` and `<name>.md`."""
+        folder = Path(folder)
+        text = self.rows.to_csv(index=False, float_format="%.6g", lineterminator="\n")
+        write_atomically(folder / f"{name}.csv", text.encode())
+        write_atomically(folder / f"{name}.md", self.markdown().encode())
+
+
+def reference_values(table: str) -> dict[tuple[str, str, int], tuple[float, str]]:
+    """What others report: (data set, method, shots) -> (accuracy in percent, source), from `reference.csv`.
+
+    A reader who holds the paper fills its empty cells in there; they then show up everywhere.
+    """
+    with REFERENCE.open(encoding="utf-8", newline="") as file:
+        return {
+            (line["dataset"], line["method"], int(line["n_shot"])): (float(line["value"]), line["source"])
+            for line in csv.DictReader(file)
+            if line["table"] == table and line["value"].strip()
+        }
+
+
+def episode_means(records: Sequence[Record]) -> Tensor:
+    """Accuracy of each episode in percent, averaged over the records (the seeds): `(n_episodes,)` float64.
+
+    Raises ValueError where the records were not tested on the same episodes.
+    """
+    tested_on = {
+        (r["dataset"], r["data_digest"], r["n_shot"], r["n_episodes"], r["evaluation"]["seed"])
+        for r in records
+    }
+    if len(tested_on) != 1:
+        raise ValueError(
+            f"records of {len(tested_on)} different sets of episodes can't be averaged: {tested_on}"
+        )
+    return torch.tensor([record["episode_accuracies"] for record in records], dtype=torch.float64).mean(0)
+
+
+def accuracy_rows(
+    records: Iterable[Record],
+    *,
+    table: str,
+    reference: str = "free",
+    variant: Callable[[Record], str] = lambda record: "",
+) -> pd.DataFrame:
+    """One row for each data set, number of shots, method and variant of it, in the records' order.
+
+    variant: a few words for a record whose method appears with several configurations, else an empty string
+    accuracy, ci95: mean over episodes (averaged over seeds first) in percent, and its 95 % interval's
+    half-width
+    seed_spread: standard deviation of the seeds' accuracies, NaN for one seed; n_seeds
+    difference, difference_ci95: to the reference method on the same episodes, paired; NaN for the method
+    itself
+    last: accuracy of the last round instead of the selected one; seconds, passes: of meta-training, mean
+    over seeds
+    paper, source: the value that others report, NaN where we do not know it
+
+    Raises ValueError where two records are of one method, data set, number of shots and seed.
+    """
+    groups: dict[tuple[str, int, str, str], dict[int, Record]] = {}
+    for record in records:
+        key = (record["dataset"], record["n_shot"], record["method"], variant(record))
+        if record["seed"] in groups.setdefault(key, {}):
+            raise ValueError(
+                f"two records of {key} with seed {record['seed']}: a table shows one configuration each"
+            )
+        groups[key][record["seed"]] = record
+    known = reference_values(table)
+    rows = []
+    for (dataset, n_shot, name, words), by_seed in groups.items():
+        seeds, method = list(by_seed.values()), get_method(name)
+        episodes = episode_means(seeds)
+        _, ci95 = mean_and_interval(episodes)
+        accuracy = pd.Series([record["accuracy"] for record in seeds])
+        difference = (float("nan"), float("nan"))
+        other = groups.get((dataset, n_shot, reference, ""))
+        if other is not None and other is not by_seed:
+            difference = paired_difference(episodes, episode_means(list(other.values())))
+        paper, source = (
+            known.get((dataset, name, n_shot), (float("nan"), "")) if not words else (float("nan"), "")
+        )
+        rows.append(
+            {
+                "dataset": dataset,
+                "n_shot": n_shot,
+                "method": f"{name} ({words})" if words else name,
+                "title": f"{method.title}, {words}" if words else method.title,
+                "oracle": method.oracle,
+                "needs": method.needs,
+                "accuracy": accuracy.mean(),
+                "ci95": ci95,
+                "seed_spread": accuracy.std(),
+                "n_seeds": len(seeds),
+                "n_episodes": seeds[0]["n_episodes"],
+                "difference": difference[0],
+                "difference_ci95": difference[1],
+                "last": _mean(record["accuracy_last"] for record in seeds),
+                "seconds": _mean((record["seconds"] or {}).get("training") for record in seeds),
+                "passes": _mean(record["passes"] for record in seeds),
+                "paper": paper,
+                "source": source,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def _mean(values: Iterable[float | None]) -> float:
+    return pd.Series(list(values), dtype="float64").mean()
+
+
+def plus_minus(value: float, half_width: float, digits: int = 1) -> str:
+    """`31.2 ± 0.8`; an empty string for NaN."""
+    return "" if pd.isna(value) else f"{value:.{digits}f} ± {half_width:.{digits}f}"
+
+
+def signed(value: float, half_width: float, digits: int = 1) -> str:
+    """`+1.2 ± 0.8`; an empty string for NaN."""
+    return "" if pd.isna(value) else f"{value:+.{digits}f} ± {half_width:.{digits}f}".replace("-", "−")
+
+
+def accuracy_table(rows: pd.DataFrame, caption: str, *, note: str = "", reference: str = "FREE") -> Table:
+    """The rows of `accuracy_rows` for readers; the best of each data set and shots is bold, oracles aside."""
+    best = rows[~rows["oracle"]].groupby(["dataset", "n_shot"])["accuracy"].idxmax().tolist()
+    n_episodes = "/".join(str(n) for n in sorted(set(rows["n_episodes"])))
+    cells = pd.DataFrame(
+        {
+            "data set": [DATASET_TITLES.get(name, name) for name in rows["dataset"]],
+            "shots": rows["n_shot"].tolist(),
+            "method": [
+                title + (" (oracle)" if oracle else "")
+                for title, oracle in zip(rows["title"], rows["oracle"], strict=True)
+            ],
+            "accuracy, %": [
+                f"**{text}**" if index in best else text
+                for index, text in zip(
+                    rows.index, map(plus_minus, rows["accuracy"], rows["ci95"]), strict=True
+                )
+            ],
+            "seeds": rows["n_seeds"].tolist(),
+            "spread over seeds": ["" if pd.isna(value) else f"{value:.1f}" for value in rows["seed_spread"]],
+            f"minus {reference}, same episodes": list(
+                map(signed, rows["difference"], rows["difference_ci95"])
+            ),
+            "training, s": ["" if pd.isna(value) else f"{value:.0f}" for value in rows["seconds"]],
+            "passes": ["" if pd.isna(value) else f"{value:.0f}" for value in rows["passes"]],
+            "paper, %": [UNKNOWN if pd.isna(value) else f"{value:.2f}" for value in rows["paper"]],
+        }
+    )
+    return Table(f"{caption} Mean ± 95 % interval over {n_episodes} episodes.", rows, cells, note)
