@@ -18,6 +18,7 @@ from freelib.pool import PretrainedModel
 class InversionConfig:
     """Weights of L_G's terms, and how images are made from it; the defaults are the public release's.
 
+    lambda_tv, lambda_l2: of the image priors, which FREE leaves out
     adapt_steps: k, generate-forward-backward passes of the inner loop (the paper: 5)
     images_per_class: of each recovered task
     """
@@ -25,6 +26,8 @@ class InversionConfig:
     lambda_ce: float = 1.0
     lambda_bn: float = 0.0
     lambda_adv: float = 1.0
+    lambda_tv: float = 0.0
+    lambda_l2: float = 0.0
     adapt_steps: int = 5
     images_per_class: int = 20
     z_dim: int = 256
@@ -81,6 +84,13 @@ def adversarial_loss(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
     return -(agree * kl_divergence(teacher_logits, student_logits)).mean()
 
 
+def total_variation(x: Tensor) -> Tensor:
+    """Σ ‖x − neighbour‖ over four directions, right, below and both diagonals: `(n, C, H, W)` -> a scalar."""
+    right, below = x[..., :, 1:] - x[..., :, :-1], x[..., 1:, :] - x[..., :-1, :]
+    falling, rising = x[..., 1:, 1:] - x[..., :-1, :-1], x[..., 1:, :-1] - x[..., :-1, 1:]
+    return right.norm() + below.norm() + falling.norm() + rising.norm()
+
+
 def inversion_loss(
     model: PretrainedModel,
     images: Tensor,
@@ -99,6 +109,9 @@ def inversion_loss(
     loss = config.lambda_ce * F.cross_entropy(logits, labels)
     if config.lambda_bn:
         loss = loss + config.lambda_bn * batchnorm_loss(inputs)
+    if config.lambda_tv or config.lambda_l2:
+        x = model.transform(images)  # normalised, so that the l2 norm draws to the mean colour, not to black
+        loss = loss + config.lambda_tv * total_variation(x) + config.lambda_l2 * x.norm()
     if student is not None and config.lambda_adv:
         loss = loss + config.lambda_adv * adversarial_loss(logits, student(images))
     return loss, logits
