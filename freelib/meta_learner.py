@@ -59,7 +59,7 @@ def prototype_logits(
 ) -> Tensor:
     """Cosines of queries `(q, d)` with the class means of the support's unit features `(s, d)`: `(q, n_way)`.
 
-    centre: what mean is taken off all features first: "none", the "support"'s, or the "episode"'s, support and
+    centre: the mean taken off all features first: "none", the "support"'s, or the "episode"'s, support and
       queries together (transductive: the queries help to classify each other)
     """
     if centre == "support":
