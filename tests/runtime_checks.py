@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from beartype import beartype
+from beartype import BeartypeConf, beartype
 from beartype.roar import BeartypeDecorHintPep3119Exception
+
+# An int will do where a float is annotated, as mypy sees it.
+check = beartype(conf=BeartypeConf(is_pep484_tower=True))
 
 
 def checked(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -15,6 +18,6 @@ def checked(function: Callable[..., Any]) -> Callable[..., Any]:
     One that takes a plain Protocol is left as it is: only mypy can tell who fulfils that.
     """
     try:
-        return beartype(function)
+        return check(function)
     except BeartypeDecorHintPep3119Exception:
         return function

@@ -1,0 +1,95 @@
+"""Episodes: the same for every method, in any order."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+import pytest
+import torch
+
+from freelib.episodes import EpisodeSampler, class_major_labels, images_to_float
+
+
+def equal(a, b) -> bool:
+    return all(torch.equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
+
+
+def test_an_episode_holds_what_its_indices_say(tiny_dataset):
+    sampler = EpisodeSampler(tiny_dataset, n_way=3, n_shot=2, n_query=4, seed=5)
+    episode, rows = sampler.episode(7), sampler.indices(7)
+    assert episode.support.shape == (6, 3, 16, 16)
+    assert episode.query.shape == (12, 3, 16, 16)
+    assert torch.equal(episode.support, tiny_dataset.images[rows[:, :2].flatten()].float() / 255)
+    assert torch.equal(episode.query, tiny_dataset.images[rows[:, 2:].flatten()].float() / 255)
+    assert episode.support_labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert episode.query_labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
+    assert episode.support.dtype == torch.float32
+    assert 0 <= float(episode.query.min()) < float(episode.query.max()) <= 1
+
+
+def test_a_row_is_one_class_and_classes_and_images_differ(tiny_dataset):
+    sampler = EpisodeSampler(tiny_dataset, n_way=5, n_shot=2, n_query=22, seed=0)
+    for i in range(20):
+        rows = sampler.indices(i)
+        classes = rows // 24
+        assert (classes == classes[:, :1]).all()
+        assert len(classes[:, 0].unique()) == 5
+        assert len(rows.unique()) == rows.numel()  # support and query never share an image
+
+
+def test_every_class_and_image_comes_up(tiny_dataset):
+    sampler = EpisodeSampler(tiny_dataset, n_way=5, n_shot=1, n_query=3)
+    seen = torch.cat([sampler.indices(i).flatten() for i in range(300)])
+    assert len(seen.unique()) == len(tiny_dataset.images)
+    counts = torch.bincount(seen // 24, minlength=10) / len(seen)
+    assert (counts - 0.1).abs().max() < 0.03
+
+
+def test_the_same_seed_gives_the_same_episodes_in_any_order(tiny_dataset):
+    def make(seed):
+        return EpisodeSampler(tiny_dataset, n_way=2, n_query=3, seed=seed)
+
+    walked = list(make(1).take(6))
+    assert all(equal(make(1).episode(i), walked[i]) for i in (5, 0, 3))
+    assert all(equal(a, b) for a, b in zip(make(1).take(2, start=4), walked[4:], strict=True))
+    assert not equal(make(2).episode(0), walked[0])
+    everything = {tuple(make(seed).indices(i).flatten().tolist()) for seed in range(10) for i in range(50)}
+    assert len(everything) == 500
+
+
+def test_shots_do_not_change_the_classes(tiny_dataset):
+    one, five = (EpisodeSampler(tiny_dataset, n_shot=shots, n_query=5) for shots in (1, 5))
+    assert torch.equal(one.indices(3)[:, 0], five.indices(3)[:, 0])
+
+
+def test_a_batch_stacks_episodes(tiny_dataset):
+    sampler = EpisodeSampler(tiny_dataset, n_way=2, n_query=3)
+    batch = sampler.batch(4, start=1)
+    assert batch.support.shape == (4, 2, 3, 16, 16)
+    assert torch.equal(batch.query[2], sampler.episode(3).query)
+    assert torch.equal(batch.query_labels[0], class_major_labels(2, 3))
+
+
+def test_an_episode_moves_to_a_device(tiny_dataset):
+    moved = EpisodeSampler(tiny_dataset, n_way=2, n_query=3).episode(0).to("meta")
+    assert {getattr(moved, f.name).device.type for f in fields(moved)} == {"meta"}
+
+
+def test_images_to_float():
+    bytes_ = torch.tensor([[0, 51, 255]], dtype=torch.uint8)
+    assert images_to_float(bytes_).tolist() == [[0.0, pytest.approx(0.2), 1.0]]
+    assert bytes_.tolist() == [[0, 51, 255]]
+    assert torch.equal(images_to_float(torch.tensor([0.25], dtype=torch.float64)), torch.tensor([0.25]))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"n_way": 11}, "10 classes, too few for n_way=11"),
+        ({"n_shot": 10}, "24 images, too few for n_shot [+] n_query = 25"),
+        ({"n_shot": 0}, "at least 1, got 5, 0 and 15"),
+    ],
+)
+def test_what_the_data_set_cannot_give_is_an_error(tiny_dataset, settings, message):
+    with pytest.raises(ValueError, match=message):
+        EpisodeSampler(tiny_dataset, **settings)

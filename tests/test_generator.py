@@ -1,0 +1,224 @@
+"""The generator and its meta-step, against plain autograd loops."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_models import HandAdam, flat, rng, tiny_model
+from torch import nn
+
+from freelib.augmentation import random_crop_flip
+from freelib.generator import Generator, MetaGenerator, UpsampleConv
+from freelib.inversion import InversionConfig
+
+TINY = InversionConfig(
+    ngf=2, z_dim=4, images_per_class=2, adapt_steps=3, generator_lr=0.02, z_lr=0.05, meta_lr=0.01
+)
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """New tensors are float64: sums in another order differ by nothing that matters."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def meta_generator(config: InversionConfig = TINY, seed: int = 0) -> MetaGenerator:
+    return MetaGenerator(config, image_size=16, seed=seed)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_upsample_conv_is_interpolation_and_convolution(layout):
+    layer = UpsampleConv(3, 2).double()
+    x = torch.randn(2, 3, 5, 4, generator=rng(), dtype=torch.float64).contiguous(memory_format=layout)
+    inputs = [x.requires_grad_(), layer.weight, layer.bias]
+    out = layer(x)
+    expected = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), layer.weight, layer.bias, padding=1)
+    torch.testing.assert_close(out, expected)
+    weights = torch.randn(out.shape, generator=rng(1), dtype=torch.float64)
+    ours = torch.autograd.grad((out * weights).sum(), inputs)
+    theirs = torch.autograd.grad((expected * weights).sum(), inputs)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_the_generator_is_the_releases_network(double):
+    generator = Generator(8, 3, z_dim=5, ngf=2, seed=1)
+    z = torch.randn(6, 5, generator=rng())
+
+    def norm(x, layer):
+        return F.batch_norm(x, None, None, layer.weight, layer.bias, training=True)
+
+    x = norm(F.linear(z, generator.project.weight, generator.project.bias).view(6, 4, 2, 2), generator.norm0)
+    for conv, layer in ((generator.conv1, generator.norm1), (generator.conv2, generator.norm2)):
+        x = F.interpolate(x, scale_factor=2)
+        x = F.leaky_relu(norm(F.conv2d(x, conv.weight, conv.bias, padding=1), layer), 0.2)
+    x = torch.sigmoid(F.conv2d(x, generator.to_pixels.weight, generator.to_pixels.bias, padding=1))
+    torch.testing.assert_close(generator(z), x)
+    assert x.shape == (6, 3, 8, 8)
+
+
+def test_the_generators_seed_and_size():
+    before = torch.get_rng_state()
+    a, b = (Generator(8, ngf=2, z_dim=3, seed=2) for _ in range(2))
+    assert torch.equal(flat(a.parameters()), flat(b.parameters()))
+    assert torch.equal(torch.get_rng_state(), before)
+    with pytest.raises(ValueError, match="multiple of 4, got 30"):
+        Generator(30)
+
+
+def by_hand(theta: nn.Module, model, student, draw: torch.Generator, config: InversionConfig):
+    """The inner loop as the paper says it: the last step's images and gradient, and all losses."""
+    copy_ = copy.deepcopy(theta)
+    labels = torch.arange(5).repeat_interleave(config.images_per_class)
+    z = torch.randn(len(labels), config.z_dim, generator=draw)
+    adam = HandAdam(config.generator_lr, (0.5, 0.999))
+    adam_z = HandAdam(config.z_lr, (0.5, 0.999))
+    losses = []
+    for step in range(config.adapt_steps):
+        z.requires_grad_()
+        parameters = list(copy_.parameters())
+        images = copy_(z)
+        seen = random_crop_flip(images, draw)
+        logits = model.module(
+            (seen - torch.tensor(model.mean).view(3, 1, 1)) / torch.tensor(model.std).view(3, 1, 1)
+        )
+        loss = -logits.log_softmax(1)[torch.arange(len(labels)), labels].mean()
+        if student is not None:
+            answers = student(seen)
+            kl = F.kl_div(
+                answers.log_softmax(1), logits.log_softmax(1), log_target=True, reduction="none"
+            ).sum(1)
+            loss = loss - (kl * (logits.argmax(1) == answers.argmax(1))).mean()
+        *gradients, z_gradient = torch.autograd.grad(loss, [*parameters, z])
+        losses.append(loss.detach())
+        if step < config.adapt_steps - 1:
+            for parameter, value in zip(parameters, adam.step(parameters, gradients), strict=True):
+                parameter.data = value
+            (z,) = adam_z.step([z], [z_gradient])
+    return images.detach(), gradients, torch.stack(losses)
+
+
+@pytest.mark.parametrize("with_student", [False, True])
+def test_meta_step_is_first_order_maml_by_hand(double, with_student):
+    models = [tiny_model(i) for i in range(3)]
+    student = tiny_model(9) if with_student else None
+    ours = meta_generator()
+    theta = copy.deepcopy(ours.generator)
+    start = [p.detach().clone() for p in theta.parameters()]
+    draw, redraw = rng(3), rng(3)
+
+    tasks = [ours.adapt(model, student, draw) for model in models]
+    total = [torch.zeros_like(p) for p in start]
+    for task, model in zip(tasks, models, strict=True):
+        images, gradients, losses = by_hand(theta, model, student, redraw, TINY)
+        torch.testing.assert_close(task.images, images)
+        torch.testing.assert_close(task.losses, losses)
+        total = [t + g for t, g in zip(total, gradients, strict=True)]
+    torch.testing.assert_close([p.grad for p in ours.generator.parameters()], total)
+    assert torch.equal(flat(ours.generator.parameters()), flat(start))  # adapting leaves θ_G alone
+
+    ours.meta_step()
+    torch.testing.assert_close(
+        [p.detach() for p in ours.generator.parameters()], HandAdam(TINY.meta_lr).step(start, total)
+    )
+    assert all(p.grad is None for p in ours.generator.parameters())
+
+
+def test_a_recovered_task():
+    ours, model = meta_generator(), tiny_model()
+    task = ours.adapt(model, None, rng())
+    assert task.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
+    assert task.images.shape == (10, 3, 16, 16)
+    assert 0 <= float(task.images.min()) < float(task.images.max()) <= 1
+    assert not task.images.requires_grad
+    assert task.model is model
+    assert task.losses.shape == (3,)
+    hits = (task.teacher_logits.argmax(1) == task.labels).sum()
+    assert float(task.agreement) == pytest.approx(int(hits) / 10)
+
+
+def test_passes_are_counted():
+    ours, model = meta_generator(), tiny_model()
+    ours.adapt(model, None, rng())
+    ours.adapt(model, None, rng(), steps=7)
+    assert ours.passes == 10
+    with pytest.raises(ValueError, match="at least 1 step, got 0"):
+        ours.adapt(model, None, rng(), steps=0)
+
+
+def test_the_same_seed_gives_the_same_bits():
+    first, second, other = (meta_generator().adapt(tiny_model(), None, rng(seed)) for seed in (1, 1, 2))
+    assert torch.equal(first.images, second.images)
+    assert torch.equal(first.losses, second.losses)
+    assert not torch.equal(first.images, other.images)
+
+
+def test_adapting_lowers_the_loss_and_more_steps_lower_it_more():
+    config = InversionConfig(
+        ngf=8, z_dim=16, images_per_class=4, adapt_steps=40, augment_padding=0, augment_flip=False
+    )
+    losses = meta_generator(config).adapt(tiny_model(), None, rng()).losses
+    assert float(losses[-1]) < float(losses[10]) < float(losses[0]) - 0.1
+
+
+def test_neither_the_model_nor_the_student_learns_or_gets_gradients():
+    from freelib.backbones import build_backbone
+    from freelib.meta_learner import MetaLearner
+
+    student = MetaLearner(
+        build_backbone("conv4", image_size=16, width=4, batch_stats=True),
+        mean=(0.5,) * 3,
+        std=(0.25,) * 3,
+        image_size=16,
+    )
+    model = tiny_model()
+    before = flat([*model.module.state_dict().values(), *student.params.values()])
+    meta_generator().adapt(model, student, rng())
+    assert torch.equal(flat([*model.module.state_dict().values(), *student.params.values()]), before)
+    assert all(p.grad is None for p in [*model.module.parameters(), *student.params.values()])
+
+
+def test_discarded_gradients_leave_no_trace():
+    a, b = meta_generator(), meta_generator()
+    a.adapt(tiny_model(5), None, rng(9))
+    a.discard_gradients()
+    for one in (a, b):
+        one.adapt(tiny_model(), None, rng())
+        one.meta_step()
+    assert torch.equal(flat(a.generator.parameters()), flat(b.generator.parameters()))
+
+
+def test_augmentation_can_be_switched_off():
+    config = InversionConfig(ngf=2, z_dim=4, images_per_class=2, augment_padding=0, augment_flip=False)
+    ours, model = meta_generator(config), tiny_model()
+    task = ours.adapt(model, None, rng())
+    torch.testing.assert_close(model(task.images), task.teacher_logits)
+
+
+def test_a_saved_state_goes_on_with_the_same_bits():
+    def work(one, times):
+        for i in range(times):
+            one.adapt(tiny_model(i), None, rng(i))
+            one.meta_step()
+
+    straight, first, second = meta_generator(), meta_generator(), meta_generator(seed=8)
+    work(straight, 2)
+    work(straight, 2)
+    work(first, 2)
+    second.load_state_dict(first.state_dict())
+    work(second, 2)
+    assert torch.equal(flat(straight.generator.parameters()), flat(second.generator.parameters()))
+    assert straight.passes == second.passes == 12
+
+
+def test_bfloat16_stays_close():
+    full = MetaGenerator(TINY, image_size=16).adapt(tiny_model(), None, rng())
+    half = MetaGenerator(TINY, image_size=16, precision="bfloat16").adapt(tiny_model(), None, rng())
+    assert half.images.dtype == half.losses.dtype == torch.float32
+    torch.testing.assert_close(half.losses, full.losses, atol=0.1, rtol=0.1)
+    assert not torch.equal(half.images, full.images)

@@ -1,0 +1,135 @@
+"""The terms of L_G by hand, and its gradient by finite differences."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from tiny_models import numeric_gradient, rng, tiny_model
+from torch import nn
+
+from freelib.inversion import (
+    InversionConfig,
+    adversarial_loss,
+    batchnorm_inputs,
+    batchnorm_loss,
+    inversion_loss,
+)
+from freelib.pool import PretrainedModel
+
+
+def pixel_model(with_norm: bool = True) -> PretrainedModel:
+    """Two classes, images of one pixel: BatchNorm (mean 1, variance 4, no ε), then logits (x, -x)."""
+    norm = nn.BatchNorm2d(1, eps=0.0)
+    norm.running_mean.fill_(1.0)
+    norm.running_var.fill_(4.0)
+    linear = nn.Linear(1, 2, bias=False)
+    linear.weight.data = torch.tensor([[1.0], [-1.0]])
+    layers = [norm] if with_norm else []
+    return PretrainedModel(
+        nn.Sequential(*layers, nn.Flatten(), linear).double(),
+        class_names=("a", "b"),
+        mean=(0.0,),
+        std=(1.0,),
+        image_size=1,
+    )
+
+
+IMAGES = torch.tensor([0.0, 2.0, 5.0], dtype=torch.float64).view(3, 1, 1, 1)
+LABELS = torch.tensor([0, 1, 0])
+
+
+def loss(config: InversionConfig, **settings) -> float:
+    return float(inversion_loss(pixel_model(), IMAGES, LABELS, config, **settings)[0])
+
+
+def test_cross_entropy_by_hand():
+    # normalised pixels (x - 1) / 2 are -0.5, 0.5 and 2; the logits' differences are twice that
+    margins = [-1.0, -1.0, 4.0]
+    expected = sum(math.log1p(math.exp(-m)) for m in margins) / 3
+    assert loss(InversionConfig(lambda_adv=0)) == pytest.approx(expected, rel=1e-12)
+    assert loss(InversionConfig(lambda_adv=0, lambda_ce=2.5)) == pytest.approx(2.5 * expected, rel=1e-12)
+
+
+def test_batchnorm_term_by_hand():
+    mean = 7 / 3
+    variance = (mean**2 + (2 - mean) ** 2 + (5 - mean) ** 2) / 3
+    expected = abs(mean - 1) + abs(variance - 4)
+    config = InversionConfig(lambda_ce=0, lambda_bn=3, lambda_adv=0)
+    assert loss(config) == pytest.approx(3 * expected, rel=1e-12)
+
+
+def test_batchnorm_norms_are_euclidean_and_sum_over_layers():
+    first, second = nn.BatchNorm2d(2), nn.BatchNorm2d(1)
+    x = torch.tensor([[3.0, 4.0], [3.0, 4.0]]).view(2, 2, 1, 1)  # mean (3, 4), variance 0 against 1
+    y = torch.zeros(2, 1, 1, 1)
+    expected = 5 + math.sqrt(2) + 0 + 1
+    assert float(batchnorm_loss([(first, x), (second, y)])) == pytest.approx(expected, rel=1e-6)
+
+
+def test_batchnorm_hooks_see_every_layer_in_order_and_go():
+    model = tiny_model()
+    with batchnorm_inputs(model.module) as seen:
+        model(torch.rand(2, 3, 16, 16))
+    assert [tuple(x.shape) for _, x in seen] == [(2, 4, side, side) for side in (16, 8, 4, 2)]
+    model(torch.rand(2, 3, 16, 16))
+    assert len(seen) == 4
+    assert not any(layer._forward_pre_hooks for layer in model.module.modules())
+
+
+def test_without_batchnorm_statistics_the_term_is_an_error():
+    model = pixel_model(with_norm=False)
+    inversion_loss(model, IMAGES, LABELS, InversionConfig())
+    with pytest.raises(ValueError, match="no BatchNorm layer with running statistics"):
+        inversion_loss(model, IMAGES, LABELS, InversionConfig(lambda_bn=1.0))
+
+
+def test_adversarial_term_by_hand():
+    teacher = torch.tensor([[0.25, 0.75], [0.25, 0.75], [0.9, 0.1]]).log()
+    student = torch.tensor([[0.4, 0.6], [0.6, 0.4], [0.9, 0.1]]).log()
+    # The second image is not agreed upon, the third is, without a difference.
+    kl = 0.25 * math.log(0.25 / 0.4) + 0.75 * math.log(0.75 / 0.6)
+    assert float(adversarial_loss(teacher, student)) == pytest.approx(-kl / 3, rel=1e-5)
+
+
+def test_the_adversarial_term_needs_a_student_and_a_weight():
+    def student(images):
+        return 0.1 * images.flatten(1) @ torch.tensor([[1.0, -1.0]], dtype=torch.float64)
+
+    plain = loss(InversionConfig(lambda_adv=0))
+    assert loss(InversionConfig()) == plain
+    assert loss(InversionConfig(lambda_adv=0), student=student) == plain
+    logits = inversion_loss(pixel_model(), IMAGES, LABELS, InversionConfig())[1]
+    expected = plain + 0.7 * float(adversarial_loss(logits, student(IMAGES)))
+    assert loss(InversionConfig(lambda_adv=0.7), student=student) == pytest.approx(expected, rel=1e-12)
+    assert expected < plain
+
+
+def test_the_gradient_by_finite_differences():
+    model, other = tiny_model(1), tiny_model(2)
+    model.module.double()
+    other.module.double()
+    images = torch.rand(3, 3, 16, 16, generator=rng(), dtype=torch.float64, requires_grad=True)
+    labels = torch.tensor([0, 3, 4])
+    config = InversionConfig(lambda_ce=0.8, lambda_bn=0.5, lambda_adv=1.3)
+
+    def total():
+        return inversion_loss(model, images, labels, config, student=other)[0]
+
+    total().backward()
+    direction = torch.randn(images.shape, generator=rng(1), dtype=torch.float64)
+    along = torch.zeros(1, dtype=torch.float64)
+    start = images.detach().clone()
+
+    def shifted():
+        images.data = start + along * direction
+        return total()
+
+    slope = numeric_gradient(shifted, along, eps=1e-6)
+    assert float(slope) == pytest.approx(float((images.grad * direction).sum()), rel=1e-5)
+
+
+def test_settings_that_make_no_images_are_refused():
+    with pytest.raises(ValueError, match="at least 1, got 0 and 20"):
+        InversionConfig(adapt_steps=0)

@@ -1,0 +1,147 @@
+"""Models, students and optimisers so small that a test can redo by hand what freelib does."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from freelib.backbones import build_backbone
+from freelib.datasets import FewShotDataset
+from freelib.generator import RecoveredTask
+from freelib.meta_learner import MetaLearner
+from freelib.pool import ModelPool, PretrainedModel
+from freelib.pretraining import PoolConfig, pretrain_model
+
+TINY_POOL = PoolConfig(n_models=4, width=8, epochs=12, batch_size=32)
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    """A generator of random numbers at its start."""
+    return torch.Generator().manual_seed(seed)
+
+
+def tiny_model(
+    seed: int = 0,
+    *,
+    arch: str = "conv4",
+    width: int = 4,
+    image_size: int = 16,
+    n_way: int = 5,
+    first_class: int = 0,
+    domain: str = "tiny",
+    accuracy: float | None = None,
+) -> PretrainedModel:
+    """An untrained model whose statistics and head are far enough from their start to have opinions."""
+    module = build_backbone(arch, n_way=n_way, image_size=image_size, width=width, seed=seed)
+    draw = rng(seed + 1000)
+    with torch.no_grad():
+        for layer in module.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.running_mean.copy_(0.1 * torch.randn(layer.num_features, generator=draw))
+                layer.running_var.copy_(0.05 + 0.1 * torch.rand(layer.num_features, generator=draw))
+        module.head.weight.mul_(4)
+    return PretrainedModel(
+        module,
+        class_names=[f"class {first_class + i}" for i in range(n_way)],
+        mean=(0.5, 0.4, 0.3),
+        std=(0.25, 0.2, 0.3),
+        image_size=image_size,
+        name=f"{domain}-{arch}-{seed:04d}",
+        arch=arch,
+        domain=domain,
+        accuracy=accuracy,
+    )
+
+
+def tiny_pool(n: int = 4, **settings: object) -> ModelPool:
+    """A pool of untrained models; model i knows classes i to i + 4."""
+    return ModelPool.from_models(
+        [tiny_model(i, first_class=i, accuracy=0.5 + 0.1 * i, **settings) for i in range(n)]
+    )
+
+
+@lru_cache(maxsize=1)
+def trained_pool(dataset: FewShotDataset) -> ModelPool:
+    """A pool that was trained on the tiny data set, once for all tests of a process."""
+    members = range(TINY_POOL.n_models)
+    return ModelPool.from_models([pretrain_model(dataset, TINY_POOL, seed=0, index=i) for i in members])
+
+
+class SmoothNet(nn.Module):
+    """Pixels, a tanh layer, a linear head: smooth enough for derivatives of any order."""
+
+    def __init__(self, n_way: int = 3, hidden: int = 4, pixels: int = 4, seed: int = 0) -> None:
+        super().__init__()
+        self.n_way = n_way
+        self.encoder, self.head = nn.Linear(pixels, hidden), nn.Linear(hidden, n_way)
+        draw = rng(seed)
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=draw) * 0.7)
+
+    def features(self, images: Tensor) -> Tensor:
+        return torch.tanh(self.encoder(images.flatten(1)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.features(images))
+
+
+def smooth_learner(head: str = "maml", *, seed: int = 0, **settings: object) -> MetaLearner:
+    """A learner in float64 for images `(n, 1, 2, 2)`, left as they are."""
+    backbone = SmoothNet(seed=seed).double()
+    return MetaLearner(backbone, mean=(0.0,), std=(1.0,), image_size=2, head=head, **settings)
+
+
+def flat(tensors: Sequence[Tensor]) -> Tensor:
+    """Tensors as one vector."""
+    return torch.cat([tensor.detach().flatten() for tensor in tensors])
+
+
+class HandAdam:
+    """Adam as its paper writes it (Kingma & Ba, 2015, algorithm 1)."""
+
+    def __init__(self, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
+        self.lr, self.betas, self.eps, self.t = lr, betas, eps, 0
+        self.m: list[Tensor] = []
+        self.v: list[Tensor] = []
+
+    def step(self, values: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
+        """The values after one step."""
+        b1, b2 = self.betas
+        self.m = self.m or [torch.zeros_like(g) for g in gradients]
+        self.v = self.v or [torch.zeros_like(g) for g in gradients]
+        self.t += 1
+        self.m = [b1 * m + (1 - b1) * g for m, g in zip(self.m, gradients, strict=True)]
+        self.v = [b2 * v + (1 - b2) * g * g for v, g in zip(self.v, gradients, strict=True)]
+        new = []
+        for value, m, v in zip(values, self.m, self.v, strict=True):
+            step = (m / (1 - b1**self.t)) / ((v / (1 - b2**self.t)).sqrt() + self.eps)
+            new.append((value - self.lr * step).detach())
+        return new
+
+
+def numeric_gradient(function, x: Tensor, eps: float = 1e-6) -> Tensor:
+    """Central differences of a scalar function with respect to every element of x, which is put back."""
+    gradient = torch.zeros_like(x)
+    with torch.no_grad():
+        values, out = x.view(-1), gradient.view(-1)
+        for i in range(len(values)):
+            middle = float(values[i])
+            values[i] = middle + eps
+            above = float(function())
+            values[i] = middle - eps
+            below = float(function())
+            values[i] = middle
+            out[i] = (above - below) / (2 * eps)
+    return gradient
+
+
+def task_of(model: PretrainedModel, images: Tensor, labels: Tensor) -> RecoveredTask:
+    """Images as if they had been recovered from a model."""
+    with torch.no_grad():
+        logits = model(images)
+    return RecoveredTask(images, labels, model, logits, F.cross_entropy(logits, labels)[None])
