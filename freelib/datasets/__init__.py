@@ -13,9 +13,18 @@ from freelib.datasets.sources import ParquetSource, Source, TorchvisionCifar, Tr
 
 DATASETS = ("glyphs", "cifar-fs", "mini-imagenet", "cub")
 
-__all__ = ["DATASETS", "SPLITS", "FewShotDataset", "MissingDataError", "load_dataset", "script_of"]
+__all__ = [
+    "DATASETS",
+    "NATIVE_SIZE",
+    "SPLITS",
+    "FewShotDataset",
+    "MissingDataError",
+    "find_source",
+    "load_dataset",
+    "script_of",
+]
 
-_NATIVE_SIZE = {"glyphs": 32, "cifar-fs": 32, "mini-imagenet": 84, "cub": 84}
+NATIVE_SIZE = {"glyphs": 32, "cifar-fs": 32, "mini-imagenet": 84, "cub": 84}
 
 _WHERE_FROM = {
     "cifar-fs": (
@@ -60,17 +69,18 @@ def load_dataset(
         raise ValueError(f"no data set is called {name!r}; known are {', '.join(DATASETS)}")
     if split not in SPLITS:
         raise ValueError(f"no split is called {split!r}; known are {', '.join(SPLITS)}")
-    size = _NATIVE_SIZE[name] if size is None else size
+    size = NATIVE_SIZE[name] if size is None else size
     if size < 1:
         raise ValueError(f"size is {size}; expected a positive number of pixels")
     if download and name != "cifar-fs":
         raise ValueError(
             f"download=True is for cifar-fs; {name} must be brought by hand (or needs no download)"
         )
-    return load_cached(_find_source(name, root, download), split, size, cache_folder(cache))
+    return load_cached(find_source(name, root, download), split, size, cache_folder(cache))
 
 
-def _find_source(name: str, root: str | os.PathLike[str] | None, download: bool) -> Source:
+def find_source(name: str, root: str | os.PathLike[str] | None = None, download: bool = False) -> Source:
+    """Where a data set's images are, without reading them; arguments and errors as for `load_dataset`."""
     classes = class_lists(name)
     if name == "glyphs":
         from freelib.datasets.glyphs import GlyphSource  # matplotlib takes a second to import
