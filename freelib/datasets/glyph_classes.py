@@ -17,35 +17,46 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
 
-from freelib.datasets.glyph_masks import FONTS, SCRIPTS, mask, script_of, shared_characters
+from freelib.datasets.glyph_masks import FONTS, SCRIPTS, fit, script_of, shared_characters, turned
 
 LIMIT = 0.91
 UNFAMILIAR = 4  # as many rivals as a familiar character may have more
-TURNS = tuple(range(-40, 41, 10))  # degrees; images are turned by up to 20 degrees each way
+TURNS = tuple(map(float, range(-40, 41, 10)))  # degrees; images are turned by up to 20 each way
 STRETCHES = (0.8, 1.0, 1.25)  # of the width: an X and a times sign differ in little else
 COUNTS = {"train": (22, 21, 21), "validation": (6, 5, 5), "test": (6, 7, 7)}  # classes of each of SCRIPTS
 GRID, INK, BLUR = 20, 16, 0.8  # pixels: the compared picture, the character in it, the blur over it
 
 
-def canonical(character: str, font: str, degrees: float = 0.0, stretch: float = 1.0) -> NDArray[np.float32]:
-    """A rendering with size, place and stroke weight made comparable: (GRID * GRID,), mean 0, norm 1."""
-    ink = mask(character, font, INK, degrees, stretch)
-    picture = Image.new("L", (GRID, GRID))
-    picture.paste(ink, ((GRID - ink.width) // 2, (GRID - ink.height) // 2))
-    flat = np.asarray(picture.filter(ImageFilter.GaussianBlur(BLUR)), dtype=np.float32).ravel()
-    flat = flat - flat.mean()
-    return flat / np.linalg.norm(flat)
+def renderings(character: str, font: str) -> NDArray[np.float32]:
+    """The character at all TURNS and STRETCHES, of comparable size and place, each of mean 0 and norm 1.
+
+    Shape (len(TURNS), len(STRETCHES), GRID * GRID).
+    """
+    pictures = []
+    for ink in turned(character, font, 2 * INK, TURNS):
+        for stretch in STRETCHES:
+            fitted = fit(ink, INK, stretch)
+            picture = Image.new("L", (GRID, GRID))
+            picture.paste(fitted, ((GRID - fitted.width) // 2, (GRID - fitted.height) // 2))
+            pictures.append(np.asarray(picture.filter(ImageFilter.GaussianBlur(BLUR))))
+    flat = np.stack(pictures).astype(np.float32).reshape(len(TURNS), len(STRETCHES), -1)
+    flat -= flat.mean(axis=-1, keepdims=True)
+    flat /= np.linalg.norm(flat, axis=-1, keepdims=True)
+    return flat
 
 
 def similarities(characters: Sequence[str]) -> NDArray[np.float32]:
     """The greatest correlation of any two renderings: (n, n) in [-1, 1], symmetric, 1 on the diagonal."""
     n, f = len(characters), len(FONTS)
-    upright = np.stack([canonical(c, font) for c in characters for font in FONTS])
+    every = np.stack(
+        [renderings(c, font) for c in characters for font in FONTS]
+    )  # (n * f, turns, stretches, d)
+    upright = every[:, TURNS.index(0), STRETCHES.index(1)].reshape(n, f, -1)
     worst = np.full((n, n), -1, dtype=np.float32)
-    for degrees, stretch in product(TURNS, STRETCHES):
-        turned = np.stack([canonical(c, font, degrees, stretch) for c in characters for font in FONTS])
+    for turn, stretch in product(range(len(TURNS)), range(len(STRETCHES))):
+        others = np.ascontiguousarray(every[:, turn, stretch].T)
         for i in range(n):
-            rows = upright[i * f : (i + 1) * f] @ turned.T  # (f, n * f)
+            rows = upright[i] @ others  # (f, n * f)
             np.maximum(worst[i], rows.reshape(f, n, f).max(axis=(0, 2)), out=worst[i])
     worst = np.maximum(worst, worst.T)
     np.fill_diagonal(worst, 1)
@@ -98,7 +109,7 @@ def choose(
 
 
 def write_class_list(path: Path, seed: int = 0) -> None:
-    """Choose the characters and their splits by the seed and write the list; two minutes on one core.
+    """Choose the characters and their splits by the seed and write the list; a minute on one core.
 
     Raises RuntimeError if LIMIT is too low for so many classes.
     """

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import unicodedata
-from functools import cache, lru_cache
+from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -64,28 +65,27 @@ def _font(font: str, pixels: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(font_path(font), pixels, layout_engine=ImageFont.Layout.BASIC)
 
 
-@lru_cache(maxsize=4096)
-def _drawn(character: str, font: str, pixels: int) -> Image.Image:
-    drawn = _font(font, pixels)
-    left, top, right, bottom = drawn.getbbox(character)
-    canvas = Image.new("L", (int(right - left) + 8, int(bottom - top) + 8))
-    ImageDraw.Draw(canvas).text((4 - left, 4 - top), character, fill=255, font=drawn)
-    return canvas
+def turned(character: str, font: str, pixels: int, angles: Sequence[float] = (0.0,)) -> list[Image.Image]:
+    """The character in a font of a height, turned by each angle in degrees, cropped to its ink: 8-bit grey.
 
-
-def mask(character: str, font: str, side: int, degrees: float = 0.0, stretch: float = 1.0) -> Image.Image:
-    """The character in a font, turned, cropped to its ink: 8-bit grey, longer side exactly `side` pixels.
-
-    stretch: width is multiplied by it before the longer side is measured.
     Raises ValueError if the font draws nothing for the character.
     """
-    canvas = _drawn(character, font, 2 * side)
-    if degrees:
-        canvas = canvas.rotate(degrees, Image.Resampling.BILINEAR, expand=True)
-    box = canvas.point(_INK).getbbox()
-    if box is None:
-        raise ValueError(f"{font} draws nothing for {character!r}; expected a character that leaves ink")
-    ink = canvas.crop(box)
+    drawn = _font(font, pixels)
+    left, top, right, bottom = drawn.getbbox(character)
+    upright = Image.new("L", (int(right - left) + 8, int(bottom - top) + 8))
+    ImageDraw.Draw(upright).text((4 - left, 4 - top), character, fill=255, font=drawn)
+    found = []
+    for degrees in angles:
+        canvas = upright.rotate(degrees, Image.Resampling.BILINEAR, expand=True) if degrees else upright
+        box = canvas.point(_INK).getbbox()
+        if box is None:
+            raise ValueError(f"{font} draws nothing for {character!r}; expected a character that leaves ink")
+        found.append(canvas.crop(box))
+    return found
+
+
+def fit(ink: Image.Image, side: int, stretch: float = 1.0) -> Image.Image:
+    """The picture with its width times `stretch`, then scaled so that its longer side is `side` pixels."""
     width, height = ink.width * stretch, float(ink.height)
     scale = side / max(width, height)
     shape = (max(1, round(width * scale)), max(1, round(height * scale)))

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from freelib.datasets.class_lists import ClassLists
-from freelib.datasets.glyph_masks import FONTS, mask
+from freelib.datasets.glyph_masks import FONTS, fit, turned
 from freelib.datasets.sources import Pixels
 
 Floats = NDArray[np.float32]
@@ -69,7 +69,7 @@ def draw(character: str, n: int, size: int) -> Pixels:
 def _inks(character: str, n: int, size: int, rng: np.random.Generator) -> Floats:
     """The posed character, 0 off and 1 on the ink: (n, size, size)."""
     side = 2 * size  # drawn twice as large and then averaged: soft edges
-    masks = [mask(character, font, side) for font in FONTS]
+    masks = [fit(turned(character, font, 2 * side)[0], side) for font in FONTS]
     inks = np.empty((n, size, size), dtype=np.float32)
     for i, (font, turn, shear, scale, *shift) in enumerate(rng.random((n, 6))):
         source = masks[int(font * len(FONTS))]
