@@ -45,6 +45,30 @@ def pool_folder(identity: dict[str, Any], cache: str | Path | None = None) -> Pa
     return cache_folder(cache) / "pools" / digest_of(identity)
 
 
+def pretrain_into(
+    dataset: str,
+    profile: Profile,
+    seed: int,
+    *,
+    folder: str | Path | None = None,
+    cache: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[ModelPool, Path]:
+    """The pool of a data set and a seed, and its folder; what the folder lacks is pre-trained first.
+
+    folder: its place in the cache if None; progress: called with (members done, members wanted)
+
+    Raises MissingDataError where the data set is not there.
+    """
+    config = pool_config(dataset, profile)
+    train = load_dataset(dataset, "train", size=profile.image_size, cache=cache)
+    folder = pool_folder(pool_identity(train, config, seed), cache) if folder is None else Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # released by the system when its holder dies, however it dies
+        pretrain_pool(train, config, folder, seed=seed, workers=profile.workers, progress=progress)
+    return ModelPool.load(folder, device=config.device), folder
+
+
 def get_pool(
     dataset: str,
     profile: Profile,
@@ -53,17 +77,5 @@ def get_pool(
     cache: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> ModelPool:
-    """The pool of a data set for runs of this seed, pre-trained first where the cache lacks (part of) it.
-
-    progress: called with (members done, members wanted)
-
-    Raises MissingDataError where the data set is not there.
-    """
-    config = pool_config(dataset, profile)
-    train = load_dataset(dataset, "train", size=profile.image_size, cache=cache)
-    seed = pool_seed(profile, seed)
-    folder = pool_folder(pool_identity(train, config, seed), cache)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):  # released by the system when its holder dies, however it dies
-        pretrain_pool(train, config, folder, seed=seed, workers=profile.workers, progress=progress)
-    return ModelPool.load(folder, device=config.device)
+    """The pool that runs with this seed learn from, pre-trained first where the cache lacks (part of) it."""
+    return pretrain_into(dataset, profile, pool_seed(profile, seed), cache=cache, progress=progress)[0]

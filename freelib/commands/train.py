@@ -1,0 +1,99 @@
+"""`freelib train`: a method, a pool, and out comes a learner."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from freelib.commands import dataset_choice, emit, json_option, profile_option
+
+
+@click.command(short_help="Meta-train a method on a pool and save the learner.")
+@click.argument("method")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the learner.")
+@click.option(
+    "--pool",
+    "pool_folder",
+    type=click.Path(path_type=Path),
+    help="Folder of a pool; else the profile's own, pre-trained where needed.",
+)
+@profile_option
+@click.option("--dataset", type=dataset_choice, help="Data set of the profile's pool; its first if left out.")
+@click.option(
+    "--n-shot", default=1, show_default=True, type=click.IntRange(min=1), help="Images a class to adapt to."
+)
+@click.option("--seed", default=0, show_default=True)
+@click.option(
+    "--set",
+    "settings",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Set a field, such as rounds=50; `freelib methods --fields METHOD` lists them.",
+)
+@click.option(
+    "--select-on",
+    type=dataset_choice,
+    help="Keep the round that is best on the meta-validation classes of this data set.",
+)
+@json_option
+def train(
+    method: str,
+    out: Path,
+    pool_folder: Path | None,
+    profile: str,
+    dataset: str | None,
+    n_shot: int,
+    seed: int,
+    settings: tuple[str, ...],
+    select_on: str | None,
+    as_json: bool,
+) -> None:
+    """Meta-train METHOD on a pool and save the learner.
+
+    METHOD is a name from `freelib methods`, or a class of your own: package.module:Class. No training image
+    of the pool is seen, and without --select-on no other image either. A run that was stopped goes on where
+    it was.
+    """
+    import time
+
+    from freelib.datasets import load_dataset
+    from freelib.experiments.learners import save_learner
+    from freelib.experiments.pools import pretrain_into
+    from freelib.experiments.runner import Run
+    from freelib.experiments.units import Unit, parse_overrides, unit_config
+    from freelib.methods import get_method
+    from freelib.pool import ModelPool
+    from freelib.profiles import get_profile
+    from freelib.progress import Progress
+    from freelib.records import digest_of
+    from freelib.storage import Checkpoint
+
+    chosen, trained_with = get_profile(profile), get_method(method)
+    name = select_on or dataset or chosen.datasets[0]
+    unit = Unit("train", method, name, n_shot, seed, parse_overrides(settings))
+    config = unit_config(unit, chosen)
+    if pool_folder is None:
+        with Progress("pool") as progress:
+            pool, pool_folder = pretrain_into(dataset or chosen.datasets[0], chosen, seed, progress=progress)
+    else:
+        pool = ModelPool.load(pool_folder, device=config.device)
+    oracle = {"dataset": load_dataset(name, "train", size=pool.image_size)} if trained_with.oracle else {}
+    run = digest_of([method, trained_with.revision, config, seed, pool.digest, select_on])
+    checkpoint = Checkpoint(out / f"checkpoint-{run}.pt")
+    start = time.perf_counter()
+    with Progress(f"train {method}") as progress:
+        monitor = Run(unit, chosen).monitor(progress.note) if select_on else None
+        learner = trained_with.meta_train(
+            pool, config, seed=seed, monitor=monitor, checkpoint=checkpoint, **oracle
+        )
+    seconds = round(time.perf_counter() - start, 1)
+    save_learner(learner, out, method=method, config=config, seed=seed, pool=pool, pool_folder=pool_folder)
+    checkpoint.remove()
+    value = {
+        "learner": str(out),
+        "method": method,
+        "seconds": seconds,
+        "selected_round": learner.selected_round,
+    }
+    emit(value, as_json, f"{trained_with.title} trained in {seconds} s, saved in {out}")

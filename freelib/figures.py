@@ -1,0 +1,202 @@
+"""Figures from records and images, in one style: colour-blind-safe, a page wide, the same bytes each time."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from freelib.episodes import images_to_float
+from freelib.records import Record
+from freelib.storage import write_atomically
+from freelib.tables import DATASET_TITLES
+
+PAGE_WIDTH = 7.0  # inches
+PALETTE = tuple(sns.color_palette("colorblind").as_hex())
+LINE_STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (3, 1, 1, 1, 1, 1)))
+STYLE: Any = {
+    "font.size": 8,
+    "axes.titlesize": 9,
+    "axes.labelsize": 8,
+    "legend.fontsize": 7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#dddddd",
+    "grid.linewidth": 0.6,
+    "legend.frameon": False,
+    "pdf.fonttype": 42,  # text stays text
+    "svg.hashsalt": "freelib",
+}
+
+
+class PageFigure(Figure):
+    """A figure that a notebook shows where it is a cell's last value, whatever the backend."""
+
+    def _repr_png_(self) -> bytes:
+        return png_bytes(self, dpi=110)
+
+
+def new_figure(
+    rows: int = 1, columns: int = 1, *, width: float = PAGE_WIDTH, height: float = 2.6, **subplots: Any
+) -> tuple[PageFigure, np.ndarray]:
+    """A figure `width` inches wide, `height` inches a row, and its axes, an array `(rows, columns)`."""
+    figure = PageFigure(figsize=(width, height * rows), layout="constrained")
+    return figure, figure.subplots(rows, columns, squeeze=False, **subplots)
+
+
+def png_bytes(figure: Figure, *, dpi: int) -> bytes:
+    """The figure as PNG, without date or version in it."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def styled(draw: Any) -> Any:
+    """Decorator: draw under the project's style, and leave matplotlib's settings as they were."""
+    return mpl.rc_context(STYLE)(draw)
+
+
+def save_figure(figure: Figure, folder: str | Path, name: str, *, dpi: int = 160) -> None:
+    """Write `<name>.png` and `<name>.pdf`, without dates or versions in them."""
+    buffer = io.BytesIO()
+    with mpl.rc_context(STYLE):
+        figure.savefig(
+            buffer, format="pdf", metadata={"Creator": None, "Producer": None, "CreationDate": None}
+        )
+    write_atomically(Path(folder) / f"{name}.png", png_bytes(figure, dpi=dpi))
+    write_atomically(Path(folder) / f"{name}.pdf", buffer.getvalue())
+
+
+@styled
+def bar_chart(rows: pd.DataFrame) -> Figure:
+    """Accuracy by method with 95 % intervals: a panel for each data set, a colour for each number of shots.
+
+    rows: see `freelib.tables.accuracy_rows`; chance and, where known, the paper's value are marked
+    """
+    datasets = list(dict.fromkeys(rows["dataset"]))
+    methods = list(dict.fromkeys(rows["method"]))
+    shots = sorted(set(rows["n_shot"]))
+    titles = dict(zip(rows["method"], rows["title"], strict=True))
+    height = 0.9 + 0.16 * len(methods) * (1 + len(shots))
+    figure, axes = new_figure(1, len(datasets), height=height, sharey=True)
+    bar = 0.8 / len(shots)
+    positions = np.arange(len(methods))
+    for axis, dataset in zip(axes[0], datasets, strict=True):
+        for i, n_shot in enumerate(shots):
+            chosen = rows[(rows["dataset"] == dataset) & (rows["n_shot"] == n_shot)].set_index("method")
+            chosen = chosen.reindex(methods)
+            place = positions + (i - (len(shots) - 1) / 2) * bar
+            label = f"{n_shot} shot{'s' if n_shot > 1 else ''}"
+            axis.barh(place, chosen["accuracy"], bar * 0.9, color=PALETTE[i], label=label)
+            style = {"fmt": "none", "ecolor": "black", "elinewidth": 0.8, "capsize": 2}
+            axis.errorbar(chosen["accuracy"], place, xerr=chosen["ci95"], **style)
+            if chosen["paper"].notna().any():
+                axis.plot(
+                    chosen["paper"], place, "D", color="black", markersize=3.5, mfc="white", label="reported"
+                )
+        axis.axvline(20, color="#555555", linewidth=0.8, linestyle=":", label="chance")
+        axis.set(title=DATASET_TITLES.get(dataset, dataset), xlabel="accuracy, %", xlim=(0, None))
+        axis.grid(visible=False, axis="y")
+    axes[0][0].set_yticks(positions, [titles[name] for name in methods])
+    axes[0][0].invert_yaxis()
+    handles: dict[str, Any] = {}
+    for axis in axes[0]:
+        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+    return figure
+
+
+@styled
+def learning_curves(
+    records: Iterable[Record],
+    *,
+    y: str = "validation_accuracy",
+    x: str = "validation_round",
+    label: str = "accuracy, %",
+) -> Figure:
+    """Columns of the records' histories over rounds: a panel a data set, a line a method and number of shots.
+
+    Several seeds: their mean, and a band from the lowest to the highest. Records without these columns are
+    left out.
+
+    Raises ValueError where no record has them.
+    """
+    curves: dict[tuple[str, int, str], list[Mapping[str, list[float]]]] = {}
+    for record in records:
+        history = record["history"] or {}
+        if history.get(x) and history.get(y):
+            curves.setdefault((record["dataset"], record["n_shot"], record["method"]), []).append(history)
+    if not curves:
+        raise ValueError(f"no record has a history of {y!r} over {x!r}: there is no curve to draw")
+    datasets = list(dict.fromkeys(dataset for dataset, _, _ in curves))
+    lines = list(dict.fromkeys((method, n_shot) for _, n_shot, method in curves))
+    figure, axes = new_figure(1, len(datasets))
+    for axis, dataset in zip(axes[0], datasets, strict=True):
+        for (owner, n_shot, method), histories in curves.items():
+            if owner == dataset:
+                i = lines.index((method, n_shot))
+                style = {"color": PALETTE[i % len(PALETTE)], "linestyle": LINE_STYLES[i % len(LINE_STYLES)]}
+                _draw_curve(
+                    axis,
+                    [h[x] for h in histories],
+                    [h[y] for h in histories],
+                    f"{method}, {n_shot}-shot",
+                    style,
+                )
+        axis.set(title=DATASET_TITLES.get(dataset, dataset), xlabel="round", ylabel=label)
+        axis.legend()
+    return figure
+
+
+def _draw_curve(
+    axis: Axes,
+    xs: Sequence[Sequence[float]],
+    ys: Sequence[Sequence[float]],
+    label: str,
+    style: dict[str, Any],
+) -> None:
+    """One line, the mean of several curves of equal x, with the band between the extremes."""
+    n = min(map(len, xs))
+    values = np.array([y[:n] for y in ys])
+    axis.plot(xs[0][:n], values.mean(0), label=label, marker="o", markersize=2.5, linewidth=1.2, **style)
+    if len(values) > 1:
+        axis.fill_between(
+            xs[0][:n], values.min(0), values.max(0), color=style["color"], alpha=0.2, linewidth=0
+        )
+
+
+@styled
+def image_grid(images: Tensor, labels: Sequence[str], *, columns: int = 10, side: float = 0.6) -> Figure:
+    """Images `(n, C, H, W)`, float in [0, 1] or uint8, in rows of `columns`, each under its label.
+
+    Raises ValueError where images and labels differ in number.
+    """
+    if len(images) != len(labels):
+        raise ValueError(f"{len(images)} images and {len(labels)} labels: one label an image is expected")
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    side = min(side, PAGE_WIDTH / columns)
+    title = 0.14 if any(labels) else 0.02
+    figure, axes = new_figure(rows, columns, width=side * columns, height=side + title)
+    figure.set_layout_engine("constrained", w_pad=0.01, h_pad=0.01, wspace=0.02, hspace=0.02)
+    pixels = images_to_float(images.detach().cpu()).clamp(0, 1).permute(0, 2, 3, 1).numpy()
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for axis, picture, text in zip(axes.flat, pixels, labels, strict=False):
+        axis.imshow(
+            picture if picture.shape[-1] == 3 else picture[..., 0], cmap="gray", interpolation="nearest"
+        )
+        axis.set_title(text, fontsize=6, pad=1.5)
+    return figure
