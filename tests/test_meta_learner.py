@@ -1,0 +1,210 @@
+"""Adaptation and its gradients, against plain autograd and finite differences."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_models import flat, numeric_gradient, rng, smooth_learner
+
+from freelib.backbones import build_backbone
+from freelib.episodes import Episode
+from freelib.meta_learner import MetaLearner, prototype_logits
+
+
+def episode(seed: int = 3, n_query: int = 4) -> Episode:
+    draw = rng(seed)
+    return Episode(
+        torch.randn(6, 1, 2, 2, generator=draw, dtype=torch.float64),
+        torch.arange(3).repeat_interleave(2),
+        torch.randn(3 * n_query, 1, 2, 2, generator=draw, dtype=torch.float64),
+        torch.arange(3).repeat_interleave(n_query),
+    )
+
+
+def conv_learner(head: str = "maml", *, width: int = 4, **settings) -> MetaLearner:
+    backbone = build_backbone("conv4", width=width, image_size=16, batch_stats=True, seed=1)
+    return MetaLearner(backbone, mean=(0.5,) * 3, std=(0.25,) * 3, image_size=16, head=head, **settings)
+
+
+def images(n: int = 10, seed: int = 0) -> torch.Tensor:
+    return torch.rand(n, 3, 16, 16, generator=rng(seed))
+
+
+def outer_gradient(learner: MetaLearner, task: Episode, **settings) -> torch.Tensor:
+    loss, _ = learner.query_loss(task, **settings)
+    return flat(torch.autograd.grad(loss, list(learner.params.values())))
+
+
+@pytest.mark.parametrize("head", ["maml", "anil"])
+def test_second_order_outer_gradient_by_finite_differences(head):
+    learner, task = smooth_learner(head, inner_lr=0.6), episode()
+    ours = outer_gradient(learner, task, steps=3, second_order=True)
+
+    def loss():
+        with torch.enable_grad():
+            return learner.query_loss(task, steps=3, second_order=True)[0].detach()
+
+    numeric = [numeric_gradient(loss, p.data) for p in learner.params.values()]
+    torch.testing.assert_close(ours, flat(numeric), atol=1e-8, rtol=1e-6)
+
+
+@pytest.mark.parametrize("head", ["maml", "anil"])
+def test_first_order_outer_gradient_is_the_gradient_at_the_adapted_weights(head):
+    learner, task = smooth_learner(head, inner_lr=0.6), episode()
+    ours = outer_gradient(learner, task, steps=3, second_order=False)
+    moved = smooth_learner(head)
+    for _ in range(3):
+        parameters = list((moved.backbone if head == "maml" else moved.backbone.head).parameters())
+        loss = F.cross_entropy(moved.backbone(task.support), task.support_labels)
+        for parameter, step in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.data -= 0.6 * step
+    loss = F.cross_entropy(moved.backbone(task.query), task.query_labels)
+    expected = flat(torch.autograd.grad(loss, list(moved.params.values())))
+    torch.testing.assert_close(ours, expected)
+    assert not torch.allclose(ours, outer_gradient(learner, task, steps=3, second_order=True))
+
+
+@pytest.mark.parametrize("head", ["maml", "anil"])
+def test_the_inner_loop_gives_the_same_weights_with_and_without_a_graph(head):
+    learner, task = smooth_learner(head, inner_lr=0.6), episode()
+    before = flat(learner.params.values())
+    plain = learner.inner_loop(task.support, task.support_labels, steps=4)
+    graph = learner.inner_loop(task.support, task.support_labels, steps=4, second_order=True)
+    torch.testing.assert_close(flat(plain.values()), flat(graph.values()))
+    assert torch.equal(flat(learner.params.values()), before)
+    moved = {name for name in plain if not torch.equal(plain[name], learner.params[name])}
+    assert moved == (set(learner.params) if head == "maml" else {"head.weight", "head.bias"})
+
+
+def test_query_loss_gives_loss_and_accuracy():
+    learner, task = smooth_learner(), episode()
+    adapted = learner.inner_loop(task.support, task.support_labels, steps=2)
+    logits = learner.forward(adapted, task.query)
+    loss, accuracy = learner.query_loss(task, steps=2)
+    torch.testing.assert_close(loss.detach(), F.cross_entropy(logits, task.query_labels).detach())
+    assert float(accuracy) == pytest.approx(int((logits.argmax(1) == task.query_labels).sum()) / 12)
+
+
+def test_prototypes_learn_through_their_features():
+    learner, task = smooth_learner("prototypes"), episode()
+    features = learner.backbone.features(torch.cat([task.support, task.query]))
+    logits = prototype_logits(features[:6], task.support_labels, features[6:])
+    expected = F.cross_entropy(logits, task.query_labels)
+    loss, _ = learner.query_loss(task, steps=0)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    assert learner.backbone.encoder.weight.grad.abs().sum() > 0
+    assert learner.backbone.head.weight.grad is None
+
+
+SUPPORT = torch.tensor([[3.0, 4.0], [0.0, 2.0], [5.0, 0.0]])
+SUPPORT_LABELS = torch.tensor([0, 0, 1])
+
+
+def test_prototypes_by_hand():
+    # unit features (0.6, 0.8), (0, 1), (1, 0); class means (0.3, 0.9) and (1, 0), made unit again
+    query = torch.tensor([[0.0, 7.0], [2.0, 0.0]])
+    length = (0.3**2 + 0.9**2) ** 0.5
+    expected = 10 * torch.tensor([[0.9 / length, 0.0], [0.3 / length, 1.0]])
+    torch.testing.assert_close(prototype_logits(SUPPORT, SUPPORT_LABELS, query), expected)
+    torch.testing.assert_close(prototype_logits(SUPPORT, SUPPORT_LABELS, query, scale=1), expected / 10)
+
+
+@pytest.mark.parametrize("centre", ["support", "episode"])
+def test_prototypes_with_the_mean_taken_off(centre):
+    query = torch.tensor([[0.0, 7.0], [2.0, -1.0]])
+    mean = SUPPORT.mean(0) if centre == "support" else (SUPPORT.sum(0) + query.sum(0)) / 5
+    expected = prototype_logits(SUPPORT - mean, SUPPORT_LABELS, query - mean)
+    torch.testing.assert_close(prototype_logits(SUPPORT, SUPPORT_LABELS, query, centre=centre), expected)
+    assert not torch.allclose(expected, prototype_logits(SUPPORT, SUPPORT_LABELS, query))
+
+
+@pytest.mark.parametrize("head", ["maml", "anil", "prototypes"])
+def test_an_adapted_classifier_learns_its_support_set(head):
+    learner = conv_learner(head, width=16, inner_lr=0.5, inner_steps=40)
+    y = torch.arange(5).repeat(2)
+    colours = torch.tensor([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1]])[y]
+    x = 0.2 * images() + 0.8 * colours[:, :, None, None]
+    before = flat(learner.params.values())
+    classifier = learner.adapt(x, y)
+    assert torch.equal(classifier.predict(x), y)
+    proba = classifier.predict_proba(x)
+    torch.testing.assert_close(proba.sum(1), torch.ones(10))
+    assert torch.equal(proba.argmax(1), y)
+    assert not classifier.logits(x).requires_grad
+    assert torch.equal(flat(learner.params.values()), before)
+    assert all(p.grad is None for p in learner.params.values())
+
+
+def test_adapt_is_gradient_descent_on_the_support_set():
+    learner = conv_learner(inner_lr=0.1, inner_steps=2)
+    x, y = images(), torch.arange(5).repeat(2)
+    moved = conv_learner()
+    for _ in range(2):
+        parameters = list(moved.params.values())
+        loss = F.cross_entropy(moved.backbone((x - 0.5) / 0.25), y)
+        for parameter, step in zip(parameters, torch.autograd.grad(loss, parameters), strict=True):
+            parameter.data -= 0.1 * step
+    query = images(6, seed=1)
+    with torch.no_grad():
+        torch.testing.assert_close(learner.adapt(x, y).logits(query), moved.backbone((query - 0.5) / 0.25))
+        torch.testing.assert_close(learner.adapt(x, y, steps=0).logits(query), learner(query))
+
+
+@pytest.mark.parametrize("head", ["maml", "anil", "prototypes"])
+def test_bytes_and_floats_are_the_same_images(head):
+    learner = conv_learner(head)
+    pixels = (images() * 255).round().to(torch.uint8)
+    y = torch.arange(5).repeat(2)
+    a = learner.adapt(pixels, y).logits(pixels)
+    b = learner.adapt(pixels.float() / 255, y).logits(pixels.double() / 255)
+    torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("head", ["maml", "anil", "prototypes"])
+def test_adapting_works_where_gradients_are_off(head):
+    learner, y = conv_learner(head), torch.arange(5).repeat(2)
+    expected = learner.adapt(images(), y).logits(images())
+    with torch.no_grad():
+        assert torch.equal(learner.adapt(images(), y).logits(images()), expected)
+
+
+def test_images_of_another_size_are_resized():
+    learner, y = conv_learner(), torch.arange(5).repeat(2)
+    big = F.interpolate(images(), (32, 32))
+    assert learner.adapt(big, y).logits(big).shape == (10, 5)
+
+
+@pytest.mark.parametrize(
+    ("n_images", "labels", "message"),
+    [
+        (10, [0] * 9, "10 support images and 9 labels"),
+        (0, [], "0 support images and 0 labels"),
+        (2, [0, 5], "Labels must lie in 0…4, got 0…5"),
+        (2, [-1, 0], "Labels must lie in 0…4, got -1…0"),
+    ],
+)
+def test_a_support_set_that_cannot_be_learned_is_refused(n_images, labels, message):
+    with pytest.raises(ValueError, match=message):
+        conv_learner().adapt(images(n_images), torch.tensor(labels, dtype=torch.int64))
+
+
+def test_prototypes_take_any_number_of_classes():
+    y = torch.arange(10)
+    assert torch.equal(conv_learner("prototypes").adapt(images(), y).predict(images()), y)
+
+
+def test_unknown_rules_are_refused():
+    with pytest.raises(ValueError, match="maml, anil, prototypes, got 'linear'"):
+        conv_learner("linear")
+    with pytest.raises(ValueError, match="none, support, episode, got 'query'"):
+        conv_learner("prototypes", centre="query")
+
+
+def test_params_can_be_set_by_name():
+    learner = conv_learner()
+    new = {name: torch.full_like(p, 0.5) for name, p in learner.params.items()}
+    learner.load_params(new)
+    assert (flat(learner.params.values()) == 0.5).all()
+    assert all(p.requires_grad for p in learner.params.values())

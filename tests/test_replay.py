@@ -1,0 +1,137 @@
+"""Cross-task replay: when it stops, and that it teaches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from tiny_models import HandAdam, flat, rng, smooth_learner, task_of, tiny_model
+
+from freelib.backbones import build_backbone
+from freelib.episodes import Episode
+from freelib.memory import TaskMemory
+from freelib.meta_learner import MetaLearner
+from freelib.replay import ReplayConfig, maml_step, replay
+
+
+@dataclass(frozen=True)
+class Shape:
+    n_way: int = 5
+    n_shot: int = 1
+    n_query: int = 4
+    inner_steps: int = 1
+
+
+class Scripted(MetaLearner):
+    """A learner whose accuracy goes by a script."""
+
+    script: tuple[float, ...] = ()
+    asked = 0
+
+    def query_loss(self, episode, *, steps, second_order=True):
+        accuracy = self.script[min(self.asked, len(self.script) - 1)]
+        self.asked += 1
+        return sum(p.sum() for p in self.params.values()) * 0 + 2.0, torch.tensor(accuracy)
+
+
+def toy_memory(dataset) -> TaskMemory:
+    """Real images of the tiny data set, as if they had been recovered."""
+    memory = TaskMemory(image_size=16)
+    for first in (0, 5):
+        images = torch.cat([dataset.class_images(first + c) for c in range(5)]).float() / 255
+        memory.add(
+            [task_of(tiny_model(first, first_class=first), images, torch.arange(5).repeat_interleave(24))]
+        )
+    return memory
+
+
+def student(**settings) -> MetaLearner:
+    backbone = build_backbone("conv4", width=8, image_size=16, batch_stats=True)
+    return MetaLearner(backbone, mean=(0.4,) * 3, std=(0.2,) * 3, image_size=16, **settings)
+
+
+def run(dataset, learner, config, seed=0, shape=None):
+    optimizer = torch.optim.Adam(learner.backbone.parameters(), lr=config.replay_lr)
+    return replay(learner, toy_memory(dataset), config, optimizer, rng(seed), shape or Shape())
+
+
+@pytest.mark.parametrize(
+    ("script", "patience", "cap", "batches"),
+    [
+        ((0.5, 0.6, 0.6, 0.5, 0.9), 2, 100, 4),  # equal is not better
+        ((0.5, 0.4, 0.6, 0.3, 0.7, 0.1), 2, 100, 7),
+        ((0.5,), 3, 100, 4),
+        ((0.1, 0.2, 0.3, 0.4, 0.5, 0.6), 2, 5, 5),
+        ((0.5,), 0, 12, 12),
+    ],
+)
+def test_replay_stops_by_patience_or_at_its_cap(tiny_dataset, script, patience, cap, batches):
+    learner = Scripted(
+        build_backbone("conv4", width=4, image_size=16), mean=(0.0,), std=(1.0,), image_size=16
+    )
+    learner.script = script
+    config = ReplayConfig(replay_patience=patience, replay_batches=cap, replay_episodes=1)
+    history = run(tiny_dataset, learner, config)
+    assert len(history) == learner.asked == batches
+    assert history[0] == (2.0, pytest.approx(script[0]))
+
+
+def test_replay_raises_accuracy(tiny_dataset):
+    learner = student(inner_lr=0.05)
+    config = ReplayConfig(replay_lr=0.005, replay_batches=25, replay_episodes=4, replay_patience=0)
+    accuracy = [a for _, a in run(tiny_dataset, learner, config)]
+    assert sum(accuracy[-5:]) / 5 > sum(accuracy[:5]) / 5 + 0.1
+    assert sum(accuracy[-5:]) / 5 > 0.6
+    assert all(p.grad is None for p in learner.params.values())
+
+
+def test_an_outer_step_is_adam_on_the_mean_gradient():
+    draw = rng(3)
+    episodes = [
+        Episode(
+            torch.randn(3, 1, 2, 2, generator=draw, dtype=torch.float64),
+            torch.arange(3),
+            torch.randn(6, 1, 2, 2, generator=draw, dtype=torch.float64),
+            torch.arange(3).repeat(2),
+        )
+        for _ in range(4)
+    ]
+    learner = smooth_learner(inner_lr=0.5)
+    start = [p.detach().clone() for p in learner.params.values()]
+    results = [learner.query_loss(e, steps=2) for e in episodes]
+    mean = sum(loss for loss, _ in results) / 4
+    gradients = torch.autograd.grad(mean, list(learner.params.values()))
+    optimizer = torch.optim.Adam(learner.backbone.parameters(), lr=0.01)
+    loss, accuracy = maml_step(learner, episodes, optimizer, steps=2)
+    torch.testing.assert_close(
+        [p.detach() for p in learner.params.values()], HandAdam(0.01).step(start, gradients)
+    )
+    assert loss == pytest.approx(float(mean.detach()), rel=1e-6)
+    assert accuracy == pytest.approx(sum(float(a) for _, a in results) / 4)
+
+
+def test_the_order_of_the_gradient_matters(tiny_dataset):
+    ends = []
+    for second_order in (True, False):
+        learner = student(inner_lr=0.1)
+        config = ReplayConfig(replay_batches=2, replay_episodes=2, second_order=second_order)
+        run(tiny_dataset, learner, config, shape=Shape(inner_steps=2))
+        ends.append(flat(learner.params.values()))
+    assert not torch.equal(*ends)
+
+
+def test_there_is_no_replay_where_it_is_switched_off_or_the_memory_too_small(tiny_dataset):
+    learner = student()
+    before = flat(learner.params.values())
+    assert run(tiny_dataset, learner, ReplayConfig(replay_scope="none")) == []
+    assert run(tiny_dataset, learner, ReplayConfig(), shape=Shape(n_query=24)) == []
+    assert run(tiny_dataset, learner, ReplayConfig(replay_scope="within"), shape=Shape(n_way=6)) == []
+    assert torch.equal(flat(learner.params.values()), before)
+
+
+def test_unknown_settings_are_refused():
+    with pytest.raises(ValueError, match="cross, within or none, got 'all'"):
+        ReplayConfig(replay_scope="all")
+    with pytest.raises(ValueError, match="all or last, got 'first'"):
+        ReplayConfig(memory_tasks="first")
