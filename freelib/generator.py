@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 import torch.nn.functional as F
@@ -105,8 +105,8 @@ class RecoveredTask:
 
     images: `(n_way * images_per_class, C, H, W)` float32 in [0, 1]; labels: the intended classes, `(n,)`
       int64
-    teacher_logits: the model's, for the images as the last step augmented them, `(n, n_way)`; losses: of
-      every step
+    teacher_logits: the model's, for the images as the last step augmented them, `(n, n_way)`
+    losses, agreements: of every step, `(steps,)`
     """
 
     images: Tensor
@@ -114,6 +114,7 @@ class RecoveredTask:
     model: PretrainedModel
     teacher_logits: Tensor
     losses: Tensor
+    agreements: Tensor = field(default_factory=lambda: torch.empty(0))
 
     @property
     def agreement(self) -> Tensor:
@@ -172,7 +173,7 @@ class MetaGenerator:
             betas=(0.5, 0.999),
             fused=True,
         )
-        losses = []
+        losses, agreements = [], []
         for step in range(n_steps):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 images = functional_call(self.generator, params, (z,))
@@ -180,6 +181,7 @@ class MetaGenerator:
             inner.zero_grad()
             loss.backward(inputs=[*params.values(), z])  # the student's weights get no gradient
             losses.append(loss.detach())
+            agreements.append((logits.detach().argmax(1) == labels).float().mean())
             if step < n_steps - 1:
                 inner.step()
         self.passes += n_steps
@@ -187,7 +189,8 @@ class MetaGenerator:
             gradient = params[name].grad
             assert gradient is not None
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-        return RecoveredTask(images.detach(), labels, model, logits.detach(), torch.stack(losses))
+        curves = torch.stack(losses), torch.stack(agreements)
+        return RecoveredTask(images.detach(), labels, model, logits.detach(), *curves)
 
     def meta_step(self) -> None:
         """Outer loop: one Adam step of θ_G on the sum of the copies' last gradients (first-order MAML)."""
