@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from freelib.augmentation import random_crop_flip
 from freelib.backbones import build_backbone
 from freelib.datasets import FewShotDataset
+from freelib.environment import keep_freed_memory
 from freelib.episodes import images_to_float
 from freelib.pool import ModelPool, PretrainedModel, save_member
 
@@ -156,6 +157,7 @@ def _start_worker(fields: dict[str, Any]) -> None:
     global _worker_dataset
     _worker_dataset = FewShotDataset(**{**fields, "images": torch.from_numpy(fields["images"])})
     torch.set_num_threads(1)
+    keep_freed_memory()
 
 
 def _pretrain_and_save(config: PoolConfig, folder: Path, seed: int, index: int) -> None:

@@ -38,12 +38,14 @@ def main() -> None:
     """Run the job that standard input holds."""
     import torch
 
+    from freelib.environment import keep_freed_memory
     from freelib.experiments.runner import run_unit
     from freelib.records import RecordStore
 
     job: Job = pickle.load(sys.stdin.buffer)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(job.profile.threads)
+    keep_freed_memory()
 
     def note(text: str) -> None:
         sys.stdout.write(text + "\n")
