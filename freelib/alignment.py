@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,7 @@ from freelib.augmentation import random_crop_flip
 from freelib.distillation import DISTILLATION_LOSSES, at_least_float32
 from freelib.generator import RecoveredTask
 from freelib.meta_learner import MetaLearner
+from freelib.pool import ModelPool, PretrainedModel
 
 ALIGNMENTS = ("sequential", "summed")
 
@@ -25,10 +26,16 @@ class AlignmentConfig:
     align_inner_lr: α, of the sequential steps; align_lr: β, of the outer step
     align_optimizer: "adam" (inner state fresh each round, θ − θ̃ fed to the outer Adam as its gradient) or
       "sgd" (plain gradient steps inside and outside, the form that Lemma 1 speaks of)
+    align_sweeps: outer steps a round, each over all of the round's tasks with new crops
     distillation: "kl", or the public release's mistaken form, "release"
+    kd_heads: "shared", the student's one head answers for all models, as in the public release, though class 0
+      of one model is class 3 of another; or "per_model", a head for each model on the shared features, as is
+      usual in multi-task distillation
     """
 
     alignment: str = "sequential"
+    align_sweeps: int = 1
+    kd_heads: str = "shared"
     align_inner_lr: float = 1e-3
     align_lr: float = 1e-3
     align_optimizer: str = "adam"
@@ -39,6 +46,7 @@ class AlignmentConfig:
             ("alignment", ALIGNMENTS),
             ("align_optimizer", ("adam", "sgd")),
             ("distillation", tuple(DISTILLATION_LOSSES)),
+            ("kd_heads", ("shared", "per_model")),
         ):
             if getattr(self, field) not in known:
                 raise ValueError(f"{field} is one of {', '.join(known)}, got {getattr(self, field)!r}.")
@@ -53,10 +61,11 @@ def make_optimizer(kind: str, params: Sequence[Tensor], lr: float) -> torch.opti
 
 @dataclass(frozen=True)
 class DistillationBatch:
-    """What the student learns from one task: augmented images in [0, 1] and the teacher's logits for them."""
+    """What the student learns from one task: augmented images in [0, 1], their model's logits and name."""
 
     images: Tensor
     teacher_logits: Tensor
+    model: str = ""
 
 
 @torch.no_grad()
@@ -65,30 +74,90 @@ def distillation_batch(
 ) -> DistillationBatch:
     """A recovered task's images, cropped and flipped anew, with the answers of its model."""
     images = random_crop_flip(task.images, rng, padding=padding, flip=flip)
-    return DistillationBatch(images, at_least_float32(task.model(images)))
+    return DistillationBatch(images, at_least_float32(task.model(images)), task.model.name)
+
+
+class DistillationHeads:
+    """The linear heads through which the student answers for the models that it is distilled from.
+
+    per_model=False: the student's own head for all. per_model=True: a head `(n_way_i, feature_dim)` for
+    each model, so that models with other classes, or more of them, do not contradict each other in one head.
+
+    Raises ValueError where one head must serve models with another number of classes than its own.
+    """
+
+    def __init__(self, learner: MetaLearner, pool: ModelPool, *, per_model: bool, seed: int = 0) -> None:
+        self.learner, self.per_model = learner, per_model
+        self.params: dict[str, Tensor] = {}
+        width = learner.params["head.weight"]
+        ways = {d["name"]: len(d["class_names"]) for d in pool.descriptions}
+        if not per_model and set(ways.values()) != {len(width)}:
+            raise ValueError(
+                f"One {len(width)}-way head can't be distilled from models with {sorted(set(ways.values()))} "
+                'classes: set kd_heads="per_model".'
+            )
+        if per_model:
+            rng = torch.Generator().manual_seed(seed)
+            bound = width.shape[1] ** -0.5  # as nn.Linear starts
+            for name, n_way in ways.items():
+                for kind, shape in (("weight", (n_way, width.shape[1])), ("bias", (n_way,))):
+                    start = torch.empty(shape).uniform_(-bound, bound, generator=rng)
+                    self.params[f"{name}.{kind}"] = start.to(width).requires_grad_()
+
+    def trained(self, batches: Sequence[DistillationBatch]) -> dict[str, Tensor]:
+        """What distillation from these batches changes, by name: θ, or the features and the models' heads."""
+        if not self.per_model:
+            return self.learner.params
+        features = {name: p for name, p in self.learner.params.items() if not name.startswith("head.")}
+        names = dict.fromkeys(f"{batch.model}.{kind}" for batch in batches for kind in ("weight", "bias"))
+        return features | {name: self.params[name] for name in names}
+
+    def student(self, params: Mapping[str, Tensor], model: str) -> dict[str, Tensor]:
+        """The student's weights by their own names, its head the one that answers for a model."""
+        if not self.per_model:
+            return dict(params)
+        own = self.learner.params
+        chosen = {name: params[name] for name in own if not name.startswith("head.")}
+        return chosen | {f"head.{kind}": params[f"{model}.{kind}"] for kind in ("weight", "bias")}
+
+    def logits(self, images: Tensor, model: PretrainedModel) -> Tensor:
+        """The student's logits `(n, n_way_i)` for a model's images in [0, 1]: what L_adv looks at."""
+        params = self.student({**self.learner.params, **self.params}, model.name)
+        return self.learner.forward(params, self.learner.transform(images))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The models' heads, for a checkpoint."""
+        return {name: p.detach().clone() for name, p in self.params.items()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Back to a state that `state_dict` gave."""
+        for name, parameter in self.params.items():
+            parameter.copy_(state[name])
 
 
 def distillation_loss(
-    learner: MetaLearner, params: dict[str, Tensor], batch: DistillationBatch, kind: str = "kl"
+    heads: DistillationHeads, params: Mapping[str, Tensor], batch: DistillationBatch, kind: str = "kl"
 ) -> Tensor:
     """L_KD of the student with weights `params`: the mean over images of KL(teacher ‖ student); a scalar."""
-    logits = learner.forward(params, learner.transform(batch.images))
+    learner = heads.learner
+    logits = learner.forward(heads.student(params, batch.model), learner.transform(batch.images))
     return DISTILLATION_LOSSES[kind](batch.teacher_logits, logits).mean()
 
 
 def aligned_displacement(
-    learner: MetaLearner, batches: Sequence[DistillationBatch], config: AlignmentConfig
+    heads: DistillationHeads, batches: Sequence[DistillationBatch], config: AlignmentConfig
 ) -> tuple[dict[str, Tensor], Tensor]:
     """θ − θ̃ by name, and the mean loss: θ̃ is θ after one inner step a batch, in the order given.
 
     With plain steps, E[θ − θ̃] over random orders is α Σ g_i − α²/2 Σ_{i<j} ∇(g_i·g_j) + O(α³): Lemma 1.
     """
-    start = learner.params
+    start = heads.trained(batches)
     params = {name: p.detach().clone().requires_grad_() for name, p in start.items()}
     optimizer = make_optimizer(config.align_optimizer, list(params.values()), config.align_inner_lr)
     losses = []
     for batch in batches:
-        loss = distillation_loss(learner, params, batch, config.distillation)
+        loss = distillation_loss(heads, params, batch, config.distillation)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -97,18 +166,18 @@ def aligned_displacement(
 
 
 def summed_gradient(
-    learner: MetaLearner, batches: Sequence[DistillationBatch], config: AlignmentConfig
+    heads: DistillationHeads, batches: Sequence[DistillationBatch], config: AlignmentConfig
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Σ_i ∇L_KD(θ; task_i) by name, and the mean loss: what BelL is compared with."""
-    params = learner.params
-    losses = [distillation_loss(learner, params, batch, config.distillation) for batch in batches]
+    params = heads.trained(batches)
+    losses = [distillation_loss(heads, params, batch, config.distillation) for batch in batches]
     total = torch.stack(losses)
     gradients = torch.autograd.grad(total.sum(), list(params.values()))
     return dict(zip(params, gradients, strict=True)), total.detach().mean()
 
 
 def align(
-    learner: MetaLearner,
+    heads: DistillationHeads,
     batches: Sequence[DistillationBatch],
     config: AlignmentConfig,
     optimizer: torch.optim.Optimizer,
@@ -116,12 +185,12 @@ def align(
 ) -> Tensor:
     """The outer step θ ← θ − β(θ − θ̃) over the batches in random order; gives the mean L_KD, a scalar.
 
-    optimizer: the outer one, over the learner's parameters (see `make_optimizer`)
+    optimizer: the outer one, over the learner's parameters and the heads' (see `make_optimizer`)
     """
     order = torch.randperm(len(batches), generator=rng).tolist()
     direction = aligned_displacement if config.alignment == "sequential" else summed_gradient
-    gradients, loss = direction(learner, [batches[i] for i in order], config)
-    for name, parameter in learner.params.items():
+    gradients, loss = direction(heads, [batches[i] for i in order], config)
+    for name, parameter in heads.trained(batches).items():
         parameter.grad = gradients[name]
     optimizer.step()
     optimizer.zero_grad()
@@ -129,20 +198,22 @@ def align(
 
 
 def gradient_agreement(
-    learner: MetaLearner, batches: Sequence[DistillationBatch], kind: str = "kl"
+    heads: DistillationHeads, batches: Sequence[DistillationBatch], kind: str = "kl"
 ) -> tuple[Tensor, Tensor]:
     """How far the tasks' gradients at θ agree: mean inner product and mean cosine over pairs (figure 5).
 
+    With a head for each model, only the features' gradients count: the heads have none in common.
     Raises ValueError for fewer than two tasks.
     """
     if len(batches) < 2:
         raise ValueError(f"An inner product across tasks needs at least two of them, got {len(batches)}.")
-    params = learner.params
+    own = heads.learner.params
+    params = heads.trained(batches)
+    shared = [name for name in params if name in own]
     rows = []
     for batch in batches:
-        gradients = torch.autograd.grad(
-            distillation_loss(learner, params, batch, kind), list(params.values())
-        )
+        loss = distillation_loss(heads, params, batch, kind)
+        gradients = torch.autograd.grad(loss, [params[name] for name in shared])
         rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
     stacked = torch.stack(rows)
     pairs = torch.triu_indices(len(rows), len(rows), offset=1)

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from freelib.alignment import AlignmentConfig, align, distillation_batch, gradient_agreement, make_optimizer
+from freelib.alignment import (
+    AlignmentConfig,
+    DistillationHeads,
+    align,
+    distillation_batch,
+    gradient_agreement,
+    make_optimizer,
+)
 from freelib.generator import MetaGenerator
 from freelib.inversion import InversionConfig
 from freelib.memory import TaskMemory
@@ -71,8 +79,10 @@ class Free(Method):
         """See `Method.meta_train`. The log holds losses, teacher agreement, seconds by phase and passes."""
         rng = torch.Generator().manual_seed(seed)
         learner = build_student(pool, config, seed=seed)
-        parameters = list(learner.backbone.parameters())
-        kd_optimizer = make_optimizer(config.align_optimizer, parameters, config.align_lr)
+        heads = DistillationHeads(learner, pool, per_model=config.kd_heads == "per_model", seed=seed)
+        parameters = list(learner.params.values())
+        distilled = [*parameters, *heads.params.values()]
+        kd_optimizer = make_optimizer(config.align_optimizer, distilled, config.align_lr)
         replay_optimizer = make_optimizer("adam", parameters, config.replay_lr)
         meta_generator = MetaGenerator(
             config,
@@ -89,6 +99,7 @@ class Free(Method):
         selection = Selection(learner, monitor, log, every=config.monitor_every)
         parts = {
             "student": learner.backbone,
+            "heads": heads,
             "kd_optimizer": kd_optimizer,
             "replay_optimizer": replay_optimizer,
             "generator": meta_generator,
@@ -97,12 +108,15 @@ class Free(Method):
             "log": log,
         }
         start = restore_run(checkpoint, parts, rng)
+        padding, flip = config.augment_padding, config.augment_flip
 
         for round_number in range(start + 1, config.warmup_rounds + config.rounds + 1):
             warm = round_number > config.warmup_rounds
             models = pool.sample(config.meta_batch, rng)
             with log.phase("recovery"):
-                tasks = [meta_generator.adapt(model, learner if warm else None, rng) for model in models]
+                students = [partial(heads.logits, model=model) if warm else None for model in models]
+                pairs = zip(models, students, strict=True)
+                tasks = [meta_generator.adapt(model, student, rng) for model, student in pairs]
                 meta_generator.meta_step()
             log.append(
                 round=round_number,
@@ -111,19 +125,24 @@ class Free(Method):
             )
             if warm:
                 with log.phase("alignment"):
-                    padding, flip = config.augment_padding, config.augment_flip
-                    batches = [distillation_batch(task, rng, padding=padding, flip=flip) for task in tasks]
-                    if config.measure_every and round_number % config.measure_every == 0:
-                        product, cosine = gradient_agreement(learner, batches, config.distillation)
-                        log.append(measured_round=round_number, inner_product=product, cosine=cosine)
-                    log.append(distillation_loss=align(learner, batches, config, kd_optimizer, rng))
+                    for sweep in range(config.align_sweeps):
+                        batches = [
+                            distillation_batch(task, rng, padding=padding, flip=flip) for task in tasks
+                        ]
+                        if sweep == 0 and config.measure_every and round_number % config.measure_every == 0:
+                            product, cosine = gradient_agreement(heads, batches, config.distillation)
+                            log.append(measured_round=round_number, inner_product=product, cosine=cosine)
+                        loss = align(heads, batches, config, kd_optimizer, rng)
+                    log.append(distillation_loss=loss)
                 memory.add(tasks if config.memory_tasks == "all" else tasks[-1:])
                 if round_number % config.replay_every == 0:
                     with log.phase("replay"):
                         history = replay(learner, memory, config, replay_optimizer, rng, config)
                     if history:
-                        loss, accuracy = history[-1]
-                        log.append(replay_batches=len(history), replay_loss=loss, replay_accuracy=accuracy)
+                        last_loss, accuracy = history[-1]
+                        log.append(
+                            replay_batches=len(history), replay_loss=last_loss, replay_accuracy=accuracy
+                        )
                 selection.consider(round_number, last=round_number == config.warmup_rounds + config.rounds)
             log.passes = meta_generator.passes
             if checkpoint and config.checkpoint_every and round_number % config.checkpoint_every == 0:
