@@ -28,8 +28,8 @@ class AlignmentConfig:
       "sgd" (plain gradient steps inside and outside, the form that Lemma 1 speaks of)
     align_sweeps: outer steps a round, each over all of the round's tasks with new crops
     distillation: "kl", or the public release's mistaken form, "release"
-    kd_heads: "shared", the student's one head answers for all models, as in the public release, though class 0
-      of one model is class 3 of another; or "per_model", a head for each model on the shared features, as is
+    kd_heads: "shared", the student's one head answers for all models, as in the public release, though class
+      0 of one model is class 3 of another; or "per_model", a head for each model on the shared features, as is
       usual in multi-task distillation
     """
 
@@ -80,29 +80,43 @@ def distillation_batch(
 class DistillationHeads:
     """The linear heads through which the student answers for the models that it is distilled from.
 
-    per_model=False: the student's own head for all. per_model=True: a head `(n_way_i, feature_dim)` for
-    each model, so that models with other classes, or more of them, do not contradict each other in one head.
-
-    Raises ValueError where one head must serve models with another number of classes than its own.
+    n_ways: None for the student's own head, whichever model asks; or the number of classes of each model by
+      name, for a head `(n_way_i, feature_dim)` each, so that models do not contradict each other
     """
 
-    def __init__(self, learner: MetaLearner, pool: ModelPool, *, per_model: bool, seed: int = 0) -> None:
-        self.learner, self.per_model = learner, per_model
+    def __init__(
+        self, learner: MetaLearner, n_ways: Mapping[str, int] | None = None, *, seed: int = 0
+    ) -> None:
+        self.learner, self.per_model = learner, n_ways is not None
         self.params: dict[str, Tensor] = {}
-        width = learner.params["head.weight"]
-        ways = {d["name"]: len(d["class_names"]) for d in pool.descriptions}
-        if not per_model and set(ways.values()) != {len(width)}:
+        if n_ways is None:
+            return
+        rng = torch.Generator().manual_seed(seed)
+        like = learner.params["head.weight"]
+        bound = like.shape[1] ** -0.5  # as nn.Linear starts
+        for name, n_way in n_ways.items():
+            for kind, shape in (("weight", (n_way, like.shape[1])), ("bias", (n_way,))):
+                start = torch.empty(shape).uniform_(-bound, bound, generator=rng)
+                self.params[f"{name}.{kind}"] = start.to(like).requires_grad_()
+
+    @classmethod
+    def for_pool(
+        cls, learner: MetaLearner, pool: ModelPool, kind: str, *, seed: int = 0
+    ) -> DistillationHeads:
+        """The heads for a pool: "shared" or "per_model" (see `AlignmentConfig`).
+
+        Raises ValueError where one shared head would have to serve models with another number of classes.
+        """
+        n_ways = {d["name"]: len(d["class_names"]) for d in pool.descriptions}
+        if kind == "per_model":
+            return cls(learner, n_ways, seed=seed)
+        own = len(learner.params["head.weight"])
+        if set(n_ways.values()) != {own}:
             raise ValueError(
-                f"One {len(width)}-way head can't be distilled from models with {sorted(set(ways.values()))} "
+                f"One {own}-way head can't be distilled from models with {sorted(set(n_ways.values()))} "
                 'classes: set kd_heads="per_model".'
             )
-        if per_model:
-            rng = torch.Generator().manual_seed(seed)
-            bound = width.shape[1] ** -0.5  # as nn.Linear starts
-            for name, n_way in ways.items():
-                for kind, shape in (("weight", (n_way, width.shape[1])), ("bias", (n_way,))):
-                    start = torch.empty(shape).uniform_(-bound, bound, generator=rng)
-                    self.params[f"{name}.{kind}"] = start.to(width).requires_grad_()
+        return cls(learner)
 
     def trained(self, batches: Sequence[DistillationBatch]) -> dict[str, Tensor]:
         """What distillation from these batches changes, by name: θ, or the features and the models' heads."""

@@ -12,6 +12,7 @@ from tiny_models import HandAdam, flat, rng, smooth_learner, task_of, tiny_model
 from freelib.alignment import (
     AlignmentConfig,
     DistillationBatch,
+    DistillationHeads,
     align,
     aligned_displacement,
     distillation_batch,
@@ -38,7 +39,7 @@ def batches(n: int = 3) -> list[DistillationBatch]:
 
 def gradient(learner, batch, *, graph: bool = False) -> torch.Tensor:
     """∇L_KD(θ; task) as one vector."""
-    loss = distillation_loss(learner, learner.params, batch)
+    loss = distillation_loss(DistillationHeads(learner), learner.params, batch)
     found = torch.autograd.grad(loss, list(learner.params.values()), create_graph=graph)
     return torch.cat([g.flatten() for g in found])
 
@@ -54,7 +55,8 @@ def test_lemma_1_to_third_order():
     for rate in rates:
         config = AlignmentConfig(align_inner_lr=float(rate), **SGD)
         moves = [
-            flat(aligned_displacement(learner, order, config)[0].values()) for order in permutations(tasks)
+            flat(aligned_displacement(DistillationHeads(learner), order, config)[0].values())
+            for order in permutations(tasks)
         ]
         expected = rate * total - rate**2 / 2 * ascent
         residuals.append(float((torch.stack(moves).mean(0) - expected).norm()))
@@ -67,13 +69,15 @@ def test_plain_steps_by_hand():
     moving = smooth_learner()
     losses = []
     for task in tasks:
-        loss = distillation_loss(moving, moving.params, task)
+        loss = distillation_loss(DistillationHeads(moving), moving.params, task)
         steps = torch.autograd.grad(loss, list(moving.params.values()))
         losses.append(float(loss.detach()))
         with torch.no_grad():
             for parameter, step in zip(moving.params.values(), steps, strict=True):
                 parameter -= 0.1 * step
-    moved, loss = aligned_displacement(learner, tasks, AlignmentConfig(align_inner_lr=0.1, **SGD))
+    moved, loss = aligned_displacement(
+        DistillationHeads(learner), tasks, AlignmentConfig(align_inner_lr=0.1, **SGD)
+    )
     torch.testing.assert_close(
         flat(moved.values()), flat(learner.params.values()) - flat(moving.params.values())
     )
@@ -87,18 +91,26 @@ def test_adam_inside_and_outside_by_hand():
     inner = HandAdam(0.01)
     for task in tasks:
         parameters = list(moving.params.values())
-        gradients = torch.autograd.grad(distillation_loss(moving, moving.params, task), parameters)
+        gradients = torch.autograd.grad(
+            distillation_loss(DistillationHeads(moving), moving.params, task), parameters
+        )
         for parameter, value in zip(parameters, inner.step(parameters, gradients), strict=True):
             parameter.data = value
     config = AlignmentConfig(align_inner_lr=0.01, align_lr=0.02)
-    moved = aligned_displacement(learner, tasks, config)[0]
+    moved = aligned_displacement(DistillationHeads(learner), tasks, config)[0]
     expected = [a - b.detach() for a, b in zip(start, moving.params.values(), strict=True)]
     torch.testing.assert_close(list(moved.values()), expected)
 
     # the outer Adam takes θ − θ̃ as its gradient; find the order that `align` draws
     order = torch.randperm(2, generator=rng(1)).tolist()
-    moved = aligned_displacement(learner, [tasks[i] for i in order], config)[0]
-    align(learner, tasks, config, make_optimizer("adam", list(learner.params.values()), 0.02), rng(1))
+    moved = aligned_displacement(DistillationHeads(learner), [tasks[i] for i in order], config)[0]
+    align(
+        DistillationHeads(learner),
+        tasks,
+        config,
+        make_optimizer("adam", list(learner.params.values()), 0.02),
+        rng(1),
+    )
     torch.testing.assert_close(
         [p.detach() for p in learner.params.values()], HandAdam(0.02).step(start, list(moved.values()))
     )
@@ -107,8 +119,8 @@ def test_adam_inside_and_outside_by_hand():
 
 def test_the_inner_adam_is_fresh_each_round():
     learner, tasks = smooth_learner(), batches()
-    first = aligned_displacement(learner, tasks, AlignmentConfig())[0]
-    second = aligned_displacement(learner, tasks, AlignmentConfig())[0]
+    first = aligned_displacement(DistillationHeads(learner), tasks, AlignmentConfig())[0]
+    second = aligned_displacement(DistillationHeads(learner), tasks, AlignmentConfig())[0]
     assert torch.equal(flat(first.values()), flat(second.values()))
 
 
@@ -116,20 +128,34 @@ def test_an_outer_rate_of_one_with_plain_steps_walks_to_the_end():
     learner, tasks = smooth_learner(), batches(1)
     config = AlignmentConfig(align_inner_lr=0.1, align_lr=1.0, **SGD)
     expected = flat(learner.params.values()) - 0.1 * gradient(learner, tasks[0])
-    align(learner, tasks, config, make_optimizer("sgd", list(learner.params.values()), 1.0), rng())
+    align(
+        DistillationHeads(learner),
+        tasks,
+        config,
+        make_optimizer("sgd", list(learner.params.values()), 1.0),
+        rng(),
+    )
     torch.testing.assert_close(flat(learner.params.values()), expected)
 
 
 def test_summed_is_the_sum_of_the_gradients():
     learner, tasks = smooth_learner(), batches()
     expected = sum(gradient(learner, task) for task in tasks)
-    total, loss = summed_gradient(learner, tasks, AlignmentConfig())
+    total, loss = summed_gradient(DistillationHeads(learner), tasks, AlignmentConfig())
     torch.testing.assert_close(flat(total.values()), expected)
-    losses = torch.stack([distillation_loss(learner, learner.params, task) for task in tasks])
+    losses = torch.stack(
+        [distillation_loss(DistillationHeads(learner), learner.params, task) for task in tasks]
+    )
     assert float(loss) == pytest.approx(float(losses.detach().mean()))
     start = flat(learner.params.values())
     config = AlignmentConfig(alignment="summed", align_lr=0.05, **SGD)
-    align(learner, tasks, config, make_optimizer("sgd", list(learner.params.values()), 0.05), rng())
+    align(
+        DistillationHeads(learner),
+        tasks,
+        config,
+        make_optimizer("sgd", list(learner.params.values()), 0.05),
+        rng(),
+    )
     torch.testing.assert_close(flat(learner.params.values()), start - 0.05 * expected)
 
 
@@ -138,7 +164,13 @@ def test_the_order_is_drawn_from_the_generator():
     for seed in range(30):
         learner = smooth_learner()
         optimizer = make_optimizer("sgd", list(learner.params.values()), 1.0)
-        align(learner, batches(), AlignmentConfig(align_inner_lr=0.3, **SGD), optimizer, rng(seed))
+        align(
+            DistillationHeads(learner),
+            batches(),
+            AlignmentConfig(align_inner_lr=0.3, **SGD),
+            optimizer,
+            rng(seed),
+        )
         ends.add(tuple(flat(learner.params.values()).tolist()))
     assert len(ends) == 6
 
@@ -146,15 +178,15 @@ def test_the_order_is_drawn_from_the_generator():
 def test_agreement_of_gradients_by_hand():
     learner, tasks = smooth_learner(), batches()
     a, b, c = (gradient(learner, task) for task in tasks)
-    product, cosine = gradient_agreement(learner, tasks)
+    product, cosine = gradient_agreement(DistillationHeads(learner), tasks)
     assert float(product) == pytest.approx(float(a @ b + a @ c + b @ c) / 3)
     cosines = [float(x @ y / (x.norm() * y.norm())) for x, y in ((a, b), (a, c), (b, c))]
     assert float(cosine) == pytest.approx(sum(cosines) / 3)
-    product, cosine = gradient_agreement(learner, [tasks[0], tasks[0]])
+    product, cosine = gradient_agreement(DistillationHeads(learner), [tasks[0], tasks[0]])
     assert float(product) == pytest.approx(float(a @ a))
     assert float(cosine) == pytest.approx(1)
     with pytest.raises(ValueError, match="at least two of them, got 1"):
-        gradient_agreement(learner, tasks[:1])
+        gradient_agreement(DistillationHeads(learner), tasks[:1])
 
 
 def test_training_with_alignment_raises_the_inner_product_over_summed_gradients():
@@ -167,8 +199,8 @@ def test_training_with_alignment_raises_the_inner_product_over_summed_gradients(
         optimizer = make_optimizer("sgd", list(learner.params.values()), 1.0 if kind == "sequential" else 0.3)
         draw, found = rng(2), []
         for _ in range(60):
-            align(learner, tasks, config, optimizer, draw)
-            found.append(float(gradient_agreement(learner, tasks)[0]))
+            align(DistillationHeads(learner), tasks, config, optimizer, draw)
+            found.append(float(gradient_agreement(DistillationHeads(learner), tasks)[0]))
         products[kind] = sum(found) / len(found)
     assert products["sequential"] > products["summed"]
 
@@ -179,9 +211,11 @@ def test_the_loss_is_kl_or_the_releases_form():
     p = task.teacher_logits.softmax(1)
     q = learner.forward(params, task.images).softmax(1)
     kl = (p * (p.log() - q.log())).sum(1).mean()
-    assert float(distillation_loss(learner, params, task)) == pytest.approx(float(kl))
+    assert float(distillation_loss(DistillationHeads(learner), params, task)) == pytest.approx(float(kl))
     release = (p * (p.log() - q)).sum(1).mean()
-    assert float(distillation_loss(learner, params, task, "release")) == pytest.approx(float(release))
+    assert float(distillation_loss(DistillationHeads(learner), params, task, "release")) == pytest.approx(
+        float(release)
+    )
 
 
 def test_the_teacher_answers_for_the_images_as_the_student_sees_them():

@@ -79,7 +79,7 @@ class Free(Method):
         """See `Method.meta_train`. The log holds losses, teacher agreement, seconds by phase and passes."""
         rng = torch.Generator().manual_seed(seed)
         learner = build_student(pool, config, seed=seed)
-        heads = DistillationHeads(learner, pool, per_model=config.kd_heads == "per_model", seed=seed)
+        heads = DistillationHeads.for_pool(learner, pool, config.kd_heads, seed=seed)
         parameters = list(learner.params.values())
         distilled = [*parameters, *heads.params.values()]
         kd_optimizer = make_optimizer(config.align_optimizer, distilled, config.align_lr)
