@@ -28,9 +28,9 @@ class AlignmentConfig:
       "sgd" (plain gradient steps inside and outside, the form that Lemma 1 speaks of)
     align_sweeps: outer steps a round, each over all of the round's tasks with new crops
     distillation: "kl", or the public release's mistaken form, "release"
-    kd_heads: "shared", the student's one head answers for all models, as in the public release, though class
-      0 of one model is class 3 of another; or "per_model", a head for each model on the shared features, as is
-      usual in multi-task distillation
+    kd_heads: "shared", the student's one head answers for all models (as in the public release), though
+      class 0 of one model is class 3 of another; or "per_model", a head for each on the shared features, as
+      is usual in multi-task distillation
     """
 
     alignment: str = "sequential"
