@@ -114,7 +114,8 @@ def bar_chart(rows: pd.DataFrame) -> Figure:
     handles: dict[str, Any] = {}
     for axis in axes[0]:
         handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles))
+    names = sorted(handles, key=lambda name: (name in ("reported", "chance"), name))
+    figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=len(names))
     return figure
 
 

@@ -28,6 +28,9 @@ from freelib.notebooks import (
 from freelib.profiles import Profile, get_profile
 from freelib.report import write_index
 
+# a kernel warns at each start that its local connection is not encrypted
+QUIET = ["--IPKernelApp.log_level=40"]
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -90,8 +93,10 @@ def _run(path: Path, output: Path, given: dict[str, Any], profile: Profile) -> F
                 str(output),
                 given,
                 kernel_name=KERNEL["name"],
+                language=KERNEL["language"],
                 cwd=str(path.parent),
                 progress_bar=False,
+                extra_arguments=QUIET,
             )
         except PapermillExecutionError as raised:
             error = f"{raised.ename}: {raised.evalue}"
@@ -116,6 +121,7 @@ def execute_in_place(
             timeout=None,
             kernel_name=KERNEL["name"],
             resources={"metadata": {"path": str(path.parent)}},
+            extra_arguments=QUIET,
         )
         with kernel_environment(profile):
             try:

@@ -6,12 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from freelib.backbones import Backbone
+import torch
+
+from freelib.backbones import Backbone, build_backbone
 from freelib.experiments.units import make_config
 from freelib.meta_learner import MetaLearner
 from freelib.methods import get_method
-from freelib.methods.base import MethodConfig, build_student
-from freelib.pool import ModelPool, PretrainedModel
+from freelib.methods.base import MethodConfig
+from freelib.pool import ModelPool
 from freelib.records import plain
 from freelib.storage import load_tensors, save_tensors, write_atomically
 
@@ -81,7 +83,7 @@ def load_learner(folder: str | Path) -> MetaLearner:
             )
         learner = get_method(method).meta_train(pool, config, seed=seed)
     else:
-        learner = build_student(ModelPool([description["images"]], _no_models), config, seed=seed)
+        learner = _student(config, **description["images"], **description["rule"])
         weights = load_tensors(Path(folder) / "learner.safetensors")
         if {name: p.shape for name, p in weights.items()} != {
             name: p.shape for name, p in learner.params.items()
@@ -90,10 +92,19 @@ def load_learner(folder: str | Path) -> MetaLearner:
                 f"{folder}: the weights are not those of the network in learner.json; train it again"
             )
         learner.load_params(weights)
-    for name, value in description["rule"].items():
-        setattr(learner, name, value)
     return learner
 
 
-def _no_models(description: dict[str, Any]) -> PretrainedModel:
-    raise ValueError("a saved learner knows its pool's image format only, not its models")
+def _student(
+    config: MethodConfig, *, mean: list[float], std: list[float], image_size: int, **rule: Any
+) -> MetaLearner:
+    """A student as `build_student` makes it, but from what is stored instead of from a pool."""
+    shape: dict[str, Any] = {
+        "n_way": config.n_way,
+        "image_size": image_size,
+        "channels": len(mean),
+        "width": config.width,
+    }
+    backbone = build_backbone(config.arch, **shape, batch_stats=True)
+    backbone = backbone.to(config.device).to(memory_format=torch.channels_last)
+    return MetaLearner(backbone, mean=mean, std=std, image_size=image_size, **rule)

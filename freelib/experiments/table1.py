@@ -89,7 +89,7 @@ def conclusion(table: pd.DataFrame) -> str:
 
 def _compared(other: dict[Hashable, Any], name: str) -> str:
     """FREE's distance to another method: the paired difference, turned round, in words."""
-    gap, half_width = -other["difference"], other["difference_ci95"]
+    gap, half_width = 0.0 - other["difference"], other["difference_ci95"]
     if abs(gap) <= half_width:
         return f"not told apart from {name} ({gap:+.1f} ± {half_width:.1f} points)"
     return f"{abs(gap):.1f} ± {half_width:.1f} points {'above' if gap > 0 else 'below'} {name}"

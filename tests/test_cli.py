@@ -1,0 +1,147 @@
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from click.testing import CliRunner
+from fake_methods import TINY
+
+from freelib.cli import VERBS, main
+from freelib.methods import METHODS
+from freelib.profiles import PROFILES
+
+
+@pytest.fixture
+def run(tiny_world, tmp_path, monkeypatch):
+    """Runs the command line in an empty folder, with the smoke profile made tiny."""
+    monkeypatch.setitem(PROFILES, "smoke", TINY)
+    monkeypatch.chdir(tmp_path)
+
+    def call(*words):
+        result = CliRunner().invoke(main, list(words))
+        return SimpleNamespace(code=result.exit_code, out=result.stdout, err=result.stderr)
+
+    return call
+
+
+@pytest.mark.parametrize("verb", ["", *VERBS])
+def test_help(run, verb):
+    result = run(*verb.split(), "--help")
+    assert result.code == 0
+    assert "Usage" in result.out
+    assert "--help" in result.out
+
+
+def test_help_is_quick_because_nothing_heavy_is_imported():
+    code = (
+        "import sys; from freelib.cli import VERBS, main\n"
+        "for verb in VERBS: main([verb, '--help'], standalone_mode=False)\n"
+        "print({'torch', 'pandas', 'matplotlib', 'papermill'} & set(sys.modules), file=sys.stderr)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stderr.strip() == "set()"
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("evaluate nowhere", "there is no learner in nowhere"),
+        ("pool show nowhere", "No pool in nowhere"),
+        ("train nonsense --out x", "Unknown method 'nonsense'"),
+        ("train random --out x --set turns=3", "method random has no field turns"),
+        ("train random --out x --set turns", "expected field=value"),
+        ("train random --out x --dataset cub", "FREELIB_DATA|is not in"),
+        ("pool pretrain --set models=3", "PoolConfig has no field models"),
+        ("reproduce", "there are no notebooks in notebooks"),
+        ("notebooks", "there are no notebooks in notebooks"),
+        ("reproduce --profile huge", "is not one of"),
+        ("data prepare glyphs --download", "download=True is for cifar-fs"),
+        ("nonsense", "No such command"),
+    ],
+)
+def test_bad_input_is_one_sentence_and_exit_code_2(run, words, sentence):
+    result = run(*words.split())
+    assert result.code == 2
+    assert result.out == ""
+    assert any(part in result.err for part in sentence.split("|"))
+    assert "Traceback" not in result.err
+
+
+def test_failures_and_debug(run):
+    words = ("train", "fake_methods:Drifting", "--out", "x", "--set", "fail_at=1")
+    result = run(*words)
+    assert (result.code, result.out) == (1, "")
+    assert "told to fail in round 1" in result.err
+    assert "Traceback" not in result.err
+    assert "Traceback" in run("--debug", *words).err
+
+
+def test_data(run):
+    rows = json.loads(run("data", "list", "--json").out)
+    assert [row["name"] for row in rows] == ["glyphs", "cifar-fs", "mini-imagenet", "cub"]
+    assert rows[3] == {
+        "name": "cub",
+        "image_size": 84,
+        "classes": {"train": 100, "validation": 50, "test": 50},
+    }
+    assert "100/50/50" in run("data", "list").out
+    found = {row["name"]: row["found"] for row in json.loads(run("data", "status", "--json").out)}
+    assert found == {"glyphs": True, "cifar-fs": True, "mini-imagenet": False, "cub": False}
+    described = json.loads(run("data", "prepare", "cifar-fs", "--size", "16", "--json").out)
+    assert [(s["classes"], s["images"], s["image_size"]) for s in described["splits"]] == [
+        (64, 512, 16), (16, 128, 16), (20, 160, 16),
+    ]  # fmt: skip
+    assert "512" in run("data", "prepare", "cifar-fs", "--size", "16").out
+
+
+def test_methods(run):
+    rows = json.loads(run("methods", "--json").out)
+    assert [row["name"] for row in rows] == list(METHODS)
+    assert all(row["citation"] and row["needs"] for row in rows)
+    assert "CVPR 2024" in run("methods").out
+    assert json.loads(run("methods", "--fields", "free", "--json").out)["adapt_steps"] == 5
+
+
+def test_from_a_pool_to_an_accuracy(run, tmp_path):
+    summary = json.loads(run("pool", "pretrain", "--folder", "p", "--json").out)
+    assert (summary["models"], summary["domains"], summary["archs"]) == (2, ["cifar-fs"], ["conv4"])
+    models = json.loads(run("pool", "show", "p", "--json").out)
+    assert [len(model["class_names"]) for model in models] == [5, 5]
+    assert models[0]["name"] in run("pool", "show", "p").out
+    trained = run(
+        "train", "fake_methods:Drifting", "--pool", "p", "--out", "l", "--select-on", "cifar-fs", "--json"
+    )
+    assert trained.code == 0, trained.err
+    assert json.loads(trained.out)["selected_round"] in (2, 4)
+    assert sorted(path.name for path in (tmp_path / "l").iterdir()) == ["learner.json", "learner.safetensors"]
+    score = run("evaluate", "l", "--dataset", "cifar-fs", "--n-query", "3", "--episodes", "5", "--json")
+    value = json.loads(score.out)
+    assert (value["n_way"], value["n_shot"], value["n_episodes"], value["split"]) == (5, 1, 5, "test")
+    assert 0 <= value["accuracy"] <= 100
+    text = run("evaluate", "l", "--dataset", "cifar-fs", "--n-query", "3", "--episodes", "5").out
+    assert text.startswith(f"{value['accuracy']:.2f} ± {value['accuracy_ci95']:.2f} %")
+    # the same again gives the same learner, and the profile's own pool serves as well
+    again = run("train", "random", "--out", "m")
+    assert again.code == 0, again.err
+    assert "Random trained" in again.out
+    assert summary["models"] in [row["models"] for row in json.loads(run("pool", "list", "--json").out)]
+
+
+def test_reproduce_and_notebooks_pass_on_what_was_asked(run, monkeypatch, tmp_path):
+    asked = {}
+
+    def reproduce(profile, **arguments):
+        asked.update(arguments, profile=profile)
+        failure = SimpleNamespace(name="01_x", path=tmp_path / "x.ipynb", error="ValueError: no")
+        return tmp_path / "index.html", [failure]
+
+    monkeypatch.setattr("freelib.reproduce.reproduce", reproduce)
+    result = run(
+        "reproduce", "--dataset", "cub", "--shots", "1", "--shots", "5", "-p", "X=1e-3", "--notebook", "01_x"
+    )
+    assert result.code == 1
+    assert result.out.strip().splitlines()[-1] == str(tmp_path / "index.html")
+    assert "01_x: ValueError: no" in result.err
+    assert asked["offered"] == {"DATASETS": ["cub"], "SHOTS": [1, 5]}
+    assert (asked["required"], asked["only"], asked["profile"]) == ({"X": 0.001}, ("01_x",), "smoke")

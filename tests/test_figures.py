@@ -1,0 +1,80 @@
+import hashlib
+
+import matplotlib as mpl
+import numpy as np
+import pytest
+import torch
+from matplotlib.container import ErrorbarContainer
+from test_tables import record, two_methods
+
+from freelib.experiments import table1
+from freelib.figures import PAGE_WIDTH, bar_chart, image_grid, learning_curves, save_figure
+
+
+def trained(method, scores, **changes):
+    """A record with a learning curve."""
+    history = {"validation_round": [10.0, 20.0], "validation_accuracy": scores}
+    return record(method, [1.0, 2.0], history=history, **changes)
+
+
+def test_bars_have_the_rows_lengths_and_intervals():
+    rows = table1.rows(two_methods())
+    figure = bar_chart(rows)
+    (axis,) = figure.axes
+    assert sorted(bar.get_width() for bar in axis.patches) == pytest.approx([40, 52])
+    (bars,) = [container for container in axis.containers if isinstance(container, ErrorbarContainer)]
+    segments = np.array(bars.lines[2][0].get_segments())
+    assert (segments[:, 1, 0] - segments[:, 0, 0]) == pytest.approx(2 * rows["ci95"].to_numpy())
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["Random", "FREE"]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["1 shot", "chance", "reported"]
+    assert figure.get_figwidth() <= PAGE_WIDTH
+
+
+def test_curves_are_means_with_a_band_over_seeds():
+    records = [
+        trained("free", [30.0, 40.0]),
+        trained("free", [34.0, 44.0], seed=1),
+        record("random", [1.0, 2.0]),
+    ]
+    figure = learning_curves(records)
+    (axis,) = figure.axes
+    (line,) = axis.lines
+    assert line.get_xdata().tolist() == [10, 20]
+    assert line.get_ydata().tolist() == [32, 42]
+    (band,) = axis.collections
+    assert band.get_paths()[0].vertices[:, 1].min() == 30
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["free, 1-shot"]
+
+
+def test_no_curve_is_an_error():
+    with pytest.raises(ValueError, match="no record has"):
+        learning_curves([record("random", [1.0, 2.0])])
+
+
+def test_image_grid_shows_each_image_under_its_label():
+    images = torch.arange(3 * 3 * 4 * 4).reshape(3, 3, 4, 4).to(torch.uint8)
+    figure = image_grid(images, ["a", "b", "c"], columns=2)
+    shown = [axis for axis in figure.axes if axis.images]
+    assert [axis.get_title() for axis in shown] == ["a", "b", "c"]
+    pixels = shown[1].images[0].get_array()
+    assert np.allclose(pixels[..., 0], images[1, 0].numpy() / 255)
+    assert figure.get_figwidth() <= PAGE_WIDTH
+    assert image_grid(images[:, :1].float() / 255, [""] * 3, columns=30).get_figwidth() <= PAGE_WIDTH
+    with pytest.raises(ValueError, match="3 images and 1 labels"):
+        image_grid(images, ["a"])
+
+
+def test_files_are_the_same_each_time_and_settings_stay(tmp_path):
+    before = dict(mpl.rcParams)
+    digests = []
+    for name in ("one", "two"):
+        save_figure(bar_chart(table1.rows(two_methods())), tmp_path, name)
+        digests.append(
+            [hashlib.sha256((tmp_path / f"{name}.{kind}").read_bytes()).digest() for kind in ("png", "pdf")]
+        )
+    assert digests[0] == digests[1]
+    assert dict(mpl.rcParams) == before
+
+
+def test_a_notebook_shows_a_figure_without_pyplot():
+    assert bar_chart(table1.rows(two_methods()))._repr_png_().startswith(b"\x89PNG")

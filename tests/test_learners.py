@@ -1,0 +1,56 @@
+import json
+
+import pytest
+import torch
+from fake_methods import TINY
+
+from freelib.experiments.learners import load_learner, save_learner
+from freelib.experiments.pools import pretrain_into
+from freelib.experiments.units import make_config
+from freelib.methods import get_method
+
+
+def saved(folder, method, **fields):
+    """A learner of a method on the tiny pool, and the folder that it was saved in."""
+    pool, pool_folder = pretrain_into("cifar-fs", TINY, 0)
+    config = make_config(method, fields)
+    learner = get_method(method).meta_train(pool, config, seed=3)
+    save_learner(learner, folder, method=method, config=config, seed=3, pool=pool, pool_folder=pool_folder)
+    return learner
+
+
+@pytest.mark.parametrize(
+    ("method", "fields"),
+    [
+        ("fake_methods:Drifting", {"width": 4, "head": "anil", "test_steps": 3}),
+        ("pool_features", {"centre": "none"}),
+    ],
+)
+def test_a_learner_comes_back_and_predicts_the_same(tiny_world, tmp_path, method, fields):
+    learner = saved(tmp_path, method, **fields)
+    images = torch.rand(10, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    labels = torch.arange(5)
+    expected = learner.adapt(images[:5], labels).logits(images[5:])
+    assert torch.equal(load_learner(tmp_path).adapt(images[:5], labels).logits(images[5:]), expected)
+
+
+def test_what_is_missing_or_damaged_is_said(tiny_world, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no learner"):
+        load_learner(tmp_path)
+    saved(tmp_path, "fake_methods:Drifting", width=4)
+    file = tmp_path / "learner.json"
+    description = json.loads(file.read_text())
+    file.write_text(json.dumps(description | {"config": description["config"] | {"width": 8}}))
+    with pytest.raises(ValueError, match="not those of the network"):
+        load_learner(tmp_path)
+    file.write_text("{")
+    with pytest.raises(ValueError, match="does not describe a learner"):
+        load_learner(tmp_path)
+
+
+def test_a_pool_that_changed_is_noticed(tiny_world, tmp_path):
+    saved(tmp_path, "best_teacher")
+    file = tmp_path / "learner.json"
+    file.write_text(file.read_text().replace('"pool_digest": "', '"pool_digest": "x'))
+    with pytest.raises(ValueError, match="no longer the one"):
+        load_learner(tmp_path)

@@ -1,0 +1,157 @@
+import math
+
+import pandas as pd
+import pytest
+from test_records import fields
+
+from freelib.experiments import table1
+from freelib.records import complete
+from freelib.tables import (
+    REFERENCE,
+    UNKNOWN,
+    Table,
+    accuracy_rows,
+    accuracy_table,
+    episode_means,
+    plus_minus,
+    reference_values,
+    signed,
+)
+
+
+def record(method, episodes, **changes):
+    """A record with these episode accuracies."""
+    return complete(
+        fields(
+            **{
+                "method": method,
+                "dataset": "cifar-fs",
+                "episode_accuracies": episodes,
+                "n_episodes": len(episodes),
+                "accuracy": sum(episodes) / len(episodes),
+                "accuracy_last": 1.0,
+                "seconds": {"training": 10.0},
+                "passes": 4,
+            }
+            | changes
+        )
+    )
+
+
+def two_methods():
+    """FREE with two seeds, Random with one, on the same four episodes."""
+    return [
+        record("free", [40.0, 50.0, 60.0, 50.0]),
+        record("free", [44.0, 54.0, 64.0, 54.0], seed=1, seconds={"training": 30.0}),
+        record("random", [30.0, 41.0, 49.0, 40.0], history=None, passes=None),
+    ]
+
+
+def test_paired_difference_by_hand():
+    rows = accuracy_rows(two_methods(), table="table1").set_index("method")
+    free, random = rows.loc["free"], rows.loc["random"]
+    # FREE, averaged over seeds: 42, 52, 62, 52. Mean 52, deviation sqrt(200 / 3)
+    assert free["accuracy"] == pytest.approx(52)
+    assert free["ci95"] == pytest.approx(1.96 * math.sqrt(200 / 3) / 2)
+    assert free["seed_spread"] == pytest.approx(math.sqrt(8))  # of 50 and 54
+    assert (free["n_seeds"], free["seconds"], free["passes"]) == (2, 20, 4)
+    assert math.isnan(free["difference"])
+    # Random minus FREE: -12, -11, -13, -12. Mean -12, deviation sqrt(2 / 3)
+    assert random["difference"] == pytest.approx(-12)
+    assert random["difference_ci95"] == pytest.approx(1.96 * math.sqrt(2 / 3) / 2)
+    assert math.isnan(random["seed_spread"])
+    assert math.isnan(random["passes"])
+
+
+def test_paper_values_come_with_their_cell():
+    rows = accuracy_rows(two_methods(), table="table1").set_index("method")
+    assert rows.loc["free", "paper"] == 39.13
+    assert math.isnan(rows.loc["random", "paper"])
+    assert math.isnan(accuracy_rows(two_methods(), table="table4").set_index("method").loc["free", "paper"])
+
+
+def test_reference_file_has_the_known_cells_and_places_for_all_others():
+    values = reference_values("table1")
+    assert {key: value for key, (value, _) in values.items()} == {
+        ("cifar-fs", "free", 1): 39.13,
+        ("mini-imagenet", "free", 5): 45.45,
+    }
+    cells = pd.read_csv(REFERENCE)
+    assert len(cells[cells["table"] == "table1"]) == 3 * 7 * 2
+    assert cells[cells["value"].notna()]["source"].notna().all()
+
+
+def test_variants_are_rows_of_their_own():
+    records = [
+        record("pool_features", [50.0, 60.0]),
+        record("pool_features", [40.0, 50.0], config={"centre": "none"}),
+    ]
+    with pytest.raises(ValueError, match="two records"):
+        accuracy_rows(records, table="table1")
+    words = {True: "not centred", False: ""}
+    rows = accuracy_rows(records, table="table1", variant=lambda r: words[r["config"] == {"centre": "none"}])
+    assert rows["method"].tolist() == ["pool_features", "pool_features (not centred)"]
+    assert rows["title"].tolist() == ["Pool features", "Pool features, not centred"]
+
+
+def test_records_of_other_episodes_are_not_averaged():
+    with pytest.raises(ValueError, match="different sets of episodes"):
+        episode_means([record("free", [1.0, 2.0]), record("free", [1.0, 2.0], data_digest="other")])
+
+
+def test_cells():
+    table = accuracy_table(table1.rows(two_methods()), "A caption.", note="A note.")
+    assert table.caption == "A caption. Mean ± 95 % interval over 4 episodes."
+    cells = table.cells.set_index("method")
+    assert cells.loc["FREE", "accuracy, %"] == "**52.0 ± 8.0**"
+    assert cells.loc["Random", "accuracy, %"] == "40.0 ± 7.6"
+    assert cells.loc["Random", "minus FREE, same episodes"] == "−12.0 ± 0.8"
+    assert cells.loc["FREE", "minus FREE, same episodes"] == ""
+    assert cells.loc["FREE", "spread over seeds"] == "2.8"
+    assert cells.loc["FREE", "paper, %"] == "39.13"
+    assert cells.loc["Random", "paper, %"] == UNKNOWN
+    assert cells.loc["Random", "passes"] == ""
+
+
+def test_an_oracle_is_marked_and_never_the_best():
+    records = [*two_methods(), record("fake_methods:Colour", [99.0, 98.0, 99.0, 99.0])]
+    cells = accuracy_table(accuracy_rows(records, table="table1"), "").cells.set_index("method")
+    assert cells.loc["Colour (oracle)", "accuracy, %"] == "98.8 ± 0.5"
+    assert cells.loc["FREE", "accuracy, %"].startswith("**")
+
+
+def test_files(tmp_path):
+    table = Table(
+        "Caption", pd.DataFrame({"a": [1.23456789, None]}), pd.DataFrame({"a": ["**1.2**", "<x>"]}), "Note"
+    )
+    table.save(tmp_path, "t")
+    assert (tmp_path / "t.md").read_text() == "Caption\n\n| a |\n| --- |\n| **1.2** |\n| <x> |\n\nNote\n"
+    assert (tmp_path / "t.csv").read_text() == 'a\n1.23457\n""\n'
+    assert "<td><b>1.2</b></td>" in table.html()
+    assert "<td>&lt;x&gt;</td>" in table.html()
+    assert table._repr_html_() == table.html()
+
+
+def test_formats():
+    assert plus_minus(31.25, 0.84) == "31.2 ± 0.8"
+    assert signed(1.0, 0.5) == "+1.0 ± 0.5"
+    assert plus_minus(float("nan"), 1.0) == signed(float("nan"), 1.0) == ""
+
+
+def test_rows_of_table1_are_sorted_and_claims_follow_the_intervals():
+    rows = table1.rows(two_methods())
+    assert rows["method"].tolist() == ["random", "free"]
+    assert not table1.above(rows, "free", "random")  # 52 ± 8.0 against 40 ± 7.6
+    near = [record("free", [51.0, 52.0, 53.0]), record("random", [40.0, 41.0, 42.0])]
+    assert table1.above(table1.rows(near), "free", "random")
+    assert not table1.above(table1.rows(near), "random", "free")
+
+
+def test_conclusion_says_what_the_numbers_say():
+    close = record("average", [42.0, 52.0, 63.0, 51.0])
+    sentence = table1.conclusion(table1.rows([*two_methods(), close]))
+    assert sentence == (
+        "On CIFAR-FS, 5-way 1-shot, FREE reaches 52.0 ± 8.0 % (reported: 39.13 %, at the paper's sizes), "
+        "12.0 ± 0.8 points above the untrained student, and not told apart from the best of the others, "
+        "Average (+0.0 ± 0.8 points)."
+    )
