@@ -26,7 +26,7 @@ class AlignmentConfig:
     align_inner_lr: α, of the sequential steps; align_lr: β, of the outer step
     align_optimizer: "adam" (inner state fresh each round, θ − θ̃ fed to the outer Adam as its gradient) or
       "sgd" (plain gradient steps inside and outside, the form that Lemma 1 speaks of)
-    align_sweeps: outer steps a round, each over all of the round's tasks with new crops
+    align_sweeps: outer steps a round; the first over the round's tasks, the others over tasks from the memory
     distillation: "kl", or the public release's mistaken form, "release"
     kd_heads: "shared", the student's one head answers for all models (as in the public release), though
       class 0 of one model is class 3 of another; or "per_model", a head for each on the shared features, as

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from freelib.episodes import Episode, class_major_labels, images_to_float
 from freelib.generator import RecoveredTask
+from freelib.pool import PretrainedModel
 
 ClassKey = tuple[str, str]  # (domain, class name)
 
@@ -110,6 +111,24 @@ class TaskMemory:
         which = torch.searchsorted(bounds, rows, right=True) - 1
         pairs = zip(which.tolist(), (rows - bounds[which]).tolist(), strict=True)
         return torch.stack([batches[b][row] for b, row in pairs])
+
+    def recall(self, model: PretrainedModel, rng: torch.Generator) -> RecoveredTask | None:
+        """A task that was recovered from a model and is still held, or None: what BelL distils again.
+
+        Its images come class by class, `(n_way * images_per_class, C, H, W)` float in [0, 1].
+        """
+        batches = [self._of(key, model.name) if key in self._batches else [] for key in model.classes]
+        held = min(map(len, batches))
+        if held == 0:
+            return None
+        age = 1 + int(torch.randint(held, (1,), generator=rng))
+        chosen = [batch[-age] for batch in batches]
+        counts = torch.tensor([len(batch) for batch in chosen])
+        labels = torch.arange(model.n_way).repeat_interleave(counts)
+        nothing = torch.empty(0, device=self.device)
+        return RecoveredTask(
+            images_to_float(torch.cat(chosen)), labels.to(self.device), model, nothing, nothing
+        )
 
     def state_dict(self) -> dict:
         """All images with their classes and models, for a checkpoint."""

@@ -124,8 +124,12 @@ class Free(Method):
                 teacher_agreement=torch.stack([task.agreement for task in tasks]).mean(),
             )
             if warm:
+                memory.add(tasks if config.memory_tasks == "all" else tasks[-1:])
                 with log.phase("alignment"):
                     for sweep in range(config.align_sweeps):
+                        if sweep:  # further sweeps look at what is remembered of any of the pool's models
+                            remembered = (memory.recall(m, rng) for m in pool.sample(config.meta_batch, rng))
+                            tasks = [task for task in remembered if task is not None] or tasks
                         batches = [
                             distillation_batch(task, rng, padding=padding, flip=flip) for task in tasks
                         ]
@@ -134,7 +138,6 @@ class Free(Method):
                             log.append(measured_round=round_number, inner_product=product, cosine=cosine)
                         loss = align(heads, batches, config, kd_optimizer, rng)
                     log.append(distillation_loss=loss)
-                memory.add(tasks if config.memory_tasks == "all" else tasks[-1:])
                 if round_number % config.replay_every == 0:
                     with log.phase("replay"):
                         history = replay(learner, memory, config, replay_optimizer, rng, config)
