@@ -1,0 +1,172 @@
+"""The quickstart's steps, each with its figure: pool, recovered images, meta-training, a new class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from freelib.datasets import FewShotDataset
+from freelib.experiments.grid import run_grid
+from freelib.experiments.pools import get_pool
+from freelib.experiments.runner import TEST_SEED, Run, learner_file
+from freelib.experiments.units import Unit
+from freelib.figures import PAGE_WIDTH, PALETTE, image_grid, new_figure, styled
+from freelib.generator import MetaGenerator, RecoveredTask
+from freelib.meta_learner import MetaLearner
+from freelib.methods.base import build_student
+from freelib.methods.free import FreeConfig
+from freelib.pool import ModelPool
+from freelib.profiles import Profile, get_profile
+from freelib.records import Record, RecordStore
+from freelib.storage import load_tensors
+
+EXPERIMENT = "quickstart"
+WARMUP_ROUNDS = 10
+
+
+@dataclass(frozen=True)
+class Recovery:
+    """What a warm meta-generator recovers: a model's task, with all steps and with the first only."""
+
+    task: RecoveredTask
+    first_step: RecoveredTask
+    losses: Tensor  # (n_models, steps): L_G of every step
+
+    @property
+    def agreement(self) -> float:
+        """Share of the task's images that the model puts in the intended class, in [0, 1]."""
+        return float(self.task.agreement)
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """One data set, number of shots and seed of a profile, from the pool to a new class."""
+
+    free: Unit
+    profile: Profile
+    results: Path
+
+    @classmethod
+    def of(
+        cls,
+        profile: str | Profile,
+        *,
+        results: str | Path,
+        datasets: Sequence[str] | None = None,
+        shots: Sequence[int] | None = None,
+        seeds: Sequence[int] | None = None,
+    ) -> Quickstart:
+        """The first of each; the profile's own where None. Raises ValueError for an unknown profile."""
+        profile = get_profile(profile)
+        dataset, n_shot = (datasets or profile.datasets)[0], (shots or profile.shots)[0]
+        unit = Unit(EXPERIMENT, "free", dataset, n_shot, (seeds or profile.seeds)[0])
+        return cls(unit, profile, Path(results))
+
+    @cached_property
+    def run(self) -> Run:
+        """FREE's run."""
+        return Run(self.free, self.profile)
+
+    def dataset(self, split: str) -> FewShotDataset:
+        """The data set's split at the profile's size. Raises MissingDataError where it is not there."""
+        return self.run.dataset(split)
+
+    @cached_property
+    def pool(self) -> ModelPool:
+        """The pool, pre-trained first where the cache lacks it."""
+        return get_pool(self.free.dataset, self.profile, self.free.seed)
+
+    @styled
+    def pool_figure(self) -> Figure:
+        """Held-out accuracy of every model, sorted."""
+        accuracies = np.sort([100 * (d["accuracy"] or 0.0) for d in self.pool.descriptions])
+        figure, axes = new_figure(width=PAGE_WIDTH / 2, height=1.8)
+        axis = axes[0][0]
+        axis.bar(np.arange(1, len(accuracies) + 1), accuracies, color=PALETTE[0])
+        axis.axhline(100 / self.pool[0].n_way, color="#555555", linewidth=0.8, linestyle=":")
+        axis.set(xlabel="model, by accuracy", ylabel="held-out accuracy, %", ylim=(0, 100))
+        return figure
+
+    def recover(self) -> Recovery:
+        """Warms a meta-generator up on the pool, as FREE does, then adapts it to one model."""
+        config = self.run.settings["config"]
+        assert isinstance(config, FreeConfig)
+        pool = self.pool
+        rng = torch.Generator().manual_seed(self.free.seed)
+        generator = MetaGenerator(
+            config, image_size=pool.image_size, channels=pool.channels, device=config.device
+        )
+        for _ in range(WARMUP_ROUNDS):
+            for model in pool.sample(config.meta_batch, rng):
+                generator.adapt(model, None, rng)
+            generator.meta_step()
+        models = pool.sample(config.meta_batch, rng)
+        losses = [generator.adapt(model, None, rng).losses for model in models]
+        seed = rng.get_state()
+        first = generator.adapt(models[0], None, rng, steps=1)
+        rng.set_state(seed)
+        return Recovery(generator.adapt(models[0], None, rng), first, torch.stack(losses))
+
+    def recovered_figure(self, recovery: Recovery, *, columns: int = 10) -> Figure:
+        """Some images of every class of one model, after the last step, a class a row."""
+        task = recovery.task
+        rows = [task.images[task.labels == c][:columns] for c in range(task.model.n_way)]
+        names = [text for name in task.model.class_names for text in (name, *[""] * (columns - 1))]
+        figure = image_grid(torch.cat(rows), names, columns=columns)
+        before, after = (100 * float(t.agreement) for t in (recovery.first_step, task))
+        figure.suptitle(
+            f"The model agrees: {before:.0f} % before adaptation, {after:.0f} % at the last step", size=8
+        )
+        return figure
+
+    @styled
+    def adaptation_figure(self, recovery: Recovery) -> Figure:
+        """L_G at each of the steps, a line for each model."""
+        figure, axes = new_figure(width=PAGE_WIDTH / 2, height=1.9)
+        axis = axes[0][0]
+        steps = np.arange(1, recovery.losses.shape[1] + 1)
+        for i, losses in enumerate(recovery.losses.cpu().numpy()):
+            axis.plot(steps, losses, marker="o", markersize=2.5, color=PALETTE[i % len(PALETTE)])
+        axis.set(xlabel="step", ylabel="inversion loss $L_G$", xticks=steps, ylim=(0, None))
+        axis.set_title("Adaptation to models of the pool")
+        return figure
+
+    def records(self) -> list[Record]:
+        """The records of FREE and of the untrained student: read where they are there, made where not."""
+        random = Unit(EXPERIMENT, "random", self.free.dataset, self.free.n_shot, self.free.seed)
+        store = RecordStore(self.results / self.profile.name / "records")
+        return run_grid([self.free, random], self.profile, store)
+
+    def learner(self) -> MetaLearner:
+        """The student that FREE's record is of. Raises FileNotFoundError where the cache has lost it."""
+        config = self.run.settings["config"]
+        learner = build_student(self.pool, config, seed=self.free.seed)
+        learner.backbone.load_state_dict(load_tensors(learner_file(self.run.digest)))
+        return learner
+
+    def episode_figure(self, *, n_queries: int = 3) -> Figure:
+        """An episode of meta-test classes: support set, and queries with the class that they are given."""
+        sampler = self.run.sampler("test", TEST_SEED)
+        episode, names = sampler.episode(0), "ABCDEFGHIJ"
+        classifier = self.learner().adapt(episode.support, episode.support_labels)
+        predicted = classifier.predict(episode.query).cpu()
+        support = torch.stack([episode.support[episode.support_labels == c][0] for c in range(sampler.n_way)])
+        rows, labels = [support], [f"new class {names[c]}" for c in range(sampler.n_way)]
+        for i in range(n_queries):
+            at = torch.arange(sampler.n_way) * sampler.n_query + i
+            rows.append(episode.query[at])
+            for c, given in enumerate(predicted[at].tolist()):
+                labels.append(f"says {names[given]}" + ("" if given == c else " ✗"))
+        return image_grid(torch.cat(rows), labels, columns=sampler.n_way, side=0.9)
+
+    @staticmethod
+    def above(a: Record, b: Record) -> bool:
+        """Whether a's interval lies above b's."""
+        return bool(a["accuracy"] - a["accuracy_ci95"] > b["accuracy"] + b["accuracy_ci95"])
