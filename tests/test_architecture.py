@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ast
+import io
 import subprocess
 import sys
+import textwrap
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -29,7 +32,15 @@ LAYERS = {
 }
 # Leaves that know nothing of the rest and serve every layer.
 FOUNDATIONS = {"environment", "progress", "records", "storage"}
-HEART = ["generator.py", "inversion.py", "meta_learner.py", "alignment.py", "memory.py", "methods/free.py"]
+HEART = [
+    "generator.py",
+    "inversion.py",
+    "alignment.py",
+    "memory.py",
+    "replay.py",
+    "meta_learner.py",
+    "methods/free.py",
+]
 
 SIDE_EFFECTS = """
 import os, pkgutil, random, sys
@@ -52,6 +63,28 @@ sys.exit(before != state())
 def lines(path: Path) -> int:
     """Lines in a file."""
     return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def code_lines(source: str) -> int:
+    """Lines that hold code: no blank ones, no comments, no docstrings."""
+    words = set()
+    kinds = (
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENDMARKER,
+    )
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in kinds:
+            words.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(source)):
+        for statement in getattr(node, "body", []) if not isinstance(node, ast.Lambda | ast.IfExp) else []:
+            # A docstring, of an attribute as well, is a string that stands alone.
+            if isinstance(statement, ast.Expr) and isinstance(getattr(statement.value, "value", None), str):
+                words.difference_update(range(statement.lineno, statement.end_lineno + 1))
+    return len(words)
 
 
 def module_name(path: Path) -> str:
@@ -85,16 +118,41 @@ def layer(module: str) -> int:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_a_file_has_at_most_300_lines(path: Path) -> None:
-    assert lines(path) <= 300
+def test_a_file_has_fewer_than_300_lines(path: Path) -> None:
+    assert lines(path) < 300
 
 
-def test_the_package_stays_under_5000_lines() -> None:
-    assert sum(lines(path) for path in MODULES) < 5000
+def test_lines_of_code_are_counted_without_docstrings_comments_and_blank_lines() -> None:
+    source = """
+        \"\"\"A module's docstring,
+        of two lines.\"\"\"
+
+        # a comment
+        import os  # 1, with a comment
+
+
+        def function(
+            x: int,
+        ) -> str:  # 2 to 4
+            \"\"\"Its docstring.\"\"\"
+            # a comment
+            return \"\"\"no docstring
+
+            of three lines\"\"\"  # 5 to 7
+
+
+        VALUE = 1  # 8
+        \"\"\"What the value is.\"\"\"
+        """
+    assert code_lines(textwrap.dedent(source)) == 8
+
+
+def test_the_package_stays_under_5000_lines_of_code() -> None:
+    assert sum(code_lines(path.read_text(encoding="utf-8")) for path in MODULES) < 5000
 
 
 def test_the_heart_of_free_reads_in_one_sitting() -> None:
-    assert sum(lines(PACKAGE / name) for name in HEART) < 900
+    assert sum(code_lines((PACKAGE / name).read_text(encoding="utf-8")) for name in HEART) < 900
 
 
 @pytest.mark.parametrize("path", MODULES, ids=module_name)

@@ -39,9 +39,7 @@ class TrainingLog:
         try:
             yield
         finally:
-            if (
-                torch.cuda.is_initialized()
-            ):  # a GPU works on when the call has returned: its time belongs here
+            if torch.cuda.is_initialized():  # a GPU works on when a call has returned: wait for it
                 torch.cuda.synchronize()
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
