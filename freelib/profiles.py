@@ -59,7 +59,21 @@ PROFILES: dict[str, Profile] = {
         validation_episodes=30,
         pool={"n_models": 12, "epochs": 8},
         monitor_every=5,
-        overrides={"free": {"rounds": 20, "warmup_rounds": 5}},
+        overrides={
+            "free": {
+                "warmup_rounds": 5,
+                "rounds": 20,
+                "ngf": 16,
+                "images_per_class": 10,
+                "lambda_bn": 0.05,
+                "kd_heads": "per_model",
+                "align_lr": 3e-3,
+                "align_sweeps": 6,
+                "replay_batches": 2,
+                "replay_episodes": 2,
+                "replay_patience": 0,
+            },
+        },
     ),
     "cpu": Profile(
         name="cpu",
