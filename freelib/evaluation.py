@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from freelib.episodes import EpisodeSampler
-from freelib.meta_learner import Classifier
+from freelib.episodes import EpisodeSampler, class_major_labels
+from freelib.meta_learner import Classifier, MetaLearner, prototype_logits
 
 
 class Learner(Protocol):
@@ -53,13 +53,34 @@ def evaluate(
     """Accuracy on the sampler's first n_episodes: adapt to each support set, classify its queries."""
     if n_episodes < 1:
         raise ValueError(f"n_episodes must be at least 1, got {n_episodes}.")
+    predictions: Iterator[Tensor]
+    if isinstance(learner, MetaLearner) and learner.embeds_images_one_by_one:
+        predictions = predict_from_features(learner, sampler, n_episodes)
+    else:
+        predictions = (
+            learner.adapt(episode.support, episode.support_labels).predict(episode.query)
+            for episode in sampler.take(n_episodes)
+        )
+    labels = class_major_labels(sampler.n_way, sampler.n_query)
     accuracies = []
-    for i, episode in enumerate(sampler.take(n_episodes)):
-        predicted = learner.adapt(episode.support, episode.support_labels).predict(episode.query)
-        accuracies.append((predicted == episode.query_labels.to(predicted.device)).double().mean() * 100)
+    for i, predicted in enumerate(predictions):
+        accuracies.append((predicted == labels.to(predicted.device)).double().mean() * 100)
         if progress:
             progress(i + 1, n_episodes)
     return Score(torch.stack(accuracies).cpu())
+
+
+@torch.no_grad()
+def predict_from_features(learner: MetaLearner, sampler: EpisodeSampler, n_episodes: int) -> Iterator[Tensor]:
+    """Each episode's predictions `(n_way * n_query,)`; an image is embedded once, in however many it is."""
+    rows = torch.stack([sampler.indices(i) for i in range(n_episodes)])  # (n, n_way, n_shot + n_query)
+    used, places = rows.unique(return_inverse=True)
+    features = torch.cat([learner.embed(sampler.dataset.images[part]) for part in used.split(500)])
+    labels = class_major_labels(sampler.n_way, sampler.n_shot).to(features.device)
+    for place in places:
+        support, query = place[:, : sampler.n_shot].flatten(), place[:, sampler.n_shot :].flatten()
+        logits = prototype_logits(features[support], labels, features[query], centre=learner.centre)
+        yield logits.argmax(1)
 
 
 def paired_difference(a: Tensor, b: Tensor) -> tuple[float, float]:

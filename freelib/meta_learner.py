@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from freelib.conv4_derivatives import InnerLoop, weight_names
 from freelib.distillation import at_least_float32
 from freelib.episodes import Episode, images_to_float
 from freelib.transform import ImageTransform
@@ -155,6 +156,13 @@ class MetaLearner:
         """Logits `(n, n_way)` of images in [0, 1] under θ; differentiable by θ and by the images."""
         return self.backbone(self.transform(images))
 
+    @property
+    def embeds_images_one_by_one(self) -> bool:
+        """Whether all it does with an image is to embed it, whatever is beside it in the batch."""
+        norms = [m for m in self.backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        own = not any(norm.training or norm.running_mean is None for norm in norms)
+        return self.head == "prototypes" and own
+
     def embed(self, images: Tensor) -> Tensor:
         """Features `(n, d)` of images, float in [0, 1] or uint8."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
@@ -228,6 +236,11 @@ class MetaLearner:
         inner gradients as constants (first order). With head="prototypes" there are no steps.
         """
         support, query = self.transform(episode.support), self.transform(episode.query)
+        written_out = self.head == "maml" and weight_names(self.backbone) is not None
+        if written_out and second_order and torch.is_grad_enabled() and not support.requires_grad:
+            return self._query_loss_written_out(
+                support, episode.support_labels, query, episode.query_labels, steps
+            )
         if self.head == "prototypes":
             features = self.backbone.features(torch.cat([support, query]))  # type: ignore[operator]
             split = [len(support), len(query)]
@@ -241,3 +254,17 @@ class MetaLearner:
             logits = at_least_float32(self.forward(params, query))
         hits = (logits.argmax(1) == episode.query_labels).float().mean()
         return F.cross_entropy(logits, episode.query_labels), hits
+
+    def _query_loss_written_out(
+        self, support: Tensor, support_labels: Tensor, query: Tensor, query_labels: Tensor, steps: int
+    ) -> tuple[Tensor, Tensor]:
+        """`query_loss` of MAML on Conv4, its derivatives by formulas: the same numbers in less time."""
+        loop = InnerLoop(self.backbone, support, support_labels, lr=self.inner_lr, steps=steps)  # type: ignore[arg-type]
+        adapted = {name: p.detach().requires_grad_() for name, p in loop.params.items()}
+        logits = at_least_float32(self.forward(adapted, query))
+        loss = F.cross_entropy(logits, query_labels)
+        gradient = loop.pull_back(list(torch.autograd.grad(loss, [adapted[name] for name in loop.names])))
+        gradients = dict(zip(loop.names, gradient, strict=True))
+        # Adding (θ − θ) · gradient leaves the value; the convolutions' biases have the gradient 0.
+        terms = [((p - p.detach()) * gradients.get(name, 0.0)).sum() for name, p in self.params.items()]
+        return loss.detach() + torch.stack(terms).sum(), (logits.argmax(1) == query_labels).float().mean()
