@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 SAME_BITS := OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-lib test-notebooks lint types format notebooks lab bench clean
+.PHONY: help setup reproduce test test-lib test-notebooks lint types format notebooks lab clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -54,9 +54,6 @@ notebooks: $(STAMP) ## execute the committed notebooks again, in place
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
-
-bench: $(STAMP) ## time the parts that the run time is made of
-	$(BIN)/freelib bench
 
 clean: ## remove caches and what smoke, paper and failed runs wrote (never results/cpu, never .venv)
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.* htmlcov results/smoke results/paper results/failed
