@@ -14,6 +14,7 @@ from typing import Any
 class Profile:
     """How large an experiment is.
 
+    methods: the rows of table 1
     image_size: side of the images in pixels, None for each data set's native size
     pool: fields of PoolConfig; pool_by_dataset: the same for one data set only
     pool_seed: one pool for all seeds of the methods, or None: each seed has a pool of its own
@@ -24,6 +25,7 @@ class Profile:
 
     name: str
     datasets: tuple[str, ...]
+    methods: tuple[str, ...] = ("random", "average", "best_teacher", "pool_features", "free")
     shots: tuple[int, ...] = (1, 5)
     seeds: tuple[int, ...] = (0,)
     n_way: int = 5

@@ -10,7 +10,6 @@ import pandas as pd
 
 from freelib.experiments.grid import run_grid
 from freelib.experiments.units import grid
-from freelib.methods import METHODS
 from freelib.profiles import Profile, get_profile
 from freelib.records import Record, RecordStore
 from freelib.tables import DATASET_TITLES, accuracy_rows, plus_minus
@@ -30,12 +29,12 @@ def run(
 ) -> list[Record]:
     """The records of the table's cells: those in `results/<profile>/records` are read, the others made.
 
-    datasets, shots, seeds: the profile's where None; methods: all that are registered
+    datasets, shots, seeds, methods: the profile's where None
 
     Raises ValueError, MissingDataError before anything runs; GridError, naming them, where units fail.
     """
     profile = get_profile(profile)
-    methods = tuple(methods or METHODS)
+    methods = tuple(methods or profile.methods)
     axes = (datasets or profile.datasets, shots or profile.shots, seeds or profile.seeds)
     units = grid(EXPERIMENT, methods, *axes)
     if "pool_features" in methods:
