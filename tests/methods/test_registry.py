@@ -1,0 +1,83 @@
+"""The registry: every method is found and told, a user's own too."""
+
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from freelib.methods import METHODS, Method, describe_methods, get_method
+
+OWN = """
+from freelib.methods import Method, MethodConfig
+from freelib.methods.base import build_student
+
+
+class Mine(Method):
+    name, title, citation, needs, cost = "mine", "Mine", "nobody", "nothing", "none"
+    revision = 7
+
+    def meta_train(self, pool, config, *, seed, monitor=None, checkpoint=None):
+        return build_student(pool, config, seed=seed)
+
+
+not_a_method = MethodConfig
+"""
+
+
+@pytest.fixture
+def own_module(tmp_path, monkeypatch):
+    (tmp_path / "my_methods.py").write_text(OWN)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    yield "my_methods"
+    sys.modules.pop("my_methods", None)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_registered_method_tells_what_it_is(name):
+    method = get_method(name)
+    assert method.name == name
+    assert method.needs in ("nothing", "weights", "gradients", "calls", "data (oracle)")
+    assert method.oracle == (method.needs == "data (oracle)") == name.startswith("oracle_")
+    assert method.title
+    assert method.citation
+    assert method.cost
+    assert method.revision >= 1
+    assert method.Config().n_way == 5
+
+
+def test_the_description_holds_what_a_reader_chooses_by():
+    table = {row["name"]: row for row in describe_methods()}
+    assert list(table) == list(METHODS)
+    assert table["ota"] == {
+        "name": "ota",
+        "title": "OTA",
+        "citation": "Singh and Jaggi, Model Fusion via Optimal Transport, NeurIPS 2020",
+        "needs": "weights",
+        "same_architecture": True,
+        "cost": "one optimal transport a layer and model",
+        "oracle": False,
+        "revision": 1,
+    }
+    assert {name for name, row in table.items() if row["same_architecture"]} == {"average", "ota", "dro"}
+
+
+def test_a_method_of_ones_own_is_found_by_its_import_path(own_module):
+    method = get_method("my_methods:Mine")
+    assert isinstance(method, Method)
+    (row,) = describe_methods(["my_methods:Mine"])
+    assert (row["name"], row["citation"], row["revision"]) == ("my_methods:Mine", "nobody", 7)
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("nonsense", "Unknown method 'nonsense': known are random, average, ota"),
+        ("my_methods:Yours", "can't be imported: .*Yours"),
+        ("no_such_module:Mine", "can't be imported: No module named 'no_such_module'"),
+        ("my_methods:not_a_method", "no freelib.methods.Method"),
+    ],
+)
+def test_what_is_no_method_is_refused(own_module, path, message):
+    with pytest.raises(ValueError, match=message):
+        get_method(path)
