@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from freelib.episodes import images_to_float
+from freelib.methods import get_method
 from freelib.records import Record
 from freelib.storage import write_atomically
 from freelib.tables import DATASET_TITLES
@@ -153,10 +154,11 @@ def learning_curves(
                     axis,
                     [h[x] for h in histories],
                     [h[y] for h in histories],
-                    f"{method}, {n_shot}-shot",
+                    f"{get_method(method).title}, {n_shot}-shot",
                     style,
                 )
         axis.set(title=DATASET_TITLES.get(dataset, dataset), xlabel="round", ylabel=label)
+        axis.xaxis.get_major_locator().set_params(integer=True)
         axis.legend()
     return figure
 

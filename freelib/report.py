@@ -36,7 +36,7 @@ def write_index(folder: str | Path, *, notebooks: Iterable[str] = (), failed: It
     present = sorted(path.stem for path in (folder / "notebooks").glob("*.ipynb"))
     names = [name for name in notebooks if name in present]
     names += [name for name in present if name not in names]
-    artefacts = sorted([*(folder / "tables").glob("*.md"), *(folder / "figures").glob("*.png")])
+    artefacts = [*sorted((folder / "tables").glob("*.md")), *sorted((folder / "figures").glob("*.png"))]
     parts = [_facts(folder)]
     for name in names:
         own = [path for path in artefacts if _belongs(path.stem, name)]

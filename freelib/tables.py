@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import html
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from freelib.methods import get_method
 from freelib.records import Record
 from freelib.storage import write_atomically
 
-UNKNOWN = "not known to us"
+UNKNOWN, ABSENT = "not known to us", "not in the paper"
 DATASET_TITLES = {
     "glyphs": "glyphs",
     "cifar-fs": "CIFAR-FS",
@@ -180,6 +181,7 @@ def plus_minus(value: float, half_width: float, digits: int = 1) -> str:
 
 def signed(value: float, half_width: float, digits: int = 1) -> str:
     """`+1.2 ± 0.8`; an empty string for NaN."""
+    value = round(value, digits) + 0.0  # no "−0.0"
     return "" if pd.isna(value) else f"{value:+.{digits}f} ± {half_width:.{digits}f}".replace("-", "−")
 
 
@@ -208,7 +210,13 @@ def accuracy_table(rows: pd.DataFrame, caption: str, *, note: str = "", referenc
             ),
             "training, s": ["" if pd.isna(value) else f"{value:.0f}" for value in rows["seconds"]],
             "passes": ["" if pd.isna(value) else f"{value:.0f}" for value in rows["passes"]],
-            "paper, %": [UNKNOWN if pd.isna(value) else f"{value:.2f}" for value in rows["paper"]],
+            "paper, %": list(map(_paper_cell, rows["dataset"], rows["paper"])),
         }
     )
     return Table(f"{caption} Mean ± 95 % interval over {n_episodes} episodes.", rows, cells, note)
+
+
+def _paper_cell(dataset: str, value: float) -> str:
+    if math.isnan(value):
+        return ABSENT if dataset == "glyphs" else UNKNOWN  # glyphs is ours
+    return f"{value:.2f}"

@@ -43,7 +43,7 @@ def test_curves_are_means_with_a_band_over_seeds():
     assert line.get_ydata().tolist() == [32, 42]
     (band,) = axis.collections
     assert band.get_paths()[0].vertices[:, 1].min() == 30
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["free, 1-shot"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["FREE, 1-shot"]
 
 
 def test_no_curve_is_an_error():

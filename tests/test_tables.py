@@ -7,6 +7,7 @@ from test_records import fields
 from freelib.experiments import table1
 from freelib.records import complete
 from freelib.tables import (
+    ABSENT,
     REFERENCE,
     UNKNOWN,
     Table,
@@ -111,6 +112,8 @@ def test_cells():
     assert cells.loc["FREE", "paper, %"] == "39.13"
     assert cells.loc["Random", "paper, %"] == UNKNOWN
     assert cells.loc["Random", "passes"] == ""
+    ours = [r | {"dataset": "glyphs"} for r in two_methods()]
+    assert set(accuracy_table(table1.rows(ours), "").cells["paper, %"]) == {ABSENT}
 
 
 def test_an_oracle_is_marked_and_never_the_best():
@@ -135,6 +138,7 @@ def test_files(tmp_path):
 def test_formats():
     assert plus_minus(31.25, 0.84) == "31.2 ± 0.8"
     assert signed(1.0, 0.5) == "+1.0 ± 0.5"
+    assert signed(-0.04, 0.5) == "+0.0 ± 0.5"
     assert plus_minus(float("nan"), 1.0) == signed(float("nan"), 1.0) == ""
 
 
