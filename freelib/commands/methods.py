@@ -17,7 +17,7 @@ def methods(fields: str | None, as_json: bool) -> None:
     """
     from dataclasses import asdict
 
-    from freelib.methods import METHODS, get_method
+    from freelib.methods import describe_methods, get_method
     from freelib.records import plain
 
     if fields:
@@ -28,21 +28,7 @@ def methods(fields: str | None, as_json: bool) -> None:
             columns([[name, value] for name, value in settings.items()], ["field", "default"]),
         )
         return
-    rows = []
-    for name in METHODS:
-        method = get_method(name)
-        rows.append(
-            {
-                "name": name,
-                "title": method.title,
-                "needs": method.needs,
-                "same_architecture": method.same_architecture,
-                "oracle": method.oracle,
-                "cost": method.cost,
-                "citation": method.citation,
-                "revision": method.revision,
-            }
-        )
+    rows = describe_methods()
     head = ["method", "needs", "one architecture", "cost", "citation"]
     lines = [
         [r["name"], r["needs"], "yes" if r["same_architecture"] else "no", r["cost"], r["citation"]]

@@ -3,19 +3,27 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterable
+from typing import Any
 
 from freelib.methods.base import Method, MethodConfig
 
 METHODS: dict[str, str] = {
     "random": "freelib.methods.random:Random",
     "average": "freelib.methods.average:Average",
+    "ota": "freelib.methods.ota:Ota",
+    "dro": "freelib.methods.dro:Dro",
     "best_teacher": "freelib.methods.pool_features:BestTeacher",
     "pool_features": "freelib.methods.pool_features:PoolFeatures",
     "free": "freelib.methods.free:Free",
+    "oracle_maml": "freelib.methods.oracles:OracleMaml",
+    "oracle_protonet": "freelib.methods.oracles:OracleProtonet",
 }
 """Name -> "module:Class"; imported when asked for."""
 
-__all__ = ["METHODS", "Method", "MethodConfig", "get_method"]
+DESCRIBED = ("title", "citation", "needs", "same_architecture", "cost", "oracle", "revision")
+
+__all__ = ["METHODS", "Method", "MethodConfig", "describe_methods", "get_method"]
 
 
 def get_method(name: str) -> Method:
@@ -36,3 +44,11 @@ def get_method(name: str) -> Method:
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise ValueError(f"{path} is no freelib.methods.Method.")
     return found()
+
+
+def describe_methods(names: Iterable[str] = METHODS) -> list[dict[str, Any]]:
+    """What the methods are, need and cost, a dictionary each: `name` and the class attributes in DESCRIBED.
+
+    names: registered names or import paths; by default all that are registered. Errors are `get_method`'s.
+    """
+    return [{"name": name, **{key: getattr(get_method(name), key) for key in DESCRIBED}} for name in names]
