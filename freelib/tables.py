@@ -28,7 +28,7 @@ DATASET_TITLES = {
 REFERENCE = Path(__file__).with_name("reference.csv")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
     """A table in two forms: `rows` with plain numbers (the CSV file), `cells` with text (what is shown).
 
@@ -64,6 +64,7 @@ class Table:
         return f"<table>{caption}<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
 
     _repr_html_ = html
+    __repr__ = markdown
 
     def save(self, folder: str | Path, name: str) -> None:
         """Write `<name>.csv` and `<name>.md`."""
