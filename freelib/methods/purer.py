@@ -1,0 +1,261 @@
+"""PURER: a data set of learnable pixels, episodes that become harder, and calibration at test time."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from freelib.alignment import make_optimizer
+from freelib.calibration import CalibratedLearner, CalibrationConfig
+from freelib.episodes import Episode, class_major_labels
+from freelib.inversion import InversionConfig, inversion_loss
+from freelib.memory import ClassKey
+from freelib.meta_learner import MetaLearner
+from freelib.methods.base import Method, MethodConfig, Monitor, build_student
+from freelib.methods.running import Selection, TrainingLog, restore_run, save_run
+from freelib.pool import ModelPool, PretrainedModel
+from freelib.replay import maml_step
+from freelib.storage import Checkpoint
+from freelib.transform import channel_constants
+
+
+@dataclass(frozen=True)
+class PurerConfig(MethodConfig, CalibrationConfig):
+    """PURER's settings; the defaults are the public release's where we know it.
+
+    lambda_ce, lambda_bn, lambda_tv, lambda_l2: of the inversion loss; pixel_lr: of Adam, in units of the
+      images' standard deviation; jitter: pixels by which images are shifted, at most
+    rounds: of one pixel step and one batch of MAML; meta_batch: models drawn a round
+    episodes, outer_lr, second_order: of a batch of MAML
+    eci_start, eci_patience, eci_weight: after eci_start rounds, when training accuracy has not risen for
+      eci_patience rounds, one pixel step also takes −eci_weight × the outer loss
+    icfil: whether to calibrate at test time
+    """
+
+    lambda_ce: float = 1.0
+    lambda_bn: float = 0.01
+    lambda_tv: float = 1e-4
+    lambda_l2: float = 1e-5
+    pixel_lr: float = 0.01
+    jitter: int = 2
+    rounds: int = 10_000
+    meta_batch: int = 13
+    episodes: int = 4
+    outer_lr: float = 1e-3
+    second_order: bool = True
+    eci_start: int = 4000
+    eci_patience: int = 6
+    eci_weight: float = 10.0
+    icfil: bool = True
+    monitor_every: int = 100
+    checkpoint_every: int = 100
+
+    @property
+    def inversion(self) -> InversionConfig:
+        """The inversion loss's weights."""
+        return InversionConfig(
+            lambda_ce=self.lambda_ce,
+            lambda_bn=self.lambda_bn,
+            lambda_tv=self.lambda_tv,
+            lambda_l2=self.lambda_l2,
+            lambda_adv=0.0,
+        )
+
+
+def jittered(images: Tensor, pixels: int, rng: torch.Generator) -> Tensor:
+    """Images `(n, C, H, W)`, all rolled by the same shift of up to `pixels` pixels in each direction."""
+    down, right = torch.randint(-pixels, pixels + 1, (2,), generator=rng).tolist()
+    return images.roll((down, right), (2, 3))
+
+
+class DynamicDataset:
+    """Learnable images of every class that a pool knows, shared by all models that know the class.
+
+    What is learned are normalised pixels, from standard normal noise on; as images they are cut to [0, 1].
+    Every class is a parameter of its own to Adam, so that a step moves the classes whose models were drawn
+    and leaves the others, their moments and their step counts as they were.
+
+    Raises ValueError where the pool knows fewer classes than an episode has.
+    """
+
+    def __init__(self, pool: ModelPool, config: PurerConfig, rng: torch.Generator) -> None:
+        if len(pool.classes) < config.n_way:
+            raise ValueError(f"The pool knows {len(pool.classes)} classes, too few for n_way={config.n_way}.")
+        shape = (config.n_shot + config.n_query, pool.channels, pool.image_size, pool.image_size)
+        self.mean = channel_constants(pool.mean, torch.empty(0, device=config.device))
+        self.std = channel_constants(pool.std, self.mean)
+        self.pixels: dict[ClassKey, Tensor] = {
+            key: self._cut(torch.randn(shape, generator=rng).to(config.device)).requires_grad_()
+            for key in pool.classes
+        }
+        self.optimizer = make_optimizer("adam", list(self.pixels.values()), config.pixel_lr)
+
+    def _cut(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels within what images in [0, 1] can be, in place."""
+        return torch.clamp(pixels, -self.mean / self.std, (1 - self.mean) / self.std, out=pixels)
+
+    def images(self, keys: tuple[ClassKey, ...]) -> Tensor:
+        """The images of some classes, class-major, `(len(keys) * per_class, C, H, W)` in [0, 1]."""
+        return torch.cat([self.pixels[key] for key in keys]) * self.std + self.mean
+
+    def invert(self, model: PretrainedModel, config: PurerConfig, rng: torch.Generator) -> Tensor:
+        """Adds a model's gradient to the pixels of its classes; gives (loss, teacher agreement), `(2,)`."""
+        labels = class_major_labels(model.n_way, config.n_shot + config.n_query).to(self.mean.device)
+        images = jittered(self.images(model.classes), config.jitter, rng)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            loss, logits = inversion_loss(model, images, labels, config.inversion)
+        loss.backward()
+        return torch.stack([loss.detach(), (logits.detach().argmax(1) == labels).float().mean()])
+
+    def step(self) -> None:
+        """One Adam step of the classes that have a gradient; the images stay in [0, 1]."""
+        moved = [pixels for pixels in self.pixels.values() if pixels.grad is not None]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        with torch.no_grad():
+            for pixels in moved:
+                self._cut(pixels)
+
+    def episode(self, config: PurerConfig, rng: torch.Generator) -> Episode:
+        """An episode of classes of any models, with all their images; differentiable in the pixels."""
+        keys = list(self.pixels)
+        chosen = [keys[i] for i in torch.randperm(len(keys), generator=rng)[: config.n_way].tolist()]
+        images = []
+        for key in chosen:
+            pixels = self.pixels[key]
+            images.append(pixels[torch.randperm(len(pixels), generator=rng).to(pixels.device)])
+        whole = torch.stack(images) * self.std + self.mean  # (n_way, per_class, C, H, W)
+        return Episode(
+            whole[:, : config.n_shot].flatten(0, 1),
+            class_major_labels(config.n_way, config.n_shot).to(whole.device),
+            whole[:, config.n_shot :].flatten(0, 1),
+            class_major_labels(config.n_way, config.n_query).to(whole.device),
+        )
+
+    def challenge(self, learner: MetaLearner, config: PurerConfig, rng: torch.Generator) -> None:
+        """Adds the gradient of −eci_weight × the outer loss to the pixels', not to the student's."""
+        for _ in range(config.episodes):
+            loss, _ = learner.query_loss(self.episode(config, rng), steps=config.inner_steps)
+            (loss * (-config.eci_weight / config.episodes)).backward(inputs=list(self.pixels.values()))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The pixels and Adam's state, for a checkpoint."""
+        pixels = [pixels.detach() for pixels in self.pixels.values()]
+        return {"pixels": pixels, "optimizer": self.optimizer.state_dict()}
+
+    @torch.no_grad()
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Back to a state that `state_dict` gave."""
+        for pixels, saved in zip(self.pixels.values(), state["pixels"], strict=True):
+            pixels.copy_(saved)
+        self.optimizer.load_state_dict(state["optimizer"])
+
+
+class Curriculum:
+    """Says when training accuracy has stalled, so that the episodes are to become harder (ECI)."""
+
+    def __init__(self, patience: int) -> None:
+        self.patience, self.best, self.stalled, self.due = patience, -1.0, 0, False
+
+    def consider(self, accuracy: float) -> None:
+        """`due` tells whether this accuracy is the patience-th in a row without a new best."""
+        self.stalled = 0 if accuracy > self.best else self.stalled + 1
+        self.best = max(self.best, accuracy)
+        self.due = self.stalled >= self.patience
+        if self.due:  # against harder episodes, accuracies of the easier ones are no measure
+            self.best, self.stalled = -1.0, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """For a checkpoint."""
+        return {"best": self.best, "stalled": self.stalled, "due": self.due}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Back to a state that `state_dict` gave."""
+        self.best, self.stalled, self.due = state["best"], state["stalled"], state["due"]
+
+
+class Purer(Method):
+    """PURER: Architecture, Dataset and Model-Scale Agnostic Data-free Meta-Learning.
+
+    Zixuan Hu, Li Shen, Zhenyi Wang, Tongliang Liu, Chun Yuan, Dacheng Tao. CVPR 2023. arXiv 2303.11183.
+
+    A round: draw models; one Adam step of the dynamic data set's pixels on the sum of their inversion
+    losses; MAML on episodes of any classes from the pixels. Episode curriculum inversion (ECI): when training
+    accuracy stalls, a pixel step also makes the episodes harder. At test time, inversion calibration
+    following the inner loop (ICFIL).
+
+    Our decisions, where we know no setting: one batch of MAML a pixel step; one jitter for all images of a
+    model in a step, rolled; pixels are learned as normalised numbers and cut to what an image can be; both
+    priors speak of normalised images and are norms over a model's whole batch; of Adam's state, see
+    `DynamicDataset`; the curriculum starts anew after each harder step, see `Curriculum`; ICFIL's loss and
+    sizes, see `CalibratedLearner`.
+    """
+
+    name = "purer"
+    title = "PURER"
+    citation = "Hu et al., Architecture, Dataset and Model-Scale Agnostic Data-free Meta-Learning, CVPR 2023"
+    needs = "gradients"  # and BatchNorm statistics, with lambda_bn above 0
+    cost = "rounds × 13 forward-backward passes of a model, and a batch of MAML"
+    revision = 1
+    Config = PurerConfig
+
+    def meta_train(
+        self,
+        pool: ModelPool,
+        config: PurerConfig,
+        *,
+        seed: int,
+        monitor: Monitor | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> MetaLearner:
+        """See `Method.meta_train`. The log holds losses, teacher agreement, seconds by phase and passes."""
+        rng = torch.Generator().manual_seed(seed)
+        learner = build_student(pool, config, seed=seed)
+        if config.icfil:
+            learner = CalibratedLearner(learner, config.inversion, config)
+        optimizer = make_optimizer("adam", list(learner.params.values()), config.outer_lr)
+        dataset, curriculum = DynamicDataset(pool, config, rng), Curriculum(config.eci_patience)
+        log = TrainingLog()
+        selection = Selection(learner, monitor, log, every=config.monitor_every)
+        parts = {
+            "student": learner.backbone,
+            "optimizer": optimizer,
+            "dataset": dataset,
+            "curriculum": curriculum,
+            "selection": selection,
+            "log": log,
+        }
+        start = restore_run(checkpoint, parts, rng)
+
+        for round_number in range(start + 1, config.rounds + 1):
+            models = pool.sample(config.meta_batch, rng)
+            with log.phase("recovery"):
+                results = [dataset.invert(model, config, rng) for model in models]
+                if curriculum.due:
+                    dataset.challenge(learner, config, rng)
+                dataset.step()
+            log.passes += len(models)
+            with log.phase("meta_training"):
+                with torch.no_grad():
+                    episodes = [dataset.episode(config, rng) for _ in range(config.episodes)]
+                loss, accuracy = maml_step(
+                    learner, episodes, optimizer, steps=config.inner_steps, second_order=config.second_order
+                )
+            inversion_loss, agreement = torch.stack(results).mean(0)
+            log.append(
+                round=round_number,
+                inversion_loss=inversion_loss,
+                teacher_agreement=agreement,
+                outer_loss=loss,
+                training_accuracy=accuracy,
+                harder=curriculum.due,
+            )
+            if round_number > config.eci_start:
+                curriculum.consider(accuracy)
+            selection.consider(round_number, last=round_number == config.rounds)
+            if checkpoint and round_number % config.checkpoint_every == 0:
+                save_run(checkpoint, parts, rng, round_number)
+        return selection.finish()
