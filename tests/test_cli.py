@@ -3,12 +3,14 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import nbformat
 import pytest
 from click.testing import CliRunner
 from fake_methods import TINY
 
 from freelib.cli import VERBS, main
 from freelib.methods import METHODS
+from freelib.notebooks import write_notebook
 from freelib.profiles import PROFILES
 
 
@@ -145,3 +147,17 @@ def test_reproduce_and_notebooks_pass_on_what_was_asked(run, monkeypatch, tmp_pa
     assert "01_x: ValueError: no" in result.err
     assert asked["offered"] == {"DATASETS": ["cub"], "SHOTS": [1, 5]}
     assert (asked["required"], asked["only"], asked["profile"]) == ({"X": 0.001}, ("01_x",), "smoke")
+
+
+def test_notebooks_are_listed_or_executed(run, monkeypatch, tmp_path):
+    cell = nbformat.v4.new_code_cell("N = 3", metadata={"tags": ["parameters"]})
+    write_notebook(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "notebooks" / "01_x.ipynb")
+    assert json.loads(run("notebooks", "--json").out) == [{"name": "01_x", "parameters": {"N": 3}}]
+    assert "N=3" in run("notebooks").out
+    monkeypatch.setattr("freelib.reproduce.execute_in_place", lambda *_, **__: [])
+    assert run("notebooks", "--in-place", "01_x").out == "01_x\n"
+    failure = SimpleNamespace(name="01_x", path=tmp_path / "kept.ipynb", error="ValueError: no")
+    monkeypatch.setattr("freelib.reproduce.execute_in_place", lambda *_, **__: [failure])
+    result = run("notebooks", "--in-place", "--json")
+    assert (result.code, json.loads(result.out)["executed"]) == (1, [])
+    assert "kept in" in result.err

@@ -1,9 +1,15 @@
+import os
+import pickle
+import subprocess
+import sys
+
 import pytest
 from fake_methods import TINY
 
 from freelib.experiments.grid import GridError, _longest_first, run_grid
 from freelib.experiments.runner import run_unit
 from freelib.experiments.units import Unit
+from freelib.experiments.worker import Job
 from freelib.records import RecordStore
 
 DRIFTING = "fake_methods:Drifting"
@@ -23,6 +29,23 @@ def test_a_failing_unit_is_named_and_takes_no_other_with_it(tiny_world, tmp_path
     inside = run_unit(good, TINY, RecordStore(tmp_path / "b"))
     for name in ("episode_accuracies", "history", "threads", "config_digest"):
         assert record[name] == inside[name]
+
+
+def test_a_worker_ends_with_its_parent(tiny_world, tmp_path):
+    unit = Unit("t", DRIFTING, "cifar-fs", 1, 0, {"rounds": 1000, "pause": 0.1})
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "freelib.experiments.worker"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    worker.stdin.write(pickle.dumps(Job(unit, TINY, tmp_path, None)))
+    worker.stdin.flush()
+    assert b"round 2" in worker.stdout.readline()
+    worker.stdin.close()
+    assert worker.wait(timeout=30) == 1
+    worker.stdout.close()
+    assert RecordStore(tmp_path).all("t") == []
 
 
 def test_missing_data_and_bad_overrides_are_found_before_anything_runs(tiny_world, tmp_path):

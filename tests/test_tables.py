@@ -140,22 +140,3 @@ def test_formats():
     assert signed(1.0, 0.5) == "+1.0 ± 0.5"
     assert signed(-0.04, 0.5) == "+0.0 ± 0.5"
     assert plus_minus(float("nan"), 1.0) == signed(float("nan"), 1.0) == ""
-
-
-def test_rows_of_table1_are_sorted_and_claims_follow_the_intervals():
-    rows = table1.rows(two_methods())
-    assert rows["method"].tolist() == ["random", "free"]
-    assert not table1.above(rows, "free", "random")  # 52 ± 8.0 against 40 ± 7.6
-    near = [record("free", [51.0, 52.0, 53.0]), record("random", [40.0, 41.0, 42.0])]
-    assert table1.above(table1.rows(near), "free", "random")
-    assert not table1.above(table1.rows(near), "random", "free")
-
-
-def test_conclusion_says_what_the_numbers_say():
-    close = record("average", [42.0, 52.0, 63.0, 51.0])
-    sentence = table1.conclusion(table1.rows([*two_methods(), close]))
-    assert sentence == (
-        "On CIFAR-FS, 5-way 1-shot, FREE reaches 52.0 ± 8.0 % (reported: 39.13 %, at the paper's sizes), "
-        "12.0 ± 0.8 points above the untrained student, and not told apart from the best of the others, "
-        "Average (+0.0 ± 0.8 points)."
-    )

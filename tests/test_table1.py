@@ -1,0 +1,37 @@
+import pytest
+from fake_methods import TINY
+from test_tables import record, two_methods
+
+from freelib.experiments import table1
+
+
+def test_rows_of_table1_are_sorted_and_claims_follow_the_intervals():
+    rows = table1.rows(two_methods())
+    assert rows["method"].tolist() == ["random", "free"]
+    assert not table1.above(rows, "free", "random")  # 52 ± 8.0 against 40 ± 7.6
+    near = [record("free", [51.0, 52.0, 53.0]), record("random", [40.0, 41.0, 42.0])]
+    assert table1.above(table1.rows(near), "free", "random")
+    assert not table1.above(table1.rows(near), "random", "free")
+
+
+def test_conclusion_says_what_the_numbers_say():
+    close = record("average", [42.0, 52.0, 63.0, 51.0])
+    sentence = table1.conclusion(table1.rows([*two_methods(), close]))
+    assert sentence == (
+        "On CIFAR-FS, 5-way 1-shot, FREE reaches 52.0 ± 8.0 % (reported: 39.13 %, at the paper's sizes), "
+        "12.0 ± 0.8 points above the untrained student, and not told apart from the best of the others, "
+        "Average (+0.0 ± 0.8 points)."
+    )
+
+
+def test_a_run_has_every_method_and_pool_features_twice(tiny_world, tmp_path):
+    records = table1.run(TINY, results=tmp_path, methods=["random", "pool_features"])
+    assert [(r["method"], r["config"].get("centre")) for r in records] == [
+        ("random", None),
+        ("pool_features", "episode"),
+        ("pool_features", "none"),
+    ]
+    assert len(list((tmp_path / "tiny" / "records" / "table1").glob("*.json"))) == 3
+    assert set(table1.rows(records)["title"]) == {"Random", "Pool features", "Pool features, not centred"}
+    with pytest.raises(ValueError, match="Unknown method"):
+        table1.run(TINY, results=tmp_path, methods=["nonsense"])
