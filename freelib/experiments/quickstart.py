@@ -20,12 +20,13 @@ from freelib.experiments.units import Unit
 from freelib.figures import PAGE_WIDTH, PALETTE, image_grid, new_figure, styled
 from freelib.generator import MetaGenerator, RecoveredTask
 from freelib.meta_learner import MetaLearner
+from freelib.methods import get_method
 from freelib.methods.base import build_student
 from freelib.methods.free import FreeConfig
 from freelib.pool import ModelPool
 from freelib.profiles import Profile, get_profile
 from freelib.records import Record, RecordStore
-from freelib.storage import load_tensors
+from freelib.storage import load_tensors, save_tensors
 
 EXPERIMENT = "quickstart"
 WARMUP_ROUNDS = 10
@@ -144,18 +145,24 @@ class Quickstart:
         store = RecordStore(self.results / self.profile.name / "records")
         return run_grid([self.free, random], self.profile, store)
 
+    @cached_property
     def learner(self) -> MetaLearner:
-        """The student that FREE's record is of. Raises FileNotFoundError where the cache has lost it."""
-        config = self.run.settings["config"]
-        learner = build_student(self.pool, config, seed=self.free.seed)
-        learner.backbone.load_state_dict(load_tensors(learner_file(self.run.digest)))
+        """The student of FREE's record; trained again, to the same bits, where the cache has lost it."""
+        config, file = self.run.settings["config"], learner_file(self.run.digest)
+        if file.is_file():
+            learner = build_student(self.pool, config, seed=self.free.seed)
+            learner.backbone.load_state_dict(load_tensors(file))
+            return learner
+        monitor, method = self.run.monitor(lambda text: None), get_method("free")
+        learner = method.meta_train(self.pool, config, seed=self.free.seed, monitor=monitor)
+        save_tensors(file, learner.backbone.state_dict())
         return learner
 
     def episode_figure(self, *, n_queries: int = 3) -> Figure:
         """An episode of meta-test classes: support set, and queries with the class that they are given."""
         sampler = self.run.sampler("test", TEST_SEED)
         episode, names = sampler.episode(0), "ABCDEFGHIJ"
-        classifier = self.learner().adapt(episode.support, episode.support_labels)
+        classifier = self.learner.adapt(episode.support, episode.support_labels)
         predicted = classifier.predict(episode.query).cpu()
         support = torch.stack([episode.support[episode.support_labels == c][0] for c in range(sampler.n_way)])
         rows, labels = [support], [f"new class {names[c]}" for c in range(sampler.n_way)]
