@@ -68,6 +68,8 @@ PROFILES: dict[str, Profile] = {
                 "ngf": 16,
                 "images_per_class": 10,
                 "lambda_bn": 0.05,
+                "augment_flip": False,  # a mirrored character is another character
+                "augment_padding": 2,
                 "kd_heads": "per_model",
                 "align_lr": 3e-3,
                 "align_sweeps": 6,

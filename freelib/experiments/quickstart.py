@@ -119,8 +119,9 @@ class Quickstart:
         """Some images of every class of one model, after the last step, a class a row."""
         task = recovery.task
         rows = [task.images[task.labels == c][:columns] for c in range(task.model.n_way)]
-        names = [text for name in task.model.class_names for text in (name, *[""] * (columns - 1))]
-        figure = image_grid(torch.cat(rows), names, columns=columns)
+        figure = image_grid(torch.cat(rows), [""] * sum(map(len, rows)), columns=columns)
+        for axis, name in zip(figure.axes[::columns], task.model.class_names, strict=False):
+            axis.set_title(name.lower(), fontsize=6, pad=1.5, loc="left")
         before, after = (100 * float(t.agreement) for t in (recovery.first_step, task))
         figure.suptitle(
             f"The model agrees: {before:.0f} % before adaptation, {after:.0f} % at the last step", size=8
