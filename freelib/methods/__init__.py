@@ -13,6 +13,8 @@ METHODS: dict[str, str] = {
     "average": "freelib.methods.average:Average",
     "ota": "freelib.methods.ota:Ota",
     "dro": "freelib.methods.dro:Dro",
+    "purer": "freelib.methods.purer:Purer",
+    "bidf_mkd": "freelib.methods.bidf_mkd:BidfMkd",
     "best_teacher": "freelib.methods.pool_features:BestTeacher",
     "pool_features": "freelib.methods.pool_features:PoolFeatures",
     "free": "freelib.methods.free:Free",
