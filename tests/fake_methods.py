@@ -74,6 +74,12 @@ class Drifting(Method):
         return selection.finish()
 
 
+class Shotless(Drifting):
+    """The same walk; it does not look at n_shot."""
+
+    uses_shots = False
+
+
 @dataclass(frozen=True)
 class ColourConfig(MethodConfig):
     head: str = "prototypes"

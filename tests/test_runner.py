@@ -3,10 +3,11 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
-from fake_methods import TINY
+from fake_methods import TINY, Shotless
 
 from freelib.experiments.runner import Run, known_record, learner_file, run_unit, with_overrides
 from freelib.experiments.units import Unit
@@ -57,6 +58,33 @@ def test_a_record_that_stands_is_not_made_again(tiny_world, tmp_path, monkeypatc
     assert run_unit(DRIFTING, TINY, store) == record
     other = Unit("table4", "fake_methods:Drifting", "cifar-fs", 1, 0)
     assert run_unit(other, TINY, store) == record | {"experiment": "table4"}
+
+
+def test_one_training_serves_all_shots_where_it_does_not_use_them(tiny_world, tmp_path, monkeypatch):
+    profile = replace(TINY, shots=(1, 2))
+    five = Unit("table1", "fake_methods:Shotless", "cifar-fs", 2, 0)
+    calls, train = [], Shotless.meta_train
+    monkeypatch.setattr(Shotless, "meta_train", lambda *a, **k: calls.append(1) or train(*a, **k))
+    records = {}
+    for order in ([five, replace(five, n_shot=1)], [replace(five, n_shot=1), five]):
+        store = RecordStore(tmp_path / str(order[0].n_shot))
+        records[order[0].n_shot] = [lasting(run_unit(unit, profile, store)) for unit in order]
+        assert len(store.all("table1")) == 2
+    assert len(calls) == 2
+    assert records[2] == records[1][::-1]  # whichever is asked for first
+    two, one = records[2]
+    assert (one["n_shot"], two["n_shot"]) == (one["config"]["n_shot"], two["config"]["n_shot"]) == (1, 2)
+    assert one["history"] == two["history"]
+    assert one["config_digest"] != two["config_digest"]
+    assert one["evaluation"] == two["evaluation"]
+
+
+def test_a_record_of_other_shots_is_left_as_it_is(tiny_world, tmp_path):
+    store = RecordStore(tmp_path)
+    one = run_unit(Unit("table1", "fake_methods:Shotless", "cifar-fs", 1, 0), TINY, store)
+    two = run_unit(Unit("table1", "fake_methods:Shotless", "cifar-fs", 2, 0), TINY, store)
+    assert [r["started"] for r in store.all("table1") if r["n_shot"] == 1] == [one["started"]]
+    assert two["history"] == one["history"]
 
 
 def test_two_runs_are_equal(tiny_world, tmp_path):
@@ -124,7 +152,7 @@ RUN = """
 import sys
 import torch
 torch.set_num_threads(1)
-from fake_methods import TINY
+from fake_methods import TINY, Shotless
 from freelib.experiments.runner import run_unit
 from freelib.experiments.units import Unit
 from freelib.records import RecordStore

@@ -49,7 +49,10 @@ def run_grid(
     missing = [unit for unit in units if known[unit.name] is None]
     if missing:
         _make_pools(missing, profile, cache)
-        _run_all(_longest_first(missing, store), profile, store, workers or profile.workers, cache)
+        trainings = {Run(unit, profile).trained_as.name: unit for unit in missing}  # one may serve many units
+        _run_all(
+            _longest_first(list(trainings.values()), store), profile, store, workers or profile.workers, cache
+        )
     records = [known[unit.name] or known_record(Run(unit, profile, cache), store) for unit in units]
     return [record for record in records if record is not None]
 

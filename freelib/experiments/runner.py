@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +40,22 @@ class Run:
     profile: Profile
     cache: str | Path | None = None
 
+    @property
+    def shares_training(self) -> bool:
+        """Whether one training serves all numbers of shots: it does not use n_shot, not even to select."""
+        return not get_method(self.unit.method).uses_shots and self.unit.selection != "test"
+
+    @property
+    def trained_as(self) -> Unit:
+        """The unit whose training serves this one: where it is shared, that of the profile's first n_shot."""
+        return replace(self.unit, n_shot=self.profile.shots[0]) if self.shares_training else self.unit
+
+    @property
+    def served(self) -> list[Run]:
+        """The runs that its training serves, this one first."""
+        shots = (self.unit.n_shot, *self.profile.shots) if self.shares_training else (self.unit.n_shot,)
+        return [replace(self, unit=replace(self.unit, n_shot=n_shot)) for n_shot in dict.fromkeys(shots)]
+
     def dataset(self, split: str) -> FewShotDataset:
         """One split at the profile's size. Raises MissingDataError where the data set is not there."""
         return load_dataset(self.unit.dataset, split, size=self.profile.image_size, cache=self.cache)
@@ -64,6 +80,7 @@ class Run:
                 "selection": unit.selection,
                 "seed": TEST_SEED,
                 "validation_seed": VALIDATION_SEED,
+                "validation_shots": self.trained_as.n_shot,
                 "validation_episodes": profile.validation_episodes,
                 "image_size": profile.image_size,
             },
@@ -87,9 +104,9 @@ class Run:
         return config_digest(self.keyed)
 
     def sampler(self, split: str, seed: int) -> EpisodeSampler:
-        """The unit's episodes of a split."""
-        profile = self.profile
-        shape = {"n_way": profile.n_way, "n_shot": self.unit.n_shot, "n_query": profile.n_query}
+        """Episodes of a split: the unit's, or on the meta-validation classes those of its training."""
+        profile, unit = self.profile, self.trained_as if split == "validation" else self.unit
+        shape = {"n_way": profile.n_way, "n_shot": unit.n_shot, "n_query": profile.n_query}
         return EpisodeSampler(self.dataset(split), **shape, seed=seed)
 
     def monitor(self, message: Message) -> Monitor:
@@ -130,6 +147,7 @@ def run_unit(
 ) -> Record:
     """The unit's record: taken from the store where it stands, else made, written and returned.
 
+    Where the method's training does not use n_shot, the records of the profile's other shots come with it.
     A run that was killed goes on from its checkpoint; of two processes with the same unit one computes, the
     other waits and takes its record. message: called with a line of text now and then.
 
@@ -140,13 +158,17 @@ def run_unit(
     if (record := known_record(run, store)) is not None:
         return record
     folder = cache_folder(cache)
-    lock = folder / "locks" / f"{run.digest}.lock"
+    training = replace(run, unit=run.trained_as).digest
+    lock = folder / "locks" / f"{training}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):  # released by the system when its holder dies, however it dies
         if (record := known_record(run, store)) is None:
-            checkpoint = Checkpoint(folder / "checkpoints" / f"{run.digest}.pt")
-            record = complete(_execute(run, checkpoint, message))
-            store.put(record)
+            checkpoint = Checkpoint(folder / "checkpoints" / f"{training}.pt")
+            missing = [each for each in run.served if known_record(each, store) is None]
+            records = [complete(fields) for fields in _execute(missing, checkpoint, message)]
+            for made in reversed(records):  # its own at the end: a run that is killed before goes on
+                store.put(made)
+            record = records[0]
             checkpoint.remove()
     return record
 
@@ -156,8 +178,9 @@ def learner_file(digest: str, cache: str | Path | None = None) -> Path:
     return cache_folder(cache) / "learners" / f"{digest}.safetensors"
 
 
-def _execute(run: Run, checkpoint: Checkpoint, message: Message) -> dict[str, Any]:
-    """Train and test; the fields of the record."""
+def _execute(runs: Sequence[Run], checkpoint: Checkpoint, message: Message) -> list[dict[str, Any]]:
+    """Train once, as the first run says, and test all that the training serves; their records' fields."""
+    run = runs[0]
     unit, profile = run.unit, run.profile
     method, config, captured = get_method(unit.method), run.settings["config"], environment()
     pool = get_pool(unit.dataset, profile, unit.seed, cache=run.cache)
@@ -166,33 +189,45 @@ def _execute(run: Run, checkpoint: Checkpoint, message: Message) -> dict[str, An
     learner = method.meta_train(
         pool, config, seed=unit.seed, monitor=run.monitor(message), checkpoint=checkpoint, **oracle
     )
-    trained = time.perf_counter()
-    message(f"{unit.name}: testing")
-    scores = _test(run, learner)
-    tested = time.perf_counter()
-    save_tensors(learner_file(run.digest, run.cache), learner.backbone.state_dict())
+    trained = time.perf_counter() - start
     log = learner.log
-    phases = {} if log is None else {name: round(value, 3) for name, value in log.seconds.items()}
-    score = scores["last"] if unit.selection == "last" else scores["selected"]
-    return {
-        **run.keyed,
+    shared = {
         **captured,
         "experiment": unit.experiment,
         "profile": profile.name,
         "pool_digest": pool.digest,
         "selection": unit.selection,
+        "history": None
+        if log is None
+        else _history(log.history, "test" if unit.selection == "test" else "validation"),
+        "passes": None if log is None else log.passes,
+        "device": device_name(config.device),
+        "extra": {"selected_round": learner.selected_round},
+    }
+    phases = {} if log is None else {name: round(value, 3) for name, value in log.seconds.items()}
+    return [
+        _tested(each, learner, shared, {**phases, "training": round(trained, 3)}, message) for each in runs
+    ]
+
+
+def _tested(
+    run: Run, learner: MetaLearner, shared: dict[str, Any], seconds: dict[str, float], message: Message
+) -> dict[str, Any]:
+    """One run's test with a trained learner: the fields of its record; the learner is kept in the cache."""
+    message(f"{run.unit.name}: testing")
+    start = time.perf_counter()
+    scores = _test(run, learner)
+    score = scores["last"] if run.unit.selection == "last" else scores["selected"]
+    save_tensors(learner_file(run.digest, run.cache), learner.backbone.state_dict())
+    return {
+        **run.keyed,
+        **shared,
         "accuracy": score.mean,
         "accuracy_ci95": score.ci95,
         "accuracy_last": scores["last"].mean,
         "episode_accuracies": [round(value, 2) for value in score.accuracies.tolist()],
-        "history": None
-        if log is None
-        else _history(log.history, "test" if unit.selection == "test" else "validation"),
-        "seconds": {**phases, "training": round(trained - start, 3), "test": round(tested - trained, 3)},
-        "passes": None if log is None else log.passes,
+        "seconds": {**seconds, "test": round(time.perf_counter() - start, 3)},
         "peak_memory_mib": peak_memory_mib(),
-        "device": device_name(config.device),
-        "extra": {"selected_round": learner.selected_round},
     }
 
 

@@ -38,6 +38,7 @@ class Average(Method):
     title = "Average"
     citation = "the field's usual baseline of weight fusion"
     needs = "weights"
+    uses_shots = False
     same_architecture = True
     cost = "one pass over the weights"
 

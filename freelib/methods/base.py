@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -46,6 +47,7 @@ class Method(ABC):
     name: as on the command line; title: as in a table; citation: authors, title, venue
     needs: "nothing", "weights", "gradients" or "calls" of the models, or "data"
     same_architecture: all models must be of one kind
+    uses_shots: its training depends on n_shot; where not, one training serves every number of shots
     cost: of meta-training, in words; oracle: it sees the real meta-training images (marked in every table)
     revision: raised when the method's results change, so that older records are not taken for new ones
     """
@@ -55,6 +57,7 @@ class Method(ABC):
     citation: ClassVar[str]
     needs: ClassVar[str]
     same_architecture: ClassVar[bool] = False
+    uses_shots: ClassVar[bool] = True
     cost: ClassVar[str] = ""
     oracle: ClassVar[bool] = False
     revision: ClassVar[int] = 1
@@ -75,6 +78,14 @@ class Method(ABC):
         monitor: called with (round, learner); where it gives a number, the round with the highest one is kept
         checkpoint: where the state is kept, so that a killed run goes on where it was
         """
+
+
+def stream_seed(seed: int, stream: str) -> int:
+    """The seed of one of a run's random streams ("generator", "draws", …), so that no two are alike.
+
+    The student's weights take the run's own seed: they are those of the untrained student, `Random`.
+    """
+    return int.from_bytes(hashlib.blake2b(f"{seed} {stream}".encode(), digest_size=4).digest(), "big")
 
 
 def build_student(pool: ModelPool, config: MethodConfig, *, seed: int) -> MetaLearner:

@@ -14,7 +14,7 @@ from freelib.generator import RecoveredTask, Student
 from freelib.inversion import InversionConfig
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
-from freelib.methods.base import Method, MethodConfig, Monitor, build_student
+from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
 from freelib.methods.running import Selection, TrainingLog, restore_run, save_run
 from freelib.pool import ModelPool, PretrainedModel
 from freelib.replay import ReplayConfig, replay
@@ -156,7 +156,7 @@ class BidfMkd(Method):
             raise ValueError(
                 f"A {config.n_way}-way student can't be distilled from {sorted(n_ways)}-way models."
             )
-        rng = torch.Generator().manual_seed(seed)
+        rng = torch.Generator().manual_seed(stream_seed(seed, "draws"))
         learner = build_student(pool, config, seed=seed)
         parameters = list(learner.params.values())
         optimizer = make_optimizer("adam", parameters, config.outer_lr)

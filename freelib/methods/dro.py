@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from freelib.meta_learner import MetaLearner
 from freelib.methods.average import require_same_architecture
-from freelib.methods.base import Method, MethodConfig, Monitor, build_student
+from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
 from freelib.methods.running import Selection, TrainingLog, restore_run, save_run
 from freelib.pool import ModelPool
 from freelib.storage import Checkpoint
@@ -23,8 +23,8 @@ class DroConfig(MethodConfig):
     embedding_dim, hidden, rank: sizes of an embedding, of the hypernetwork's hidden layer and of its basis
     lr: Adam's, for the hypernetwork and the embeddings
     gamma: γ, the price of moving an embedding; inf: plain fusion, without diversification
-    ascent_steps, ascent_lr: of the search for the worst embedding; with γ's default, they move an embedding by
-      about a tenth of its distance to the next (logged as `shift`)
+    ascent_steps, ascent_lr: of the search for the worst embedding; with γ's default, they move an embedding
+      by about a tenth of its distance to the next (logged as `shift`)
     draws: 0: the student starts at the mean embedding; n: at the mean of n networks drawn around it
     """
 
@@ -154,6 +154,7 @@ class Dro(Method):
         "UAI 2022"
     )
     needs = "weights"
+    uses_shots = False
     same_architecture = True
     cost = "rounds × steps of a hypernetwork; no image is seen"
     Config = DroConfig
@@ -172,7 +173,7 @@ class Dro(Method):
         Raises ValueError where the pool is not of one architecture, the student's.
         """
         require_same_architecture(pool, config, self.title)
-        rng = torch.Generator().manual_seed(seed)
+        rng = torch.Generator().manual_seed(stream_seed(seed, "draws"))
         learner = build_student(pool, config, seed=seed)
         names = [name for name in learner.params if not name.startswith("head.")]
         space = WeightSpace([{n: model.module.get_parameter(n).detach() for n in names} for model in pool])

@@ -19,7 +19,7 @@ from freelib.generator import MetaGenerator
 from freelib.inversion import InversionConfig
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
-from freelib.methods.base import Method, MethodConfig, Monitor, build_student
+from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
 from freelib.methods.running import Selection, TrainingLog, restore_run, save_run
 from freelib.pool import ModelPool
 from freelib.replay import ReplayConfig, replay
@@ -64,7 +64,7 @@ class Free(Method):
     citation = "Wei et al., FREE: Faster and Better Data-Free Meta-Learning, CVPR 2024"
     needs = "gradients"
     cost = "rounds × models × 5 generate-forward-backward passes, and replay"
-    revision = 1
+    revision = 2
     Config = FreeConfig
 
     def meta_train(
@@ -77,9 +77,9 @@ class Free(Method):
         checkpoint: Checkpoint | None = None,
     ) -> MetaLearner:
         """See `Method.meta_train`. The log holds losses, teacher agreement, seconds by phase and passes."""
-        rng = torch.Generator().manual_seed(seed)
+        rng = torch.Generator().manual_seed(stream_seed(seed, "draws"))
         learner = build_student(pool, config, seed=seed)
-        heads = DistillationHeads.for_pool(learner, pool, config.kd_heads, seed=seed)
+        heads = DistillationHeads.for_pool(learner, pool, config.kd_heads, seed=stream_seed(seed, "heads"))
         parameters = list(learner.params.values())
         distilled = [*parameters, *heads.params.values()]
         kd_optimizer = make_optimizer(config.align_optimizer, distilled, config.align_lr)
@@ -88,7 +88,7 @@ class Free(Method):
             config,
             image_size=pool.image_size,
             channels=pool.channels,
-            seed=seed,
+            seed=stream_seed(seed, "generator"),
             device=config.device,
             precision=config.precision,
         )

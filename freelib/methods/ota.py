@@ -107,6 +107,7 @@ class Ota(Method):
     title = "OTA"
     citation = "Singh and Jaggi, Model Fusion via Optimal Transport, NeurIPS 2020"
     needs = "weights"
+    uses_shots = False
     same_architecture = True
     cost = "one optimal transport a layer and model"
     Config = OtaConfig

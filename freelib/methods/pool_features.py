@@ -65,6 +65,7 @@ class PoolFeatures(Method):
         "freelib; nearest class mean after Snell et al., Prototypical Networks for Few-shot Learning, 2017"
     )
     needs = "calls"
+    uses_shots = False
     cost = "no training; all models at test time"
     Config = PoolFeaturesConfig
 

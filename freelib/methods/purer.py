@@ -14,7 +14,7 @@ from freelib.episodes import Episode, class_major_labels
 from freelib.inversion import InversionConfig, inversion_loss
 from freelib.memory import ClassKey
 from freelib.meta_learner import MetaLearner
-from freelib.methods.base import Method, MethodConfig, Monitor, build_student
+from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
 from freelib.methods.running import Selection, TrainingLog, restore_run, save_run
 from freelib.pool import ModelPool, PretrainedModel
 from freelib.replay import maml_step
@@ -212,7 +212,7 @@ class Purer(Method):
         checkpoint: Checkpoint | None = None,
     ) -> MetaLearner:
         """See `Method.meta_train`. The log holds losses, teacher agreement, seconds by phase and passes."""
-        rng = torch.Generator().manual_seed(seed)
+        rng = torch.Generator().manual_seed(stream_seed(seed, "draws"))
         learner = build_student(pool, config, seed=seed)
         if config.icfil:
             learner = CalibratedLearner(learner, config.inversion, config)

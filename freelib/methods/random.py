@@ -15,6 +15,7 @@ class Random(Method):
     title = "Random"
     citation = "the field's usual lower bound"
     needs = "nothing"
+    uses_shots = False
     cost = "none"
 
     def meta_train(

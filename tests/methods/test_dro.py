@@ -61,7 +61,7 @@ def test_equal_models_are_fused_to_themselves(gamma):
     assert errors[0] > 10 * errors[-1]
     assert errors[-1] < 1e-3
     distance = (encoder(learner.backbone) - encoder(pool[0].module)).norm()
-    assert distance < 0.05 * encoder(pool[0].module).norm()
+    assert distance < 0.2 * encoder(pool[0].module).norm()
     assert not learner.params["head.weight"].any()
     assert not learner.params["head.bias"].any()
 

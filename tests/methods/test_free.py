@@ -236,7 +236,7 @@ def test_the_generator_learns_what_the_teachers_recognise(tiny_dataset):
     history = get_method("free").meta_train(trained_pool(tiny_dataset), config, seed=0).log.history
     agreement, loss = history["teacher_agreement"], history["inversion_loss"]
     assert sum(agreement[-10:]) / 10 > 0.45  # chance: 0.2
-    assert sum(loss[-10:]) / 10 < loss[0] - 0.3
+    assert sum(loss[-10:]) / 10 < loss[0] - 0.2
 
 
 def test_golden(plain):
@@ -244,14 +244,14 @@ def test_golden(plain):
 
     Instruction sets round differently, and Adam carries a rounding on: what comes first is held to 1e-4.
     """
-    assert get_method("free").revision == 1
+    assert get_method("free").revision == 2
     for name, values in GOLDEN.items():
         assert plain.log.history[name] == pytest.approx(values, abs=5e-3)
         assert plain.log.history[name][0] == pytest.approx(values[0], abs=1e-4)
 
 
 GOLDEN = {
-    "inversion_loss": [15.14456, 10.20177, 5.38423, 7.23848],
-    "distillation_loss": [0.97694, 1.45883, 0.6716],
-    "replay_loss": [2.037, 1.9904, 1.98024],
+    "inversion_loss": [10.18522, 8.15521, 12.41051, 5.1906],
+    "distillation_loss": [0.6434, 1.57035, 1.47639],
+    "replay_loss": [1.92058, 2.03349, 1.99056],
 }
