@@ -23,6 +23,7 @@ from freelib.methods.base import Method, MethodConfig, Monitor, build_student, s
 from freelib.methods.running import Selection, TrainingLog, restore_run, save_run
 from freelib.pool import ModelPool
 from freelib.replay import ReplayConfig, replay
+from freelib.scratch import ScratchGenerator
 from freelib.storage import Checkpoint
 
 
@@ -34,6 +35,7 @@ class FreeConfig(MethodConfig, InversionConfig, AlignmentConfig, ReplayConfig):
     monitor_every: rounds between looks at the validation classes (0: after the last round only)
     checkpoint_every, measure_every: rounds between saved states, between measurements of the gradients'
       agreement (0: never)
+    recovery: "meta" is FIve; "scratch" a new generator for every model, trained for scratch_steps (ablation)
     """
 
     warmup_rounds: int = 20
@@ -42,11 +44,26 @@ class FreeConfig(MethodConfig, InversionConfig, AlignmentConfig, ReplayConfig):
     monitor_every: int = 20
     checkpoint_every: int = 50
     measure_every: int = 0
+    recovery: str = "meta"
+    scratch_steps: int = 5
 
     def __post_init__(self) -> None:
+        if self.recovery not in ("meta", "scratch"):
+            raise ValueError(f"recovery is meta or scratch, got {self.recovery!r}.")
         # A dataclass calls the first of its bases' checks only.
         for part in (InversionConfig, AlignmentConfig, ReplayConfig):
             part.__post_init__(self)
+
+
+def build_generator(pool: ModelPool, config: FreeConfig, *, seed: int) -> MetaGenerator | ScratchGenerator:
+    """FIve's generator for a pool, or what stands in for it."""
+    size, device, precision = pool.image_size, config.device, config.precision
+    if config.recovery == "scratch":
+        steps = config.scratch_steps
+        return ScratchGenerator(config, steps=steps, image_size=size, device=device, precision=precision)
+    return MetaGenerator(
+        config, image_size=size, channels=pool.channels, seed=seed, device=device, precision=precision
+    )
 
 
 class Free(Method):
@@ -84,14 +101,7 @@ class Free(Method):
         distilled = [*parameters, *heads.params.values()]
         kd_optimizer = make_optimizer(config.align_optimizer, distilled, config.align_lr)
         replay_optimizer = make_optimizer("adam", parameters, config.replay_lr)
-        meta_generator = MetaGenerator(
-            config,
-            image_size=pool.image_size,
-            channels=pool.channels,
-            seed=stream_seed(seed, "generator"),
-            device=config.device,
-            precision=config.precision,
-        )
+        meta_generator = build_generator(pool, config, seed=stream_seed(seed, "generator"))
         memory = TaskMemory(
             image_size=pool.image_size, batches_per_class=config.memory_batches, device=config.device
         )

@@ -84,6 +84,7 @@ SWITCHES = [
     {"augment_padding": 0},
     {"augment_flip": False},
     {"adapt_steps": 3},
+    {"recovery": "scratch"},
     {"head": "anil"},
 ]
 
@@ -100,6 +101,19 @@ def test_measuring_does_not_disturb(plain):
     assert torch.equal(theta(measured), theta(plain))
     assert measured.log.history["measured_round"] == [2, 4]
     assert all(-1 <= cosine <= 1 for cosine in measured.log.history["cosine"])
+
+
+def test_a_generator_from_scratch_costs_its_steps_and_learns_nothing_between_models(plain):
+    config = replace(TINY, recovery="scratch", scratch_steps=3)
+    log = train(config).log
+    assert log.passes == 4 * 2 * 3
+    assert log.history["inversion_loss"] != plain.log.history["inversion_loss"]
+    generator = module.build_generator(tiny_pool(4), config, seed=0)
+    generator.meta_step()
+    generator.load_state_dict({"passes": 7})
+    assert generator.state_dict() == {"passes": 7}
+    with pytest.raises(ValueError, match="at least 1 step, got 0"):
+        train(replace(config, scratch_steps=0))
 
 
 def test_all_tasks_enter_the_memory_or_the_last(monkeypatch):
@@ -151,7 +165,15 @@ def test_warm_up_leaves_the_student_alone():
     assert torch.equal(theta(learner), theta(untrained))
 
 
-SETTINGS = ["alignment", "align_optimizer", "distillation", "replay_scope", "memory_tasks", "kd_heads"]
+SETTINGS = [
+    "alignment",
+    "align_optimizer",
+    "distillation",
+    "replay_scope",
+    "memory_tasks",
+    "kd_heads",
+    "recovery",
+]
 
 
 @pytest.mark.parametrize("field", SETTINGS)
