@@ -59,7 +59,7 @@ PROFILES: dict[str, Profile] = {
         shots=(1,),
         n_episodes=200,
         validation_episodes=30,
-        pool={"n_models": 12, "epochs": 8},
+        pool={"n_models": 10, "epochs": 6},
         monitor_every=5,
         overrides={
             "free": {
