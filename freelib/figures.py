@@ -110,7 +110,9 @@ def bar_chart(rows: pd.DataFrame) -> Figure:
         axis.axvline(20, color="#555555", linewidth=0.8, linestyle=":", label="chance")
         axis.set(title=DATASET_TITLES.get(dataset, dataset), xlabel="accuracy, %", xlim=(0, None))
         axis.grid(visible=False, axis="y")
-    axes[0][0].set_yticks(positions, [titles[name] for name in methods])
+    oracles = set(rows[rows["oracle"]]["method"])
+    names = [titles[name] + (" (oracle)" if name in oracles else "") for name in methods]
+    axes[0][0].set_yticks(positions, names)
     axes[0][0].invert_yaxis()
     handles: dict[str, Any] = {}
     for axis in axes[0]:
@@ -130,8 +132,8 @@ def learning_curves(
 ) -> Figure:
     """Columns of the records' histories over rounds: a panel a data set, a line a method and number of shots.
 
-    Several seeds: their mean, and a band from the lowest to the highest. Records without these columns are
-    left out.
+    Several methods: their rounds are not alike, so that each one's are shares of its training. Several seeds:
+    their mean, and a band from the lowest to the highest. Records without these columns are left out.
 
     Raises ValueError where no record has them.
     """
@@ -143,23 +145,31 @@ def learning_curves(
     if not curves:
         raise ValueError(f"no record has a history of {y!r} over {x!r}: there is no curve to draw")
     datasets = list(dict.fromkeys(dataset for dataset, _, _ in curves))
-    lines = list(dict.fromkeys((method, n_shot) for _, n_shot, method in curves))
+    methods = list(dict.fromkeys(method for _, _, method in curves))
+    shots = sorted({n_shot for _, n_shot, _ in curves})
+    share = len(methods) > 1
     figure, axes = new_figure(1, len(datasets))
     for axis, dataset in zip(axes[0], datasets, strict=True):
         for (owner, n_shot, method), histories in curves.items():
             if owner == dataset:
-                i = lines.index((method, n_shot))
-                style = {"color": PALETTE[i % len(PALETTE)], "linestyle": LINE_STYLES[i % len(LINE_STYLES)]}
-                _draw_curve(
-                    axis,
-                    [h[x] for h in histories],
-                    [h[y] for h in histories],
-                    f"{get_method(method).title}, {n_shot}-shot",
-                    style,
-                )
-        axis.set(title=DATASET_TITLES.get(dataset, dataset), xlabel="round", ylabel=label)
+                style = {
+                    "color": PALETTE[methods.index(method) % len(PALETTE)],
+                    "linestyle": LINE_STYLES[shots.index(n_shot) % len(LINE_STYLES)],
+                }
+                rounds = [[100 * i / h[x][-1] for i in h[x]] if share else h[x] for h in histories]
+                title = f"{get_method(method).title}, {n_shot}-shot"
+                _draw_curve(axis, rounds, [h[y] for h in histories], title, style)
+        axis.set(title=DATASET_TITLES.get(dataset, dataset), ylabel=label)
+        axis.set_xlabel("share of training, %" if share else "round")
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.legend()
+    handles: dict[str, Any] = {}
+    for axis in axes[0]:
+        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    if share:
+        columns = min(4, len(handles))
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
+    else:
+        axes[0][0].legend()
     return figure
 
 

@@ -118,8 +118,10 @@ def accuracy_rows(
     seed_spread: standard deviation of the seeds' accuracies, NaN for one seed; n_seeds
     difference, difference_ci95: to the reference method on the same episodes, paired; NaN for the method
     itself
-    last: accuracy of the last round instead of the selected one; seconds, passes: of meta-training, mean
-    over seeds
+    last: accuracy of the last round instead of the selected one
+    seconds: of meta-training, without the looks at the validation classes; passes: of images through a model
+    and back; both means over seeds
+    models: networks that answer at test time, NaN where the record does not say how many the pool has
     paper, source: the value that others report, NaN where we do not know it
 
     Raises ValueError where two records are of one method, data set, number of shots and seed.
@@ -162,13 +164,24 @@ def accuracy_rows(
                 "difference": difference[0],
                 "difference_ci95": difference[1],
                 "last": _mean(record["accuracy_last"] for record in seeds),
-                "seconds": _mean((record["seconds"] or {}).get("training") for record in seeds),
+                "seconds": _mean(training_seconds(record) for record in seeds),
                 "passes": _mean(record["passes"] for record in seeds),
+                "models": method.models_at_test or _pool_size(seeds[0]),
                 "paper": paper,
                 "source": source,
             }
         )
     return pd.DataFrame(rows)
+
+
+def training_seconds(record: Record) -> float | None:
+    """Seconds of meta-training, without those of the monitor's looks at the validation classes."""
+    seconds = record["seconds"] or {}
+    return seconds["training"] - seconds.get("monitor", 0.0) if "training" in seconds else None
+
+
+def _pool_size(record: Record) -> float:
+    return (record["pool"] or {}).get("config", {}).get("n_models", float("nan"))
 
 
 def _mean(values: Iterable[float | None]) -> float:
@@ -211,6 +224,7 @@ def accuracy_table(rows: pd.DataFrame, caption: str, *, note: str = "", referenc
             ),
             "training, s": ["" if pd.isna(value) else f"{value:.0f}" for value in rows["seconds"]],
             "passes": ["" if pd.isna(value) else f"{value:.0f}" for value in rows["passes"]],
+            "models at test": ["" if pd.isna(value) else f"{value:.0f}" for value in rows["models"]],
             "paper, %": list(map(_paper_cell, rows["dataset"], rows["paper"])),
         }
     )

@@ -46,6 +46,14 @@ def test_curves_are_means_with_a_band_over_seeds():
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["FREE, 1-shot"]
 
 
+def test_rounds_of_several_methods_are_shares_of_their_training():
+    figure = learning_curves([trained("free", [30.0, 40.0]), trained("purer", [25.0, 26.0])])
+    (axis,) = figure.axes
+    assert [line.get_xdata().tolist() for line in axis.lines] == [[50, 100], [50, 100]]
+    assert axis.get_xlabel() == "share of training, %"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["FREE, 1-shot", "PURER, 1-shot"]
+
+
 def test_no_curve_is_an_error():
     with pytest.raises(ValueError, match="no record has"):
         learning_curves([record("random", [1.0, 2.0])])

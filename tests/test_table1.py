@@ -24,6 +24,30 @@ def test_conclusion_says_what_the_numbers_say():
     )
 
 
+def test_where_the_papers_order_holds_and_where_not():
+    assert table1.against_the_paper(table1.rows(two_methods())) == (
+        "CIFAR-FS, 1-shot: FREE is 12.0 ± 0.8 points above the strongest of the other 1, Random.\n"
+        "FREE is above every one of them in 1 of 1 columns."
+    )
+    records = [
+        *two_methods(),
+        record("ota", [43.0, 53.5, 63.0, 53.0]),
+        record("dro", [42.0, 52.0, 63.0, 51.0]),
+    ]
+    records.append(record("best_teacher", [90.0, 91.0, 92.0, 93.0]))  # not in the paper: no contradiction
+    assert table1.against_the_paper(table1.rows(records)) == (
+        "CIFAR-FS, 1-shot: FREE is 1.1 ± 0.2 points below the strongest of the other 3, OTA; "
+        "against the published order, above FREE: OTA (+1.1 ± 0.2).\n"
+        "FREE is above every one of them in 0 of 1 columns."
+    )
+
+
+def test_oracles_are_the_last_rows_and_are_named():
+    records = [record("oracle_maml", [10.0, 10.0, 10.0, 11.0]), *two_methods()]
+    rows = table1.rows(records)
+    assert rows["method"].tolist() == ["random", "free", "oracle_maml"]
+
+
 def test_a_run_has_every_method_and_pool_features_twice(tiny_world, tmp_path):
     records = table1.run(TINY, results=tmp_path, methods=["random", "pool_features"])
     assert [(r["method"], r["config"].get("centre")) for r in records] == [

@@ -55,13 +55,22 @@ def test_paired_difference_by_hand():
     assert free["accuracy"] == pytest.approx(52)
     assert free["ci95"] == pytest.approx(1.96 * math.sqrt(200 / 3) / 2)
     assert free["seed_spread"] == pytest.approx(math.sqrt(8))  # of 50 and 54
-    assert (free["n_seeds"], free["seconds"], free["passes"]) == (2, 20, 4)
+    assert (free["n_seeds"], free["seconds"], free["passes"], free["models"]) == (2, 20, 4, 1)
     assert math.isnan(free["difference"])
     # Random minus FREE: -12, -11, -13, -12. Mean -12, deviation sqrt(2 / 3)
     assert random["difference"] == pytest.approx(-12)
     assert random["difference_ci95"] == pytest.approx(1.96 * math.sqrt(2 / 3) / 2)
     assert math.isnan(random["seed_spread"])
     assert math.isnan(random["passes"])
+
+
+def test_budget_is_training_without_the_monitor_and_models_at_test_are_counted():
+    records = [record("pool_features", [50.0, 60.0], seconds={"training": 10.0, "monitor": 4.0})]
+    (row,) = accuracy_rows(records, table="table1").to_dict("records")
+    assert (row["seconds"], row["models"]) == (6, 2)  # of `fields`' pool of two
+    (row,) = accuracy_rows([records[0] | {"seconds": None, "pool": None}], table="table1").to_dict("records")
+    assert math.isnan(row["seconds"])
+    assert math.isnan(row["models"])
 
 
 def test_paper_values_come_with_their_cell():

@@ -23,7 +23,16 @@ METHODS: dict[str, str] = {
 }
 """Name -> "module:Class"; imported when asked for."""
 
-DESCRIBED = ("title", "citation", "needs", "same_architecture", "cost", "oracle", "revision")
+DESCRIBED = (
+    "title",
+    "citation",
+    "needs",
+    "same_architecture",
+    "cost",
+    "models_at_test",
+    "oracle",
+    "revision",
+)
 
 __all__ = ["METHODS", "Method", "MethodConfig", "describe_methods", "get_method"]
 

@@ -49,6 +49,7 @@ class Method(ABC):
     same_architecture: all models must be of one kind
     uses_shots: its training depends on n_shot; where not, one training serves every number of shots
     cost: of meta-training, in words; oracle: it sees the real meta-training images (marked in every table)
+    models_at_test: networks that answer at test time, None for all models of the pool
     revision: raised when the method's results change, so that older records are not taken for new ones
     """
 
@@ -60,6 +61,7 @@ class Method(ABC):
     uses_shots: ClassVar[bool] = True
     cost: ClassVar[str] = ""
     oracle: ClassVar[bool] = False
+    models_at_test: ClassVar[int | None] = 1
     revision: ClassVar[int] = 1
     Config: ClassVar[type[MethodConfig]] = MethodConfig
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -67,6 +68,7 @@ class PoolFeatures(Method):
     needs = "calls"
     uses_shots = False
     cost = "no training; all models at test time"
+    models_at_test: ClassVar[int | None] = None
     Config = PoolFeaturesConfig
 
     def choose(self, pool: ModelPool) -> Sequence[PretrainedModel]:
@@ -92,6 +94,7 @@ class BestTeacher(PoolFeatures):
     name = "best_teacher"
     title = "Best teacher"
     cost = "no training; one model at test time"
+    models_at_test = 1
 
     def choose(self, pool: ModelPool) -> Sequence[PretrainedModel]:
         """The one best model."""
