@@ -76,6 +76,7 @@ PROFILES: dict[str, Profile] = {
                 "replay_batches": 2,
                 "replay_episodes": 2,
                 "replay_patience": 0,
+                "measure_every": 1,  # figure 5
             },
         },
     ),
@@ -104,6 +105,7 @@ PROFILES: dict[str, Profile] = {
                 "replay_episodes": 2,
                 "replay_patience": 0,
                 "checkpoint_every": 10,
+                "measure_every": 10,  # figure 5
             },
         },
     ),

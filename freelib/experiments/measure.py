@@ -1,0 +1,71 @@
+"""Measurements that are no unit of a grid (distances, costs, agreements): a record each, like any run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from freelib.datasets import MissingDataError
+from freelib.environment import device_name, environment, peak_memory_mib
+from freelib.experiments.runner import Run
+from freelib.records import Record, RecordStore, complete, config_digest
+
+Values = Mapping[str, Any]
+
+
+def measured(
+    run: Run,
+    name: str,
+    config: Mapping[str, Any],
+    make: Callable[[], Values],
+    store: RecordStore,
+    *,
+    revision: int = 1,
+) -> Record:
+    """The record of a measurement: read where it stands, else made by `make()`, whose values are its `extra`.
+
+    run: gives experiment, data set, pool, seed and profile; its method's config counts only through `config`
+    name: of what is measured, where a unit's record has its method
+    config: all that determines the values beside those; revision: raised when `make` changes its results
+    make: numbers, strings, and lists and dictionaries of them; under "passes", generate-forward-backward
+      passes
+
+    Raises MissingDataError where the data set is not at hand and no record fits.
+    """
+    unit = run.unit
+    settings = {
+        **dict.fromkeys(("n_way", "n_shot", "n_query", "split", "n_episodes", "evaluation")),
+        "method": name,
+        "method_revision": revision,
+        "config": dict(config),
+        "dataset": unit.dataset,
+        "seed": unit.seed,
+        "precision": run.settings["precision"],
+    }
+    try:
+        keyed = settings | {field: run.keyed[field] for field in ("data_digest", "pool")}
+    except MissingDataError:
+        for record in store.find({"experiment": unit.experiment, **settings}):
+            return record
+        raise
+    if (record := store.adopt(unit.experiment, config_digest(keyed))) is not None:
+        return record
+    captured, start = environment(), time.perf_counter()
+    values = dict(make())
+    seconds = time.perf_counter() - start
+    record = complete(
+        {
+            **keyed,
+            **captured,
+            "experiment": unit.experiment,
+            "profile": run.profile.name,
+            "passes": values.pop("passes", None),
+            "seconds": {"measurement": round(seconds, 3)},
+            "peak_memory_mib": peak_memory_mib(),
+            "device": device_name(run.settings["config"].device),
+            "extra": values,
+        }
+    )
+    store.put(record)
+    return record

@@ -1,0 +1,47 @@
+import pytest
+from fake_methods import TINY
+
+from freelib.experiments.measure import measured
+from freelib.experiments.runner import Run
+from freelib.experiments.units import Unit
+from freelib.records import RecordStore, validate
+
+RUN = Run(Unit("figure9", "fake_methods:Drifting", "cifar-fs", 1, 3), TINY)
+
+
+def test_a_measurement_is_a_record_and_is_made_once(tiny_world, tmp_path, monkeypatch):
+    store, calls = RecordStore(tmp_path), []
+
+    def make():
+        calls.append(1)
+        return {"distance": 1.5, "rows": [[1, 2], [3, 4]], "passes": 20}
+
+    record = measured(RUN, "spread", {"n": 2}, make, store)
+    validate(record)
+    assert record["extra"] == {"distance": 1.5, "rows": [[1, 2], [3, 4]]}
+    assert (record["method"], record["config"], record["dataset"], record["seed"]) == (
+        "spread",
+        {"n": 2},
+        "cifar-fs",
+        3,
+    )
+    assert (record["passes"], record["accuracy"], record["n_shot"], record["profile"]) == (
+        20,
+        None,
+        None,
+        "tiny",
+    )
+    assert record["seconds"]["measurement"] >= 0
+    assert record["pool"]["config"]["n_models"] == 2
+    assert measured(RUN, "spread", {"n": 2}, make, store) == record
+    assert len(calls) == 1
+    for name, config, revision in (("other", {"n": 2}, 1), ("spread", {"n": 3}, 1), ("spread", {"n": 2}, 2)):
+        changed = measured(RUN, name, config, make, store, revision=revision)
+        assert changed["config_digest"] != record["config_digest"]
+    assert len(calls) == 4
+    monkeypatch.setenv("FREELIB_DATA", str(tmp_path))  # the data is gone, the record is read all the same
+    monkeypatch.setenv("FREELIB_CACHE", str(tmp_path))
+    fresh = Run(RUN.unit, TINY)
+    assert measured(fresh, "spread", {"n": 2}, make, store) == record
+    with pytest.raises(FileNotFoundError, match="cifar-fs is not in"):
+        measured(fresh, "spread", {"n": 9}, make, store)
