@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import combinations, permutations
-
 import numpy as np
 import pytest
 import torch
@@ -21,6 +19,7 @@ from freelib.alignment import (
     make_optimizer,
     summed_gradient,
 )
+from freelib.experiments.lemma1 import residuals, slope
 
 SGD = {"align_optimizer": "sgd"}
 
@@ -37,31 +36,17 @@ def batches(n: int = 3) -> list[DistillationBatch]:
     ]
 
 
-def gradient(learner, batch, *, graph: bool = False) -> torch.Tensor:
+def gradient(learner, batch) -> torch.Tensor:
     """∇L_KD(θ; task) as one vector."""
     loss = distillation_loss(DistillationHeads(learner), learner.params, batch)
-    found = torch.autograd.grad(loss, list(learner.params.values()), create_graph=graph)
+    found = torch.autograd.grad(loss, list(learner.params.values()))
     return torch.cat([g.flatten() for g in found])
 
 
 def test_lemma_1_to_third_order():
     """Over all orders, θ − θ̃ is α Σ g_i − α²/2 Σ_{i<j} ∇(g_i·g_j) but for a residual that falls as α³."""
-    learner, tasks = smooth_learner(), batches()
-    gradients = [gradient(learner, task, graph=True) for task in tasks]
-    inner = sum(gradients[i] @ gradients[j] for i, j in combinations(range(3), 2))
-    ascent = flat(torch.autograd.grad(inner, list(learner.params.values())))
-    total = sum(gradients).detach()
-    rates, residuals = np.geomspace(0.003, 0.05, 4), []
-    for rate in rates:
-        config = AlignmentConfig(align_inner_lr=float(rate), **SGD)
-        moves = [
-            flat(aligned_displacement(DistillationHeads(learner), order, config)[0].values())
-            for order in permutations(tasks)
-        ]
-        expected = rate * total - rate**2 / 2 * ascent
-        residuals.append(float((torch.stack(moves).mean(0) - expected).norm()))
-    slope = np.polyfit(np.log(rates), np.log(residuals), 1)[0]
-    assert slope == pytest.approx(3, abs=0.1)
+    heads, tasks, rates = DistillationHeads(smooth_learner()), batches(), np.geomspace(0.003, 0.05, 4)
+    assert slope(rates, residuals(heads, tasks, rates)) == pytest.approx(3, abs=0.1)
 
 
 def test_plain_steps_by_hand():

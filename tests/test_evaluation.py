@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from freelib.episodes import EpisodeSampler
-from freelib.evaluation import Score, evaluate, mean_and_interval, paired_difference
+from freelib.evaluation import Score, evaluate, mean_and_interval, mean_over_seeds, paired_difference
 from freelib.meta_learner import Classifier
 
 
@@ -41,6 +41,13 @@ class Cheater:
 
 
 @pytest.mark.parametrize(("constant", "expected"), [(False, 100.0), (True, 20.0)])
+def test_a_few_seeds_have_students_interval():
+    mean, half_width = mean_over_seeds(torch.tensor([1.0, 2.0, 6.0]))
+    assert mean == 3
+    assert half_width == pytest.approx(4.302653 * 7**0.5 / 3**0.5, rel=1e-6)  # t(0.975, 2), variance 7
+    assert mean_over_seeds(torch.tensor([2.0]))[1] != mean_over_seeds(torch.tensor([2.0]))[1]  # NaN
+
+
 def test_a_perfect_and_a_constant_learner(tiny_dataset, constant, expected):
     calls = []
     score = evaluate(

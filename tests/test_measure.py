@@ -1,7 +1,7 @@
 import pytest
 from fake_methods import TINY
 
-from freelib.experiments.measure import measured
+from freelib.experiments.measure import computed, measured
 from freelib.experiments.runner import Run
 from freelib.experiments.units import Unit
 from freelib.records import RecordStore, validate
@@ -45,3 +45,12 @@ def test_a_measurement_is_a_record_and_is_made_once(tiny_world, tmp_path, monkey
     assert measured(fresh, "spread", {"n": 2}, make, store) == record
     with pytest.raises(FileNotFoundError, match="cifar-fs is not in"):
         measured(fresh, "spread", {"n": 9}, make, store)
+
+
+def test_what_needs_no_data_has_a_record_too(tmp_path):
+    store = RecordStore(tmp_path)
+    record = computed("lemma", "slope", {"n": 2}, lambda: {"slope": 3.0}, store, seed=1)
+    validate(record)
+    assert (record["dataset"], record["data_digest"], record["pool"]) == ("none", None, None)
+    assert (record["extra"], record["seed"], record["precision"]) == ({"slope": 3.0}, 1, "float64")
+    assert computed("lemma", "slope", {"n": 2}, lambda: pytest.fail("ran again"), store, seed=1) == record

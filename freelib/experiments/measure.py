@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import pandas as pd
+
 from freelib.datasets import MissingDataError
 from freelib.environment import device_name, environment, peak_memory_mib
 from freelib.experiments.runner import Run
-from freelib.records import Record, RecordStore, complete, config_digest
+from freelib.records import KEYED, Record, RecordStore, complete, config_digest
 
 Values = Mapping[str, Any]
 
@@ -34,7 +36,7 @@ def measured(
     Raises MissingDataError where the data set is not at hand and no record fits.
     """
     unit = run.unit
-    settings = {
+    settings: dict[str, Any] = {
         **dict.fromkeys(("n_way", "n_shot", "n_query", "split", "n_episodes", "evaluation")),
         "method": name,
         "method_revision": revision,
@@ -49,7 +51,46 @@ def measured(
         for record in store.find({"experiment": unit.experiment, **settings}):
             return record
         raise
-    if (record := store.adopt(unit.experiment, config_digest(keyed))) is not None:
+    about = {"profile": run.profile.name, "device": device_name(run.settings["config"].device)}
+    return _kept(keyed, unit.experiment, about, make, store)
+
+
+def computed(
+    experiment: str,
+    name: str,
+    config: Mapping[str, Any],
+    make: Callable[[], Values],
+    store: RecordStore,
+    *,
+    seed: int = 0,
+    precision: str = "float64",
+    revision: int = 1,
+) -> Record:
+    """As `measured`, for what needs neither data nor pool; the record's data set is "none"."""
+    keyed = dict.fromkeys(KEYED) | {
+        "method": name,
+        "method_revision": revision,
+        "config": dict(config),
+        "dataset": "none",
+        "seed": seed,
+        "precision": precision,
+    }
+    return _kept(keyed, experiment, {"device": "cpu"}, make, store)
+
+
+def columns(frame: pd.DataFrame) -> dict[str, list]:
+    """A frame as the `extra` of a record; `pd.DataFrame(record["extra"])` gives it back."""
+    return {str(name): frame[name].tolist() for name in frame.columns}
+
+
+def _kept(
+    keyed: Mapping[str, Any],
+    experiment: str,
+    about: Mapping[str, Any],
+    make: Callable[[], Values],
+    store: RecordStore,
+) -> Record:
+    if (record := store.adopt(experiment, config_digest(keyed))) is not None:
         return record
     captured, start = environment(), time.perf_counter()
     values = dict(make())
@@ -58,12 +99,11 @@ def measured(
         {
             **keyed,
             **captured,
-            "experiment": unit.experiment,
-            "profile": run.profile.name,
+            **about,
+            "experiment": experiment,
             "passes": values.pop("passes", None),
             "seconds": {"measurement": round(seconds, 3)},
             "peak_memory_mib": peak_memory_mib(),
-            "device": device_name(run.settings["config"].device),
             "extra": values,
         }
     )

@@ -1,0 +1,159 @@
+"""Figure 5: how far the tasks' gradients agree while FREE trains, with alignment and with plain sums."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from freelib.evaluation import mean_over_seeds
+from freelib.experiments.grid import run_grid
+from freelib.experiments.units import grid
+from freelib.figures import LINE_STYLES, PALETTE, new_figure, styled
+from freelib.profiles import Profile, get_profile
+from freelib.records import Record, RecordStore
+from freelib.tables import DATASET_TITLES, Table
+
+EXPERIMENT = "figure5"
+MEASURES = {"cosine": "cosine of two tasks' gradients", "inner_product": "inner product of two tasks"}
+KINDS = {"sequential": "aligned (BelL)", "summed": "summed gradients"}
+SEEDS = (0, 1, 2)
+"""An interval needs several, also where the profile has one."""
+
+
+def run(
+    profile: str | Profile,
+    *,
+    results: str | Path,
+    datasets: Sequence[str] | None = None,
+    shots: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+    cache: str | Path | None = None,
+) -> list[Record]:
+    """FREE's records with alignment and with summed gradients, for each data set and seed.
+
+    The aligned ones are table 1's, the summed ones table 4's. datasets: the profile's where None; of `shots`
+    the first counts; seeds: the profile's, or three where it has fewer. All seeds learn from one pool.
+
+    Raises ValueError where the profile's FREE does not measure the gradients' agreement, see `run_grid` too.
+    """
+    profile = get_profile(profile)
+    seeds = seeds or (profile.seeds if len(profile.seeds) > 1 else SEEDS)
+    profile = replace(profile, pool_seed=profile.pool_seed or 0)
+    axes = (datasets or profile.datasets, [(shots or profile.shots)[0]], seeds)
+    units = grid(EXPERIMENT, ["free"], *axes) + grid(EXPERIMENT, ["free"], *axes, {"alignment": "summed"})
+    store = RecordStore(Path(results) / profile.name / "records")
+    return run_grid(units, profile, store, cache=cache)
+
+
+def rows(records: Sequence[Record]) -> pd.DataFrame:
+    """One row for each data set, kind, seed and measured round, with both measures.
+
+    Raises ValueError where a record lacks them: its config's `measure_every` is 0.
+    """
+    found = []
+    for record in records:
+        history = record["history"] or {}
+        if not history.get("measured_round"):
+            raise ValueError(f"{record['config_digest']} has no measurements: set measure_every above 0")
+        columns = (history["measured_round"], history["cosine"], history["inner_product"])
+        kind = record["config"]["alignment"]
+        for number, cosine, product in zip(*columns, strict=True):
+            found.append((record["dataset"], kind, record["seed"], int(number), cosine, product))
+    return pd.DataFrame(found, columns=["dataset", "kind", "seed", "round", "cosine", "inner_product"])
+
+
+def by_round(table: pd.DataFrame, measure: str, *, windows: int = 10) -> pd.DataFrame:
+    """Mean and 95 % interval over seeds in equal stretches of training: a row a kind and stretch.
+
+    windows: stretches at most; a seed's measurements within one are averaged first
+    """
+    rounds = sorted(table["round"].unique())
+    size = -(-len(rounds) // windows)
+    place = {number: rounds[i // size * size : i // size * size + size] for i, number in enumerate(rounds)}
+    middle = {number: sum(members) / len(members) for number, members in place.items()}
+    means = table.assign(round=table["round"].map(middle)).groupby(["kind", "round", "seed"])[measure].mean()
+    found = [
+        (kind, number, *mean_over_seeds(torch.tensor(values.tolist())))
+        for (kind, number), values in means.groupby(level=["kind", "round"])
+    ]
+    return pd.DataFrame(found, columns=["kind", "round", "mean", "ci95"])
+
+
+def differences(table: pd.DataFrame) -> pd.DataFrame:
+    """Aligned minus summed for each data set and measure, averaged over training: mean over seeds, paired.
+
+    Columns: dataset, measure, aligned, summed, difference, ci95 (of the difference), n_seeds, raises (whether
+    the interval lies above 0).
+    """
+    found = []
+    for dataset, group in table.groupby("dataset", sort=False):
+        for measure in MEASURES:
+            means = group.groupby(["seed", "kind"])[measure].mean().unstack("kind").dropna()
+            gap = torch.tensor((means["sequential"] - means["summed"]).tolist(), dtype=torch.float64)
+            mean, ci95 = mean_over_seeds(gap)
+            values = (means["sequential"].mean(), means["summed"].mean(), mean, ci95, len(gap))
+            found.append((dataset, measure, *values, bool(mean - ci95 > 0)))
+    columns = ["dataset", "measure", "aligned", "summed", "difference", "ci95", "n_seeds", "raises"]
+    return pd.DataFrame(found, columns=columns)
+
+
+def difference_table(found: pd.DataFrame) -> Table:
+    """`differences` for readers."""
+    cells = pd.DataFrame(
+        {
+            "data set": [DATASET_TITLES.get(name, name) for name in found["dataset"]],
+            "measure": [name.replace("_", " ") for name in found["measure"]],
+            "aligned": [f"{value:.3g}" for value in found["aligned"]],
+            "summed": [f"{value:.3g}" for value in found["summed"]],
+            "aligned − summed": [
+                f"{gap:+.2g} ± {width:.2g}".replace("-", "−")
+                for gap, width in zip(found["difference"], found["ci95"], strict=True)
+            ],
+            "seeds": found["n_seeds"],
+        }
+    )
+    return Table("Agreement of the tasks' gradients, mean over training; ± 95 % over seeds.", found, cells)
+
+
+@styled
+def agreement_figure(table: pd.DataFrame) -> Figure:
+    """Both measures over rounds: a row a data set, a line with its interval over seeds for each kind."""
+    datasets = list(dict.fromkeys(table["dataset"]))
+    figure, axes = new_figure(len(datasets), len(MEASURES), height=2.3)
+    for line, dataset in zip(axes, datasets, strict=True):
+        for axis, (measure, label) in zip(line, MEASURES.items(), strict=True):
+            _draw(axis, by_round(table[table["dataset"] == dataset], measure))
+            axis.set(xlabel="round", ylabel=label, title=DATASET_TITLES.get(dataset, dataset))
+    axes[0][0].legend()
+    return figure
+
+
+def _draw(axis: Axes, found: pd.DataFrame) -> None:
+    for i, (kind, label) in enumerate(KINDS.items()):
+        chosen = found[found["kind"] == kind]
+        style = {"color": PALETTE[i], "linestyle": LINE_STYLES[i]}
+        axis.plot(
+            chosen["round"], chosen["mean"], label=label, marker="o", markersize=2.5, linewidth=1.2, **style
+        )
+        low, high = chosen["mean"] - chosen["ci95"], chosen["mean"] + chosen["ci95"]
+        axis.fill_between(chosen["round"], low, high, color=PALETTE[i], alpha=0.2, linewidth=0)
+    axis.axhline(0, color="#555555", linewidth=0.8, linestyle=":")
+
+
+def conclusion(found: pd.DataFrame) -> str:
+    """What the measurements say, in a sentence a data set."""
+    words = []
+    for row in found[found["measure"] == "cosine"].to_dict("records"):
+        gap, width = row["difference"], row["ci95"]
+        verdict = "raises" if gap > width else "lowers" if gap < -width else "does not measurably change"
+        words.append(
+            f"On {DATASET_TITLES.get(row['dataset'], row['dataset'])} alignment {verdict} the cosine of the "
+            f"tasks' gradients ({gap:+.3f} ± {width:.3f} over {row['n_seeds']} seeds)."
+        )
+    return " ".join(words).replace("-0.", "−0.")

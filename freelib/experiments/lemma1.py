@@ -1,0 +1,260 @@
+"""Lemma 1: the expansion of BelL's displacement, checked with the code that trains (no data set needed)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import combinations, permutations
+from math import factorial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from freelib.alignment import (
+    AlignmentConfig,
+    DistillationBatch,
+    DistillationHeads,
+    align,
+    aligned_displacement,
+    distillation_loss,
+    gradient_agreement,
+    make_optimizer,
+)
+from freelib.evaluation import mean_over_seeds
+from freelib.experiments.measure import columns, computed
+from freelib.figures import LINE_STYLES, PALETTE, new_figure, styled
+from freelib.meta_learner import MetaLearner
+from freelib.records import RecordStore
+from freelib.tables import Table
+
+EXPERIMENT = "lemma1"
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": torch.tanh,
+    "u + |u|^2.5": lambda u: u + u.abs() ** 2.5,
+    "u + u|u|": lambda u: u + u * u.abs(),
+}
+"""By name: smooth; with a Hessian that is continuous but not Lipschitz at 0; with one that jumps there."""
+EXPECTED_SLOPES = {"tanh": 3.0, "u + |u|^2.5": 2.5, "u + u|u|": 2.0}
+
+
+class SmallStudent(nn.Module):
+    """Four pixels, four hidden units, three classes, in float64; at its start every hidden unit is at 0."""
+
+    def __init__(self, activation: str, *, seed: int) -> None:
+        super().__init__()
+        self.n_way, self.activation = 3, ACTIVATIONS[activation]
+        self.encoder, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+        rng = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for parameter in self.encoder.parameters():
+                parameter.zero_()
+            for parameter in self.head.parameters():
+                parameter.copy_(0.7 * torch.randn(parameter.shape, generator=rng))
+        self.double()
+
+    def features(self, images: Tensor) -> Tensor:
+        """`(n, 1, 2, 2)` -> `(n, 4)`."""
+        return self.activation(self.encoder(images.flatten(1)))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits `(n, 3)`."""
+        return self.head(self.features(images))
+
+
+def small_problem(
+    activation: str, *, seed: int, n_tasks: int = 3
+) -> tuple[DistillationHeads, list[DistillationBatch]]:
+    """A student in float64 and tasks of six images whose teachers answer at random, all from one seed."""
+    learner = MetaLearner(SmallStudent(activation, seed=seed), mean=(0.0,), std=(1.0,), image_size=2)
+    rng = torch.Generator().manual_seed(1000 + seed)
+    draw = [
+        (torch.randn(6, 1, 2, 2, generator=rng).double(), 2 * torch.randn(6, 3, generator=rng).double())
+        for _ in range(n_tasks)
+    ]
+    return DistillationHeads(learner), [DistillationBatch(images, logits) for images, logits in draw]
+
+
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.flatten() for tensor in tensors])
+
+
+def expected_displacement(
+    heads: DistillationHeads, tasks: Sequence[DistillationBatch], rate: float
+) -> Tensor:
+    """E[θ − θ̃] over all orders of the tasks, exactly, for plain steps of α = rate: a vector."""
+    config = AlignmentConfig(align_optimizer="sgd", align_inner_lr=rate)
+    moves = [
+        _flat(list(aligned_displacement(heads, order, config)[0].values())) for order in permutations(tasks)
+    ]
+    return torch.stack(moves).mean(0)
+
+
+def predicted_terms(heads: DistillationHeads, tasks: Sequence[DistillationBatch]) -> tuple[Tensor, Tensor]:
+    """The lemma's Σ g_i and Σ_{i<j} ∇(g_i · g_j) at θ: two vectors."""
+    params = list(heads.learner.params.values())
+    gradients = []
+    for task in tasks:
+        loss = distillation_loss(heads, heads.learner.params, task)
+        gradients.append(_flat(torch.autograd.grad(loss, params, create_graph=True)))
+    pairs = torch.stack([a @ b for a, b in combinations(gradients, 2)]).sum()
+    ascent = torch.autograd.grad(pairs, params)
+    return torch.stack(gradients).sum(0).detach(), _flat(ascent)
+
+
+def residuals(heads: DistillationHeads, tasks: Sequence[DistillationBatch], rates: Sequence[float]) -> Tensor:
+    """‖E[θ − θ̃] − (α Σ g_i − α²/2 Σ_{i<j} ∇(g_i · g_j))‖ for each α in rates."""
+    total, ascent = predicted_terms(heads, tasks)
+    found = [expected_displacement(heads, tasks, a) - (a * total - a**2 / 2 * ascent) for a in rates]
+    return torch.stack(found).norm(dim=1)
+
+
+def slope(rates: Sequence[float], values: Sequence[float]) -> float:
+    """Of the straight line through (log α, log residual)."""
+    return float(np.polyfit(np.log(rates), np.log(values), 1)[0])
+
+
+def expansion(*, seeds: Sequence[int], n_tasks: Sequence[int], rates: Sequence[float]) -> pd.DataFrame:
+    """Rows of activation, n_tasks, seed, rate and residual, for all combinations."""
+    rows = []
+    for activation in ACTIVATIONS:
+        for n in n_tasks:
+            for seed in seeds:
+                heads, tasks = small_problem(activation, seed=seed, n_tasks=n)
+                for rate, value in zip(rates, residuals(heads, tasks, rates).tolist(), strict=True):
+                    rows.append((activation, n, seed, rate, value))
+    return pd.DataFrame(rows, columns=["activation", "n_tasks", "seed", "rate", "residual"])
+
+
+def slopes(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row for each activation and number of tasks: lowest, mean and highest slope over the seeds."""
+    found = [
+        (activation, n, slope(group["rate"].tolist(), group["residual"].tolist()))
+        for (activation, n, _), group in rows.groupby(["activation", "n_tasks", "seed"], sort=False)
+    ]
+    table = pd.DataFrame(found, columns=["activation", "n_tasks", "slope"])
+    by = table.groupby(["activation", "n_tasks"], sort=False)["slope"]
+    return by.agg(["min", "mean", "max"]).reset_index()
+
+
+def slope_table(rows: pd.DataFrame) -> Table:
+    """The slopes for readers, beside what the theory expects."""
+    found = slopes(rows)
+    cells = pd.DataFrame(
+        {
+            "activation φ(u)": found["activation"],
+            "tasks": found["n_tasks"],
+            "slope expected": [f"{EXPECTED_SLOPES[name]:g}" for name in found["activation"]],
+            "slope measured, lowest to highest": [
+                f"{low:.2f} to {high:.2f}" for low, high in zip(found["min"], found["max"], strict=True)
+            ],
+        }
+    )
+    n_seeds = rows["seed"].nunique()
+    caption = (
+        f"Slope of log residual over log α, {n_seeds} random problems for each row, float64, all orders."
+    )
+    return Table(caption, found, cells)
+
+
+@styled
+def expansion_figure(rows: pd.DataFrame) -> Figure:
+    """Residual over α, both on logarithmic axes: a panel for each number of tasks, a line an activation."""
+    counts = sorted(rows["n_tasks"].unique())
+    figure, axes = new_figure(1, len(counts), sharey=True)
+    for axis, n in zip(axes[0], counts, strict=True):
+        for i, activation in enumerate(dict.fromkeys(rows["activation"])):
+            chosen = rows[(rows["n_tasks"] == n) & (rows["activation"] == activation)]
+            by = chosen.groupby("rate")["residual"]
+            middle = np.exp(np.log(chosen["residual"]).groupby(chosen["rate"]).mean())
+            style = {"color": PALETTE[i], "linestyle": LINE_STYLES[i]}
+            label = f"φ = {activation}"
+            axis.plot(middle.index, middle, marker="o", markersize=3, linewidth=1.2, label=label, **style)
+            axis.fill_between(middle.index, by.min(), by.max(), color=PALETTE[i], alpha=0.2, linewidth=0)
+        axis.set(xscale="log", yscale="log", xlabel="α", title=f"{n} tasks, all {factorial(n)} orders")
+    axes[0][0].set_ylabel("residual of the expansion")
+    axes[0][0].legend()
+    return figure
+
+
+def train(alignment: str, *, seed: int, rate: float, rounds: int) -> list[float]:
+    """The mean inner product of the tasks' gradients after each round of plain steps on a small problem.
+
+    α = β = rate: to first order, both outer steps are −α Σ g_i; what differs is the lemma's second term.
+    """
+    heads, tasks = small_problem("tanh", seed=seed)
+    config = AlignmentConfig(alignment=alignment, align_inner_lr=rate, align_optimizer="sgd")
+    outer = 1.0 if alignment == "sequential" else rate
+    optimizer = make_optimizer("sgd", list(heads.learner.params.values()), outer)
+    rng, found = torch.Generator().manual_seed(seed), []
+    for _ in range(rounds):
+        align(heads, tasks, config, optimizer, rng)
+        found.append(float(gradient_agreement(heads, tasks)[0]))
+    return found
+
+
+def training(*, seeds: Sequence[int], rate: float, rounds: int) -> pd.DataFrame:
+    """Rows of seed, round, sequential, summed (inner products) and their difference."""
+    frames = []
+    for seed in seeds:
+        kinds = {kind: train(kind, seed=seed, rate=rate, rounds=rounds) for kind in ("sequential", "summed")}
+        frames.append(pd.DataFrame({"seed": seed, "round": range(1, rounds + 1), **kinds}))
+    rows = pd.concat(frames, ignore_index=True)
+    return rows.assign(difference=rows["sequential"] - rows["summed"])
+
+
+def mean_difference(rows: pd.DataFrame) -> tuple[float, float]:
+    """Mean over seeds of the difference averaged over training, and its 95 % interval's half-width."""
+    return mean_over_seeds(torch.tensor(rows.groupby("seed")["difference"].mean().tolist()))
+
+
+@styled
+def training_figure(rows: pd.DataFrame) -> Figure:
+    """Inner products over rounds, aligned and summed, and their difference: means and 95 % intervals."""
+    figure, axes = new_figure(1, 2, height=2.3)
+    labels = {"sequential": "aligned (BelL)", "summed": "summed gradients", "difference": "aligned − summed"}
+    for i, (column, label) in enumerate(labels.items()):
+        axis = axes[0][int(column == "difference")]
+        by = [torch.tensor(group.tolist()) for _, group in rows.groupby("round")[column]]
+        means, widths = np.array([mean_over_seeds(values) for values in by]).T
+        x = np.sort(rows["round"].unique())
+        axis.plot(x, means, color=PALETTE[i], linestyle=LINE_STYLES[i], linewidth=1.2, label=label)
+        axis.fill_between(x, means - widths, means + widths, color=PALETTE[i], alpha=0.2, linewidth=0)
+        axis.set(xlabel="round", ylabel="mean inner product of two tasks")
+        axis.legend()
+    axes[0][1].axhline(0, color="#555555", linewidth=0.8, linestyle=":")
+    axes[0][1].set_ylabel("difference")
+    return figure
+
+
+def run(
+    *,
+    results: str | Path,
+    seeds: int = 10,
+    n_tasks: Sequence[int] = (2, 3, 4),
+    rates: Sequence[float] = (0.001, 0.002, 0.005, 0.01, 0.02),
+    training_seeds: int = 20,
+    rate: float = 0.2,
+    rounds: int = 40,
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Rows of `expansion` and of `training`, from records in `results`, made where they are missing."""
+    store = RecordStore(Path(results) / "records")
+    about = {"n_seeds": seeds, "n_tasks": list(n_tasks), "rates": list(rates)}
+    first = computed(
+        EXPERIMENT,
+        "expansion",
+        about,
+        lambda: columns(expansion(seeds=range(seeds), n_tasks=n_tasks, rates=rates)),
+        store,
+    )
+    about = {"n_seeds": training_seeds, "rate": rate, "rounds": rounds}
+    second = computed(
+        EXPERIMENT,
+        "training",
+        about,
+        lambda: columns(training(seeds=range(training_seeds), rate=rate, rounds=rounds)),
+        store,
+    )
+    return pd.DataFrame(first["extra"]), pd.DataFrame(second["extra"])
