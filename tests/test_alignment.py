@@ -45,7 +45,11 @@ def gradient(learner, batch) -> torch.Tensor:
 
 def test_lemma_1_to_third_order():
     """Over all orders, θ − θ̃ is α Σ g_i − α²/2 Σ_{i<j} ∇(g_i·g_j) but for a residual that falls as α³."""
-    heads, tasks, rates = DistillationHeads(smooth_learner()), batches(), np.geomspace(0.003, 0.05, 4)
+    heads, tasks, rates = (
+        DistillationHeads(smooth_learner()),
+        batches(),
+        np.geomspace(0.003, 0.05, 4).tolist(),
+    )
     assert slope(rates, residuals(heads, tasks, rates)) == pytest.approx(3, abs=0.1)
 
 

@@ -41,13 +41,6 @@ class Cheater:
 
 
 @pytest.mark.parametrize(("constant", "expected"), [(False, 100.0), (True, 20.0)])
-def test_a_few_seeds_have_students_interval():
-    mean, half_width = mean_over_seeds(torch.tensor([1.0, 2.0, 6.0]))
-    assert mean == 3
-    assert half_width == pytest.approx(4.302653 * 7**0.5 / 3**0.5, rel=1e-6)  # t(0.975, 2), variance 7
-    assert mean_over_seeds(torch.tensor([2.0]))[1] != mean_over_seeds(torch.tensor([2.0]))[1]  # NaN
-
-
 def test_a_perfect_and_a_constant_learner(tiny_dataset, constant, expected):
     calls = []
     score = evaluate(
@@ -83,3 +76,10 @@ def test_a_paired_comparison_by_hand():
 def test_no_episodes_is_an_error(tiny_dataset):
     with pytest.raises(ValueError, match="at least 1, got 0"):
         evaluate(Cheater(tiny_dataset, True), EpisodeSampler(tiny_dataset, n_query=6), 0)
+
+
+def test_a_few_seeds_have_students_interval():
+    mean, half_width = mean_over_seeds(torch.tensor([1.0, 2.0, 6.0]))
+    assert mean == 3
+    assert half_width == pytest.approx(4.302653 * 7**0.5 / 3**0.5, rel=1e-6)  # t(0.975, 2), variance 7
+    assert mean_over_seeds(torch.tensor([2.0]))[1] != mean_over_seeds(torch.tensor([2.0]))[1]  # NaN

@@ -68,6 +68,12 @@ def rows(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(found, columns=["dataset", "kind", "seed", "round", "cosine", "inner_product"])
 
 
+def same_rounds(table: pd.DataFrame) -> bool:
+    """Whether all runs of a data set were measured in the same rounds."""
+    measured = table.groupby(["dataset", "kind", "seed"])["round"].agg(tuple)
+    return bool((measured.groupby("dataset").nunique() == 1).all())
+
+
 def by_round(table: pd.DataFrame, measure: str, *, windows: int = 10) -> pd.DataFrame:
     """Mean and 95 % interval over seeds in equal stretches of training: a row a kind and stretch.
 
