@@ -83,10 +83,10 @@ def by_round(table: pd.DataFrame, measure: str, *, windows: int = 10) -> pd.Data
     size = -(-len(rounds) // windows)
     place = {number: rounds[i // size * size : i // size * size + size] for i, number in enumerate(rounds)}
     middle = {number: sum(members) / len(members) for number, members in place.items()}
-    means = table.assign(round=table["round"].map(middle)).groupby(["kind", "round", "seed"])[measure].mean()
+    means = table.assign(round=table["round"].map(middle)).groupby(["kind", "round", "seed"])[measure]
     found = [
-        (kind, number, *mean_over_seeds(torch.tensor(values.tolist())))
-        for (kind, number), values in means.groupby(level=["kind", "round"])
+        (kind, number, *mean_over_seeds(torch.tensor(group[measure].tolist())))
+        for (kind, number), group in means.mean().reset_index().groupby(["kind", "round"])
     ]
     return pd.DataFrame(found, columns=["kind", "round", "mean", "ci95"])
 
