@@ -18,6 +18,7 @@ VERBS = {
     "train": "freelib.commands.train:train",
     "evaluate": "freelib.commands.evaluate:evaluate",
     "reproduce": "freelib.commands.reproduce:reproduce",
+    "report": "freelib.commands.report:report",
     "notebooks": "freelib.commands.notebooks:notebooks",
 }
 

@@ -15,6 +15,7 @@ class Profile:
     """How large an experiment is.
 
     methods: the rows of table 1
+    seeds: of the methods' runs; seeds_by_dataset: the same for one data set only
     image_size: side of the images in pixels, None for each data set's native size
     pool: fields of PoolConfig; pool_by_dataset: the same for one data set only
     pool_seed: one pool for all seeds of the methods, or None: each seed has a pool of its own
@@ -28,6 +29,7 @@ class Profile:
     methods: tuple[str, ...] = ("random", "average", "best_teacher", "pool_features", "free")
     shots: tuple[int, ...] = (1, 5)
     seeds: tuple[int, ...] = (0,)
+    seeds_by_dataset: Mapping[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
     n_way: int = 5
     n_query: int = 15
     n_episodes: int = 600
@@ -42,6 +44,10 @@ class Profile:
     device: str = "cpu"
     precision: str = "float32"
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+
+    def seeds_for(self, dataset: str) -> tuple[int, ...]:
+        """The seeds that methods run with on a data set."""
+        return self.seeds_by_dataset.get(dataset, self.seeds)
 
     def pool_fields(self, dataset: str) -> dict[str, Any]:
         """The fields of PoolConfig that this profile sets for a data set."""
@@ -82,8 +88,9 @@ PROFILES: dict[str, Profile] = {
     ),
     "cpu": Profile(
         name="cpu",
-        datasets=("cifar-fs",),
+        datasets=("cifar-fs", "mini-imagenet", "cub"),
         seeds=(0, 1, 2),
+        seeds_by_dataset={"mini-imagenet": (0,), "cub": (0,)},
         image_size=32,  # mini-ImageNet and CUB too: at 84 pixels a round costs seven times as much
         pool={"n_models": 40, "epochs": 30, "augment": True, "precision": "bfloat16"},
         pool_seed=0,

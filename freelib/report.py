@@ -91,18 +91,28 @@ def _link(path: Path, folder: Path) -> str:
 
 
 def _facts(folder: Path) -> str:
-    """A paragraph on the records: how many, from when, on what, with which versions."""
-    store = RecordStore(folder / "records")
+    """A table on the records: how many, from when, on what, with which versions."""
+    rows = facts(RecordStore(folder / "records"))
+    if not rows:
+        return "<p>No records yet.</p>"
+    cells = "".join(
+        f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>\n" for name, value in rows.items()
+    )
+    return f"<table><tbody>{cells}</tbody></table>"
+
+
+def facts(store: RecordStore) -> dict[str, str]:
+    """On a store's records: how many, from when, on what, with which versions; empty where there is none."""
     records = [record for experiment in store.experiments() for record in store.all(experiment)]
     if not records:
-        return "<p>No records yet.</p>"
+        return {}
     unique = {record["config_digest"]: record for record in records}.values()
     seconds = sum(
         (r["seconds"] or {}).get("training", 0.0) + (r["seconds"] or {}).get("test", 0.0) for r in unique
     )
     days = sorted(record["started"][:10] for record in unique)
     span = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
-    rows = {
+    return {
         "records": str(len(unique)),
         "started": span,
         "time in training and test": duration(seconds),
@@ -114,10 +124,6 @@ def _facts(folder: Path) -> str:
         "torch": _values(unique, "torch"),
         "freelib": _values(unique, "freelib_version"),
     }
-    cells = "".join(
-        f"<tr><th>{name}</th><td>{html.escape(value)}</td></tr>\n" for name, value in rows.items()
-    )
-    return f"<table><tbody>{cells}</tbody></table>"
 
 
 def _values(records: Iterable[Record], field: str) -> str:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from fake_methods import TINY
 from test_tables import record, two_methods
@@ -59,3 +61,16 @@ def test_a_run_has_every_method_and_pool_features_twice(tiny_world, tmp_path):
     assert set(table1.rows(records)["title"]) == {"Random", "Pool features", "Pool features, not centred"}
     with pytest.raises(ValueError, match="Unknown method"):
         table1.run(TINY, results=tmp_path, methods=["nonsense"])
+
+
+def test_what_draws_nothing_runs_with_one_seed_where_all_learn_from_one_pool():
+    methods = ["best_teacher", "random"]
+    both = replace(TINY, seeds=(3, 4), seeds_by_dataset={"cub": (5,)})
+    shared = replace(both, pool_seed=0)
+    seeds = {
+        profile: [(unit.method, unit.seed) for unit in table1.units(profile, methods=methods)]
+        for profile in (both, shared)
+    }
+    assert seeds[both] == [("best_teacher", 3), ("best_teacher", 4), ("random", 3), ("random", 4)]
+    assert seeds[shared] == [("best_teacher", 3), ("random", 3), ("random", 4)]
+    assert [unit.seed for unit in table1.units(both, ["cub"], methods=["random"])] == [5]

@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from freelib.experiments.pools import get_pool, pool_seed
@@ -23,7 +24,7 @@ from freelib.experiments.units import Unit
 from freelib.experiments.worker import Job
 from freelib.profiles import Profile
 from freelib.progress import Progress
-from freelib.records import Record, RecordStore
+from freelib.records import Record, RecordStore, plain
 
 
 class GridError(RuntimeError):
@@ -55,6 +56,17 @@ def run_grid(
         )
     records = [known[unit.name] or known_record(Run(unit, profile, cache), store) for unit in units]
     return [record for record in records if record is not None]
+
+
+def standing(units: Sequence[Unit], profile: Profile, store: RecordStore) -> list[Record]:
+    """The records of those units that have one, in their order; none is made, and no data is needed."""
+    there = [record for experiment in store.experiments() for record in store.all(experiment)]
+    found = []
+    for unit in units:
+        wanted = plain(Run(unit, profile).settings)
+        same = (record for record in there if all(record[name] == wanted[name] for name in wanted))
+        found += [dict(record, experiment=unit.experiment) for record in islice(same, 1)]
+    return found
 
 
 def _make_pools(units: Iterable[Unit], profile: Profile, cache: str | Path | None) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import pandas as pd
 
 from freelib.experiments.grid import run_grid
-from freelib.experiments.units import grid
+from freelib.experiments.units import Unit, grid
+from freelib.methods import get_method
 from freelib.profiles import Profile, get_profile
 from freelib.records import Record, RecordStore
 from freelib.tables import DATASET_TITLES, accuracy_rows, plus_minus, signed
@@ -17,6 +18,28 @@ from freelib.tables import DATASET_TITLES, accuracy_rows, plus_minus, signed
 EXPERIMENT = "table1"
 PUBLISHED = ("random", "average", "ota", "dro", "purer", "bidf_mkd")
 """The methods that the paper's Table 1 has beside FREE, which it puts above all of them."""
+
+
+def units(
+    profile: Profile,
+    datasets: Sequence[str] | None = None,
+    shots: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+    methods: Sequence[str] | None = None,
+) -> list[Unit]:
+    """The runs behind the table's cells; the profile's data sets, shots, seeds and methods where None."""
+    methods = tuple(methods or profile.methods)
+    shown: list[Unit] = []
+    for dataset in datasets or profile.datasets:
+        axes = [dataset], shots or profile.shots, seeds or profile.seeds_for(dataset)
+        shown += grid(EXPERIMENT, methods, *axes)
+        if "pool_features" in methods:
+            shown += grid(EXPERIMENT, ["pool_features"], *axes, {"centre": "none"})
+    if profile.pool_seed is None:
+        return shown
+    # All seeds learn from one pool: what draws nothing would be the same run again.
+    first = {unit.dataset: unit.seed for unit in reversed(shown)}
+    return [unit for unit in shown if get_method(unit.method).uses_seed or unit.seed == first[unit.dataset]]
 
 
 def run(
@@ -31,17 +54,12 @@ def run(
 ) -> list[Record]:
     """The records of the table's cells: those in `results/<profile>/records` are read, the others made.
 
-    datasets, shots, seeds, methods: the profile's where None
-
-    Raises ValueError, MissingDataError before anything runs; GridError, naming them, where units fail.
+    Arguments are `units`'s. Raises ValueError, MissingDataError before anything runs; GridError, naming them,
+    where units fail.
     """
     profile = get_profile(profile)
-    methods = tuple(methods or profile.methods)
-    axes = (datasets or profile.datasets, shots or profile.shots, seeds or profile.seeds)
-    units = grid(EXPERIMENT, methods, *axes)
-    if "pool_features" in methods:
-        units += grid(EXPERIMENT, ["pool_features"], *axes, {"centre": "none"})
-    return run_grid(units, profile, RecordStore(Path(results) / profile.name / "records"), cache=cache)
+    store = RecordStore(Path(results) / profile.name / "records")
+    return run_grid(units(profile, datasets, shots, seeds, methods), profile, store, cache=cache)
 
 
 def rows(records: Sequence[Record]) -> pd.DataFrame:
@@ -55,7 +73,9 @@ def rows(records: Sequence[Record]) -> pd.DataFrame:
 
 def _variant(record: Record) -> str:
     return (
-        "not centred" if record["method"] == "pool_features" and record["config"]["centre"] == "none" else ""
+        "not centred"
+        if record["method"] == "pool_features" and record["config"].get("centre") == "none"
+        else ""
     )
 
 

@@ -39,6 +39,7 @@ class Average(Method):
     citation = "the field's usual baseline of weight fusion"
     needs = "weights"
     uses_shots = False
+    uses_seed = False
     same_architecture = True
     cost = "one pass over the weights"
 

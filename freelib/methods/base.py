@@ -48,6 +48,7 @@ class Method(ABC):
     needs: "nothing", "weights", "gradients" or "calls" of the models, or "data"
     same_architecture: all models must be of one kind
     uses_shots: its training depends on n_shot; where not, one training serves every number of shots
+    uses_seed: something in it is drawn; where not, every seed gives the same learner from the same pool
     cost: of meta-training, in words; oracle: it sees the real meta-training images (marked in every table)
     models_at_test: networks that answer at test time, None for all models of the pool
     revision: raised when the method's results change, so that older records are not taken for new ones
@@ -59,6 +60,7 @@ class Method(ABC):
     needs: ClassVar[str]
     same_architecture: ClassVar[bool] = False
     uses_shots: ClassVar[bool] = True
+    uses_seed: ClassVar[bool] = True
     cost: ClassVar[str] = ""
     oracle: ClassVar[bool] = False
     models_at_test: ClassVar[int | None] = 1

@@ -108,6 +108,7 @@ class Ota(Method):
     citation = "Singh and Jaggi, Model Fusion via Optimal Transport, NeurIPS 2020"
     needs = "weights"
     uses_shots = False
+    uses_seed = False
     same_architecture = True
     cost = "one optimal transport a layer and model"
     Config = OtaConfig

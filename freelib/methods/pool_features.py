@@ -67,6 +67,7 @@ class PoolFeatures(Method):
     )
     needs = "calls"
     uses_shots = False
+    uses_seed = False
     cost = "no training; all models at test time"
     models_at_test: ClassVar[int | None] = None
     Config = PoolFeaturesConfig

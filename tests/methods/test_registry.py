@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 
 import pytest
+import torch
+from tiny_models import tiny_pool
 
 from freelib.methods import METHODS, Method, describe_methods, get_method
 
@@ -83,3 +85,13 @@ def test_a_method_of_ones_own_is_found_by_its_import_path(own_module):
 def test_what_is_no_method_is_refused(own_module, path, message):
     with pytest.raises(ValueError, match=message):
         get_method(path)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if not get_method(name).uses_seed])
+def test_what_uses_no_seed_gives_the_same_learner_for_every_seed(name):
+    pool = tiny_pool(3)
+    images, labels = torch.rand(10, 3, pool.image_size, pool.image_size), torch.arange(5).repeat(2)
+    method = get_method(name)
+    config = method.Config(width=4)
+    first, second = (method.meta_train(pool, config, seed=seed).adapt(images, labels) for seed in (0, 1))
+    assert torch.equal(first.predict_proba(images), second.predict_proba(images))

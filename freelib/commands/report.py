@@ -1,0 +1,30 @@
+"""`freelib report`: what the records say, written into results/README.md and README.md."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from freelib.commands import emit, json_option, profile_option
+
+
+@click.command(short_help="Write results/README.md from the records.")
+@profile_option
+@click.option(
+    "--root",
+    default=".",
+    show_default=True,
+    type=click.Path(path_type=Path),
+    help="The checkout: the folder of README.md and results.",
+)
+@json_option
+def report(profile: str, root: Path, as_json: bool) -> None:
+    """Hold the paper's claims against the records of a profile.
+
+    Writes results/README.md, and the table between the two marks in README.md. Nothing is run.
+    """
+    from freelib.experiments.summary import write
+
+    paths = [str(path) for path in write(root, profile)]
+    emit({"written": paths}, as_json, "\n".join(paths))

@@ -1,0 +1,135 @@
+"""The paper's claims, each held against the records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from freelib.experiments import table1
+from freelib.experiments.grid import standing
+from freelib.profiles import Profile
+from freelib.records import RecordStore
+from freelib.tables import DATASET_TITLES, signed
+
+HOLDS, HOLDS_IN_PART, FAILS, OPEN = "holds", "holds in part", "does not hold", "not measured yet"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim and what became of it.
+
+    claim: the paper's, in our words; verdict: one of `HOLDS`, `HOLDS_IN_PART`, `FAILS`, `OPEN`
+    measured: with numbers and intervals; evidence: the notebooks that show it
+    """
+
+    claim: str
+    verdict: str
+    measured: str
+    evidence: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A paired difference in one setting of a table, in points, with its 95 % interval's half-width."""
+
+    setting: str
+    other: str
+    difference: float
+    half_width: float
+
+    @property
+    def above(self) -> bool:
+        """Whether the whole interval is above zero."""
+        return self.difference > self.half_width
+
+    def __str__(self) -> str:
+        return f"{self.setting}: {signed(self.difference, self.half_width)} against {self.other}"
+
+
+def counted(cells: Sequence[Cell]) -> str:
+    """The verdict over several settings: `HOLDS` where every interval is above zero."""
+    above = sum(cell.above for cell in cells)
+    return HOLDS if above == len(cells) else HOLDS_IN_PART if above else FAILS
+
+
+def all_verdicts(profile: Profile, store: RecordStore) -> list[Verdict]:
+    """Every claim, in the paper's order, as the records of a profile have it."""
+    return [claim(profile, store) for claim in CLAIMS]
+
+
+def _settings(profile: Profile, store: RecordStore) -> Iterator[tuple[str, dict[Hashable, Any]]]:
+    """Table 1's settings that FREE was run in: ("CIFAR-FS, 1-shot", its rows by method)."""
+    records = standing(table1.units(profile), profile, store)
+    if not records:
+        return
+    for (dataset, n_shot), group in table1.rows(records).groupby(["dataset", "n_shot"], sort=False):
+        rows = {row["method"]: row for row in group.to_dict("records")}
+        if "free" in rows:
+            yield f"{DATASET_TITLES.get(str(dataset), dataset)}, {n_shot}-shot", rows
+
+
+def _free_minus(rows: dict[Hashable, Any], others: Sequence[str], setting: str) -> Cell | None:
+    """FREE against the best of some other methods in one setting."""
+    there = [rows[name] for name in others if name in rows and not pd.isna(rows[name]["difference"])]
+    if not there:
+        return None
+    best = max(there, key=lambda row: row["accuracy"])
+    return Cell(setting, best["title"], 0.0 - best["difference"], best["difference_ci95"])
+
+
+def _against(
+    profile: Profile,
+    store: RecordStore,
+    claim: str,
+    others: Sequence[str],
+    *,
+    evidence: tuple[str, ...] = ("01_table1",),
+) -> Verdict:
+    cells = [
+        cell
+        for name, rows in _settings(profile, store)
+        if (cell := _free_minus(rows, others, name)) is not None
+    ]
+    if not cells:
+        return Verdict(claim, OPEN, "", evidence)
+    return Verdict(claim, counted(cells), "FREE, points: " + "; ".join(map(str, cells)), evidence)
+
+
+def beats_published(profile: Profile, store: RecordStore) -> Verdict:
+    """FREE against the best of the methods that the paper compares it with (table 1)."""
+    return _against(
+        profile,
+        store,
+        "FREE is ahead of every method that it is compared with, by 1.42 to 4.78 points over the strongest",
+        ("random", "average", "ota", "dro", "purer", "bidf_mkd"),
+    )
+
+
+def beats_best_teacher(profile: Profile, store: RecordStore) -> Verdict:
+    """FREE against one model of its own pool (table 1)."""
+    return _against(
+        profile,
+        store,
+        "(ours to ask) A data-free meta-learner beats the nearest class mean on one model of its pool",
+        ("best_teacher",),
+    )
+
+
+def beats_pool_features(profile: Profile, store: RecordStore) -> Verdict:
+    """FREE against all models of its pool, none of them trained further (table 1)."""
+    return _against(
+        profile,
+        store,
+        "(ours to ask) A data-free meta-learner beats the nearest class mean on all models of its pool",
+        ("pool_features", "pool_features (not centred)"),
+    )
+
+
+CLAIMS: tuple[Callable[[Profile, RecordStore], Verdict], ...] = (
+    beats_published,
+    beats_best_teacher,
+    beats_pool_features,
+)

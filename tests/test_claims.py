@@ -1,0 +1,49 @@
+import pytest
+from fake_methods import TINY
+from test_tables import record
+
+from freelib.experiments import claims
+from freelib.records import RecordStore
+
+FREE = [51.0, 52.0, 53.0, 52.0]
+
+
+@pytest.fixture
+def verdicts(monkeypatch, tmp_path):
+    """The verdicts on some records, by the name of the claim."""
+
+    def of(*records):
+        monkeypatch.setattr(claims, "standing", lambda *_: list(records))
+        found = claims.all_verdicts(TINY, RecordStore(tmp_path))
+        return dict(zip([claim.__name__ for claim in claims.CLAIMS], found, strict=True))
+
+    return of
+
+
+def test_without_records_nothing_is_claimed(verdicts):
+    assert {verdict.verdict for verdict in verdicts().values()} == {claims.OPEN}
+    alone = verdicts(record("free", FREE))
+    assert alone["beats_published"].verdict == claims.OPEN
+
+
+def test_a_claim_holds_where_the_paired_interval_is_above_zero(verdicts):
+    found = verdicts(
+        record("free", FREE),
+        record("random", [value - 9 for value in FREE]),
+        record("ota", [48.0, 49.5, 50.0, 48.5]),
+        record("best_teacher", [51.5, 51.5, 52.5, 52.5]),
+        record("pool_features", [value + 5 for value in FREE]),
+    )
+    published = found["beats_published"]
+    assert published.verdict == claims.HOLDS
+    assert published.measured == "FREE, points: CIFAR-FS, 1-shot: +3.0 ± 0.4 against OTA"
+    assert found["beats_best_teacher"].verdict == claims.FAILS  # +0.0: not told apart
+    assert found["beats_pool_features"].verdict == claims.FAILS
+    assert "−5.0 ± 0.0 against Pool features" in found["beats_pool_features"].measured
+
+
+def test_a_claim_that_holds_in_one_setting_of_two_holds_in_part():
+    above, below = (claims.Cell("s", "x", difference, 0.5) for difference in (0.6, 0.4))
+    assert claims.counted([above, above]) == claims.HOLDS
+    assert claims.counted([above, below]) == claims.HOLDS_IN_PART
+    assert claims.counted([below]) == claims.FAILS
