@@ -22,43 +22,19 @@ Student = Callable[[Tensor], Tensor]
 class UpsampleConv(nn.Conv2d):
     """Nearest-neighbour ×2 upsampling followed by a 3x3 convolution, without making the upsampled image.
 
-    Of the nine taps of an output pixel several fall on one input pixel: for each of the four output parities
-    the 3x3 kernel folds into a 2x2 kernel on the small image. The same function in 16/36 of the
-    multiplications.
+    Of the nine taps of an output pixel several fall on one input pixel. Added up, the kernel is one of 4x4,
+    transposed and of stride 2: the same function in 4/9 of the multiplications. No bias: BatchNorm follows.
     """
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
-        super().__init__(channels_in, channels_out, 3, padding=1)
+        super().__init__(channels_in, channels_out, 3, padding=1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(n, channels_in, H, W)` -> `(n, channels_out, 2H, 2W)`."""
-        n, _, height, width = x.shape
-        w = self.weight
-        # Output row 2i sees input rows (i-1 | i, i), row 2i+1 sees (i, i | i+1); columns alike.
-        rows = torch.stack(
-            [
-                torch.stack([w[:, :, 0], w[:, :, 1] + w[:, :, 2]], 2),
-                torch.stack([w[:, :, 0] + w[:, :, 1], w[:, :, 2]], 2),
-            ]
-        )
-        taps = torch.stack(
-            [
-                torch.stack([rows[..., 0], rows[..., 1] + rows[..., 2]], -1),
-                torch.stack([rows[..., 0] + rows[..., 1], rows[..., 2]], -1),
-            ],
-            1,
-        )  # (2, 2, channels_out, channels_in, 2, 2): by row parity and column parity
-        bias = None if self.bias is None else self.bias.repeat(4)
-        out = F.conv2d(x, taps.flatten(0, 2), bias, padding=1)  # (n, 4 * channels_out, H + 1, W + 1)
-        parts = out.view(n, 2, 2, -1, height + 1, width + 1)
-        whole = torch.stack(
-            [
-                torch.stack([parts[:, a, b, :, a : a + height, b : b + width] for b in (0, 1)], -1)
-                for a in (0, 1)
-            ],
-            3,
-        )  # (n, channels_out, H, 2, W, 2)
-        return whole.reshape(n, -1, 2 * height, 2 * width)
+        w = self.weight.flip(2, 3)
+        w = F.pad(w, (0, 0, 0, 1)) + F.pad(w, (0, 0, 1, 0))  # rows w₂, w₂ + w₁, w₁ + w₀, w₀; columns alike
+        w = F.pad(w, (0, 1)) + F.pad(w, (1, 0))
+        return F.conv_transpose2d(x, w.transpose(0, 1), stride=2, padding=1)
 
 
 class Generator(nn.Module):
@@ -93,7 +69,7 @@ class Generator(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         """Images of codes z."""
         x = self.project(z).view(len(z), 2 * self.ngf, self.side, self.side)
-        x = self.norm0(x).contiguous(memory_format=torch.channels_last)
+        x = self.norm0(x.contiguous(memory_format=torch.channels_last))
         x = F.leaky_relu(self.norm1(self.conv1(x)), 0.2)
         x = F.leaky_relu(self.norm2(self.conv2(x)), 0.2)
         return torch.sigmoid(at_least_float32(self.to_pixels(x)))

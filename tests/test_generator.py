@@ -36,9 +36,9 @@ def meta_generator(config: InversionConfig = TINY, seed: int = 0) -> MetaGenerat
 def test_upsample_conv_is_interpolation_and_convolution(layout):
     layer = UpsampleConv(3, 2).double()
     x = torch.randn(2, 3, 5, 4, generator=rng(), dtype=torch.float64).contiguous(memory_format=layout)
-    inputs = [x.requires_grad_(), layer.weight, layer.bias]
+    inputs = [x.requires_grad_(), layer.weight]
     out = layer(x)
-    expected = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), layer.weight, layer.bias, padding=1)
+    expected = F.conv2d(F.interpolate(x, scale_factor=2, mode="nearest"), layer.weight, padding=1)
     torch.testing.assert_close(out, expected)
     weights = torch.randn(out.shape, generator=rng(1), dtype=torch.float64)
     ours = torch.autograd.grad((out * weights).sum(), inputs)
@@ -56,7 +56,7 @@ def test_the_generator_is_the_releases_network(double):
     x = norm(F.linear(z, generator.project.weight, generator.project.bias).view(6, 4, 2, 2), generator.norm0)
     for conv, layer in ((generator.conv1, generator.norm1), (generator.conv2, generator.norm2)):
         x = F.interpolate(x, scale_factor=2)
-        x = F.leaky_relu(norm(F.conv2d(x, conv.weight, conv.bias, padding=1), layer), 0.2)
+        x = F.leaky_relu(norm(F.conv2d(x, conv.weight, padding=1), layer), 0.2)
     x = torch.sigmoid(F.conv2d(x, generator.to_pixels.weight, generator.to_pixels.bias, padding=1))
     torch.testing.assert_close(generator(z), x)
     assert x.shape == (6, 3, 8, 8)

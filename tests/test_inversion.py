@@ -133,3 +133,22 @@ def test_the_gradient_by_finite_differences():
 def test_settings_that_make_no_images_are_refused():
     with pytest.raises(ValueError, match="at least 1, got 0 and 20"):
         InversionConfig(adapt_steps=0)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_moments_and_their_gradient_are_those_of_var_mean(layout):
+    layers = [nn.BatchNorm2d(3).double() for _ in range(2)]
+    x = torch.randn(4, 3, 5, 6, generator=rng(), dtype=torch.float64).contiguous(memory_format=layout)
+    x.requires_grad_()
+    ours = batchnorm_loss([(layer, 2 * x + i) for i, layer in enumerate(layers)])
+    expected = torch.zeros(())
+    for i, layer in enumerate(layers):
+        variance, mean = torch.var_mean(2 * x + i, (0, 2, 3), correction=0)
+        expected = expected + (mean - layer.running_mean).norm() + (variance - layer.running_var).norm()
+    torch.testing.assert_close(ours, expected, check_dtype=False)
+    ours, theirs = (torch.autograd.grad(loss, x)[0] for loss in (ours, expected))
+    torch.testing.assert_close(ours, theirs)
+    assert batchnorm_loss([(layers[0], x.bfloat16())]).dtype == torch.float64  # as the statistics stored
+    half = batchnorm_loss([(layers[0].float(), x.bfloat16())])
+    exact = batchnorm_loss([(layers[0], x.bfloat16().float())])
+    torch.testing.assert_close(half, exact)  # moments of half types are float32

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import subprocess
 import sys
@@ -258,7 +259,7 @@ def test_the_generator_learns_what_the_teachers_recognise(tiny_dataset):
     history = get_method("free").meta_train(trained_pool(tiny_dataset), config, seed=0).log.history
     agreement, loss = history["teacher_agreement"], history["inversion_loss"]
     assert sum(agreement[-10:]) / 10 > 0.45  # chance: 0.2
-    assert sum(loss[-10:]) / 10 < loss[0] - 0.2
+    assert sum(loss[-10:]) / 10 < math.log(5) - 0.15  # guessing costs log 5
 
 
 def test_golden(plain):
@@ -273,7 +274,7 @@ def test_golden(plain):
 
 
 GOLDEN = {
-    "inversion_loss": [10.18522, 8.15521, 12.41051, 5.1906],
-    "distillation_loss": [0.6434, 1.57035, 1.47639],
-    "replay_loss": [1.92058, 2.03349, 1.99056],
+    "inversion_loss": [9.90113, 8.68085, 11.6562, 4.54879],
+    "distillation_loss": [0.45622, 1.55993, 1.39554],
+    "replay_loss": [1.95676, 1.88845, 1.87747],
 }
