@@ -121,7 +121,8 @@ class Quickstart:
         rows = [task.images[task.labels == c][:columns] for c in range(task.model.n_way)]
         figure = image_grid(torch.cat(rows), [""] * sum(map(len, rows)), columns=columns)
         for axis, name in zip(figure.axes[::columns], task.model.class_names, strict=False):
-            axis.set_title(name.lower(), fontsize=6, pad=1.5, loc="left")
+            # a long class name runs on over the next images instead of widening its column
+            axis.set_title(name.lower(), fontsize=6, pad=1.5, loc="left").set_in_layout(False)
         before, after = (100 * float(t.agreement) for t in (recovery.first_step, task))
         figure.suptitle(
             f"The model agrees: {before:.0f} % before adaptation, {after:.0f} % at the last step", size=8
