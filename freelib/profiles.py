@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from freelib.methods import METHODS
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -20,13 +22,14 @@ class Profile:
     pool: fields of PoolConfig; pool_by_dataset: the same for one data set only
     pool_seed: one pool for all seeds of the methods, or None: each seed has a pool of its own
     monitor_every: rounds between two scores on the meta-validation classes
-    overrides: by method, fields of its config; those under "*" go to every method that has the field
+    overrides: by method, fields of its config; those under "*" go to every method that has the field, those
+      under "free 5" to that method with 5 shots
     workers: runs side by side, each a process of `threads` threads
     """
 
     name: str
     datasets: tuple[str, ...]
-    methods: tuple[str, ...] = ("random", "average", "best_teacher", "pool_features", "free")
+    methods: tuple[str, ...] = tuple(METHODS)
     shots: tuple[int, ...] = (1, 5)
     seeds: tuple[int, ...] = (0,)
     seeds_by_dataset: Mapping[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
@@ -53,9 +56,9 @@ class Profile:
         """The fields of PoolConfig that this profile sets for a data set."""
         return {**self.pool, **self.pool_by_dataset.get(dataset, {})}
 
-    def method_fields(self, method: str) -> dict[str, Any]:
+    def method_fields(self, method: str, n_shot: int | None = None) -> dict[str, Any]:
         """The fields of a method's config that this profile sets, without those for every method."""
-        return dict(self.overrides.get(method, {}))
+        return {**self.overrides.get(method, {}), **self.overrides.get(f"{method} {n_shot}", {})}
 
 
 PROFILES: dict[str, Profile] = {
@@ -84,6 +87,32 @@ PROFILES: dict[str, Profile] = {
                 "replay_patience": 0,
                 "measure_every": 1,  # figure 5
             },
+            # A third of FREE's seconds for each of the others: the whole table in three minutes of two cores.
+            "dro": {"rounds": 20, "round_steps": 20},
+            "purer": {
+                "rounds": 36,
+                "meta_batch": 4,
+                "episodes": 2,
+                "jitter": 1,
+                "eci_start": 14,
+                "monitor_every": 12,
+            },
+            "bidf_mkd": {
+                "rounds": 4,
+                "adapt_steps": 40,
+                "ngf": 16,
+                "images_per_class": 10,
+                "distill_steps": 5,
+                "augment_flip": False,
+                "augment_padding": 2,
+                "adversarial_from": 16,
+                "replay_batches": 8,
+                "replay_episodes": 2,
+                "replay_patience": 0,
+                "monitor_every": 2,
+            },
+            "oracle_maml": {"rounds": 10, "round_batches": 4},
+            "oracle_protonet": {"rounds": 10, "round_batches": 10},
         },
     ),
     "cpu": Profile(
@@ -114,6 +143,34 @@ PROFILES: dict[str, Profile] = {
                 "checkpoint_every": 10,
                 "measure_every": 10,  # figure 5
             },
+            # The others have FREE's seconds or fewer, at 1 shot (the lines without a number) as at 5, where
+            # an episode costs twice as much. Within them each keeps its paper's settings (steps of a
+            # generator, models a round, weights of the losses); what sets in after some batches does so
+            # after the same share of all. Each has five looks at the validation classes.
+            "purer": {
+                "rounds": 420,
+                "eci_start": 168,
+                "precision": "bfloat16",
+                "monitor_every": 84,
+                "checkpoint_every": 20,
+            },
+            "purer 5": {"rounds": 315, "eci_start": 126, "monitor_every": 63},
+            "bidf_mkd": {
+                "rounds": 5,
+                "ngf": 32,
+                "images_per_class": 20,
+                "precision": "bfloat16",
+                "adversarial_from": 200,
+                "replay_batches": 100,
+                "replay_patience": 0,
+                "monitor_every": 1,
+                "checkpoint_every": 1,
+            },
+            "bidf_mkd 5": {"adversarial_from": 140, "replay_batches": 70},
+            "oracle_maml": {"rounds": 130, "precision": "bfloat16", "monitor_every": 26},
+            "oracle_maml 5": {"rounds": 80, "monitor_every": 16},
+            "oracle_protonet": {"rounds": 260, "precision": "bfloat16", "monitor_every": 52},
+            "dro": {"monitor_every": 10},
         },
     ),
     "paper": Profile(

@@ -1,6 +1,9 @@
 import pytest
 
+from freelib.experiments.units import Unit, unit_config
 from freelib.profiles import PROFILES, Profile, get_profile
+
+TRAINED = ("purer", "bidf_mkd", "free", "oracle_maml", "oracle_protonet")
 
 
 def test_names():
@@ -25,3 +28,33 @@ def test_paper_has_the_papers_numbers():
     assert paper.pool_fields("mini-imagenet")["epochs"] == 60
     assert paper.pool_fields("cub")["epochs"] == 100
     assert paper.image_size is None
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_method_of_table1_has_a_config_that_fits(name):
+    profile = get_profile(name)
+    assert {"random", "ota", "dro", "purer", "bidf_mkd", "free", "oracle_maml"} < set(profile.methods)
+    for method in profile.methods:
+        config = unit_config(Unit("table1", method, profile.datasets[0], 1, 0), profile)
+        assert config.precision == "bfloat16" or profile.name != "cpu" or method not in TRAINED
+
+
+def test_equal_budgets_of_the_cpu_profile():
+    """Passes of 80 to 100 images each, and the looks at the validation classes."""
+    cpu = get_profile("cpu")
+
+    def config(method, n_shot):
+        return unit_config(Unit("table1", method, "cifar-fs", n_shot, 0), cpu)
+
+    for n_shot in cpu.shots:
+        free, bidf, purer = (config(method, n_shot) for method in ("free", "bidf_mkd", "purer"))
+        passes = (free.warmup_rounds + free.rounds) * free.meta_batch * free.adapt_steps
+        assert passes == 2200
+        assert 2 * bidf.adapt_steps * bidf.rounds <= passes
+        assert (bidf.adapt_steps, purer.meta_batch, purer.lambda_bn) == (200, 13, 0.01)  # as in their papers
+        assert bidf.images_per_class == free.images_per_class
+        assert purer.eci_start / purer.rounds == pytest.approx(0.4)  # 4,000 of the release's 10,000 batches
+        assert bidf.adversarial_from / (bidf.rounds * bidf.replay_batches) == pytest.approx(0.4)
+        for method in ("purer", "bidf_mkd", "oracle_maml", "oracle_protonet", "dro"):
+            assert config(method, n_shot).rounds == 5 * config(method, n_shot).monitor_every
+    assert config("purer", 5).rounds < config("purer", 1).rounds  # its episodes cost more

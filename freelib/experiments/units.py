@@ -82,7 +82,9 @@ def unit_config(unit: Unit, profile: Profile) -> MethodConfig:
         **profile.overrides.get("*", {}),
     }
     given = {name: value for name, value in shared.items() if name in known}
-    return make_config(unit.method, given | profile.method_fields(unit.method) | dict(unit.overrides))
+    return make_config(
+        unit.method, given | profile.method_fields(unit.method, unit.n_shot) | dict(unit.overrides)
+    )
 
 
 def make_config(method: str, overrides: Mapping[str, Any]) -> MethodConfig:
