@@ -148,13 +148,13 @@ PROFILES: dict[str, Profile] = {
             # generator, models a round, weights of the losses); what sets in after some batches does so
             # after the same share of all. Each has five looks at the validation classes.
             "purer": {
-                "rounds": 420,
-                "eci_start": 168,
+                "rounds": 350,
+                "eci_start": 140,
                 "precision": "bfloat16",
-                "monitor_every": 84,
+                "monitor_every": 70,
                 "checkpoint_every": 20,
             },
-            "purer 5": {"rounds": 315, "eci_start": 126, "monitor_every": 63},
+            "purer 5": {"rounds": 260, "eci_start": 104, "monitor_every": 52},
             "bidf_mkd": {
                 "rounds": 5,
                 "ngf": 32,
@@ -167,9 +167,9 @@ PROFILES: dict[str, Profile] = {
                 "checkpoint_every": 1,
             },
             "bidf_mkd 5": {"adversarial_from": 140, "replay_batches": 70},
-            "oracle_maml": {"rounds": 130, "precision": "bfloat16", "monitor_every": 26},
-            "oracle_maml 5": {"rounds": 80, "monitor_every": 16},
-            "oracle_protonet": {"rounds": 260, "precision": "bfloat16", "monitor_every": 52},
+            "oracle_maml": {"rounds": 100, "precision": "bfloat16", "monitor_every": 20},
+            "oracle_maml 5": {"rounds": 65, "monitor_every": 13},
+            "oracle_protonet": {"rounds": 200, "precision": "bfloat16", "monitor_every": 40},
             "dro": {"monitor_every": 10},
         },
     ),
