@@ -50,10 +50,12 @@ def reproduce(
     offered: Mapping[str, Any] | None = None,
     required: Mapping[str, Any] | None = None,
     index_only: bool = False,
+    standing: bool = False,
 ) -> tuple[Path, list[Failure]]:
     """Run the notebooks into `<results>/<profile>/notebooks`, write the index page: (its path, what failed).
 
     only: names of notebooks, all if empty; index_only: run none
+    standing: notebooks show the records that stand, and make none
     offered: parameters for those notebooks that have them; required: parameters that each chosen notebook
     must have
 
@@ -74,7 +76,8 @@ def reproduce(
     failures = []
     for number, (path, given) in enumerate(plan, start=1):
         sys.stderr.write(f"[{number}/{len(plan)}] {path.name}\n")
-        if (failure := _run(path, folder / "notebooks" / path.name, given, settings)) is not None:
+        output = folder / "notebooks" / path.name
+        if (failure := _run(path, output, given, settings, standing=standing)) is not None:
             failures.append(failure)
             sys.stderr.write(f"{failure.name} failed; what it did until then is kept in {failure.path}\n")
     index = write_index(
@@ -83,10 +86,12 @@ def reproduce(
     return index, failures
 
 
-def _run(path: Path, output: Path, given: dict[str, Any], profile: Profile) -> Failure | None:
+def _run(
+    path: Path, output: Path, given: dict[str, Any], profile: Profile, *, standing: bool
+) -> Failure | None:
     output.parent.mkdir(parents=True, exist_ok=True)
     error = None
-    with kernel_environment(profile):
+    with kernel_environment(profile, standing=standing):
         try:
             execute_notebook(
                 str(path),
@@ -135,7 +140,7 @@ def execute_in_place(
 
 
 @contextmanager
-def kernel_environment(profile: Profile) -> Iterator[None]:
+def kernel_environment(profile: Profile, *, standing: bool = False) -> Iterator[None]:
     """The environment that a notebook's kernel starts in; this process's own is put back afterwards.
 
     A fixed number of threads, figures inline, and progress into a file whose lines are shown on standard
@@ -149,6 +154,8 @@ def kernel_environment(profile: Profile) -> Iterator[None]:
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
             "FREELIB_PROGRESS": os.environ.get("FREELIB_PROGRESS") or str(progress),
         }
+        if standing:
+            changes["FREELIB_RUNS"] = "none"
         before = {name: os.environ.get(name) for name in changes}
         done = threading.Event()
         follower = threading.Thread(target=_follow, args=(progress, done), daemon=True)

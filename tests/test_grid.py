@@ -2,11 +2,12 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from fake_methods import TINY
 
-from freelib.experiments.grid import GridError, _longest_first, run_grid
+from freelib.experiments.grid import GridError, _longest_first, run_grid, standing
 from freelib.experiments.runner import run_unit
 from freelib.experiments.units import Unit
 from freelib.experiments.worker import Job
@@ -29,6 +30,21 @@ def test_a_failing_unit_is_named_and_takes_no_other_with_it(tiny_world, tmp_path
     inside = run_unit(good, TINY, RecordStore(tmp_path / "b"))
     for name in ("episode_accuracies", "history", "threads", "config_digest"):
         assert record[name] == inside[name]
+
+
+def test_what_stands_is_shown_without_data_and_nothing_is_made(tiny_world, tmp_path, monkeypatch):
+    store = RecordStore(tmp_path)
+    units = [Unit("t", DRIFTING, "cifar-fs", 1, seed, {"rounds": 1}) for seed in (3, 4)]
+    monkeypatch.setenv("FREELIB_RUNS", "none")
+    with pytest.raises(ValueError, match="none of the 2 runs has a record"):
+        run_grid(units, TINY, store)
+    made = run_unit(units[1], TINY, store)
+    monkeypatch.setenv("FREELIB_DATA", str(tmp_path / "nothing"))
+    monkeypatch.setenv("FREELIB_CACHE", str(tmp_path / "empty"))
+    assert run_grid(units, TINY, store) == [made]
+    assert standing([replace(unit, experiment="u") for unit in units], TINY, store) == [
+        made | {"experiment": "u"}
+    ]
 
 
 def test_a_worker_ends_with_its_parent(tiny_world, tmp_path):

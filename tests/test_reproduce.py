@@ -92,10 +92,11 @@ def test_in_place(folder):
 def test_the_environment_is_put_back_and_progress_is_shown(monkeypatch, capfd):
     monkeypatch.delenv("FREELIB_PROGRESS", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    with kernel_environment(get_profile("smoke")):
+    with kernel_environment(get_profile("smoke"), standing=True):
+        assert os.environ["FREELIB_RUNS"] == "none"
         assert os.environ["OMP_NUM_THREADS"] == "1"
         with open(os.environ["FREELIB_PROGRESS"], "a") as file:  # noqa: PTH123
             file.write("half way\n")
     assert os.environ["OMP_NUM_THREADS"] == "7"
-    assert "FREELIB_PROGRESS" not in os.environ
+    assert not {"FREELIB_PROGRESS", "FREELIB_RUNS"} & set(os.environ)
     assert "half way" in capfd.readouterr().err

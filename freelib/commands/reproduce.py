@@ -36,6 +36,7 @@ from freelib.commands import dataset_choice, emit, json_option, profile_option
     metavar="NAME=VALUE",
     help="A parameter that each of the notebooks must have.",
 )
+@click.option("--standing", is_flag=True, help="Make no run: show what the records that stand hold.")
 @click.option("--results", default="results", show_default=True, type=click.Path(path_type=Path))
 @click.option(
     "--notebooks",
@@ -58,6 +59,7 @@ def reproduce(
     results: Path,
     notebooks: Path,
     index_only: bool,
+    standing: bool,
     as_json: bool,
 ) -> None:
     """Run the notebooks in batch and write results/PROFILE/index.html, whose path is printed at the end.
@@ -79,6 +81,7 @@ def reproduce(
         offered=offered,
         required=parse_overrides(settings),
         index_only=index_only,
+        standing=standing,
     )
     failed = [{"notebook": f.name, "kept": str(f.path), "error": f.error} for f in failures]
     for failure in failed:

@@ -104,7 +104,7 @@ def beats_published(profile: Profile, store: RecordStore) -> Verdict:
         profile,
         store,
         "FREE is ahead of every method that it is compared with, by 1.42 to 4.78 points over the strongest",
-        ("random", "average", "ota", "dro", "purer", "bidf_mkd"),
+        table1.PUBLISHED,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -92,6 +93,8 @@ def _kept(
 ) -> Record:
     if (record := store.adopt(experiment, config_digest(keyed))) is not None:
         return record
+    if os.environ.get("FREELIB_RUNS") == "none":
+        raise ValueError(f"{experiment}: {keyed['method']} has no record in {store.root}, and none is made")
     captured, start = environment(), time.perf_counter()
     values = dict(make())
     seconds = time.perf_counter() - start

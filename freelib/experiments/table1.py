@@ -92,7 +92,8 @@ def conclusion(table: pd.DataFrame) -> str:
     sentences: list[str] = []
     for (dataset, n_shot), group in table.groupby(["dataset", "n_shot"], sort=False):
         methods = {row["method"]: row for row in group.to_dict("records")}
-        free = methods.pop("free")
+        if (free := methods.pop("free", None)) is None:
+            continue
         rivals = [row for row in methods.values() if not row["oracle"] and row["method"] != "random"]
         sentence = (
             f"On {DATASET_TITLES.get(str(dataset), dataset)}, 5-way {n_shot}-shot, FREE reaches "
@@ -116,9 +117,12 @@ def against_the_paper(table: pd.DataFrame) -> str:
     order is told by the intervals of the paired differences.
     """
     sentences, held = [], 0
-    columns = table.groupby(["dataset", "n_shot"], sort=False)
-    for (dataset, n_shot), group in columns:
+    columns = table[table["method"] == "free"].groupby(["dataset", "n_shot"], sort=False)
+    for (dataset, n_shot), _ in columns:
+        group = table[(table["dataset"] == dataset) & (table["n_shot"] == n_shot)]
         rivals = [row for row in group.to_dict("records") if row["method"] in PUBLISHED]
+        if not rivals:
+            continue
         strongest = max(rivals, key=lambda row: row["accuracy"])
         ahead = [row for row in rivals if row["difference"] > row["difference_ci95"]]
         held += all(-row["difference"] > row["difference_ci95"] for row in rivals)
