@@ -23,7 +23,7 @@ class Profile:
     pool_seed: one pool for all seeds of the methods, or None: each seed has a pool of its own
     monitor_every: rounds between two scores on the meta-validation classes
     overrides: by method, fields of its config; those under "*" go to every method that has the field, those
-      under "free 5" to that method with 5 shots
+      under "free 5" to that method with 5 shots; "recovery_cost" is no method but a measurement
     workers: runs side by side, each a process of `threads` threads
     """
 
@@ -88,7 +88,7 @@ PROFILES: dict[str, Profile] = {
                 "measure_every": 1,  # figure 5
             },
             # A third of FREE's seconds for each of the others: the whole table in three minutes of two cores.
-            "dro": {"rounds": 20, "round_steps": 20},
+            "dro": {"rounds": 10, "round_steps": 20, "monitor_every": 10},
             "purer": {
                 "rounds": 36,
                 "meta_batch": 4,
@@ -111,6 +111,7 @@ PROFILES: dict[str, Profile] = {
                 "replay_patience": 0,
                 "monitor_every": 2,
             },
+            "recovery_cost": {"rounds": 20, "held_out": 3, "steps": 100},
             "oracle_maml": {"rounds": 10, "round_batches": 4},
             "oracle_protonet": {"rounds": 10, "round_batches": 10},
         },

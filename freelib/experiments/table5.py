@@ -1,0 +1,142 @@
+"""Table 5: what it costs to recover a task, and what the images are worth to a learner."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from freelib.evaluation import mean_over_seeds
+from freelib.experiments.figure1 import speed_up
+from freelib.experiments.grid import run_grid
+from freelib.experiments.recovery_cost import WAYS
+from freelib.experiments.units import Unit
+from freelib.profiles import Profile, get_profile
+from freelib.records import Record, RecordStore
+from freelib.tables import DATASET_TITLES, Table, plus_minus
+
+EXPERIMENT = "table5"
+FROM_SCRATCH = {"recovery": "scratch", "warmup_rounds": 0}
+"""FREE without its meta-generator: the same student on images of generators from scratch, as in table 4."""
+LEARNERS = {
+    "FREE": ("free", {}),
+    "FREE, generators from scratch": ("free", FROM_SCRATCH),
+    "PURER": ("purer", {}),
+    "BiDf-MKD": ("bidf_mkd", {}),
+}
+
+
+def run(
+    profile: str | Profile,
+    *,
+    results: str | Path,
+    datasets: Sequence[str] | None = None,
+    shots: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+    cache: str | Path | None = None,
+) -> list[Record]:
+    """The learners' records: table 1's, and table 4's of FREE with generators from scratch in as many passes.
+
+    datasets, seeds: the profile's where None; of `shots` the first counts. Errors are `run_grid`'s.
+    """
+    profile = get_profile(profile)
+    n_shot = (shots or profile.shots)[0]
+    units = [
+        Unit(EXPERIMENT, method, dataset, n_shot, seed, overrides)
+        for dataset in datasets or profile.datasets
+        for method, overrides in LEARNERS.values()
+        for seed in (seeds or profile.seeds_for(dataset))[:1]
+    ]
+    return run_grid(units, profile, RecordStore(Path(results) / profile.name / "records"), cache=cache)
+
+
+def rows(costs: pd.DataFrame, learners: Sequence[Record]) -> pd.DataFrame:
+    """One row for each data set and way of recovering, FIve's steps being those of the profile.
+
+    costs: `recovery_cost.rows`; learners: `run`'s records
+    seconds, passes, images (through the model), agreement (%), agreement_ci95: of one task, mean over tasks
+    learner, accuracy, ci95: of the learner that such images lead to, NaN where there is none
+    """
+    found = []
+    for dataset, group in costs.groupby("dataset", sort=False):
+        records = [record for record in learners if record["dataset"] == dataset]
+        for name, way, step, learner in _ways(group):
+            tasks = group[(group["way"] == way) & (group["step"] == step)]
+            agreement, ci95 = mean_over_seeds(torch.tensor(tasks["agreement"].to_numpy()))
+            record = _record_of(records, learner)
+            found.append(
+                {
+                    "dataset": dataset,
+                    "way": name,
+                    "seconds": tasks["seconds"].mean(),
+                    "passes": step,
+                    "agreement": agreement,
+                    "agreement_ci95": ci95,
+                    "tasks": len(tasks),
+                    "learner": learner if record else "",
+                    "accuracy": record["accuracy"] if record else float("nan"),
+                    "ci95": record["accuracy_ci95"] if record else float("nan"),
+                }
+            )
+    return pd.DataFrame(found)
+
+
+def _ways(group: pd.DataFrame) -> list[tuple[str, str, int, str]]:
+    """(name, way, step, learner) of a data set's rows."""
+    five, longest = (int(group[group["way"] == way]["step"].max()) for way in ("five", "scratch"))
+    return [
+        (WAYS["five"], "five", five, "FREE"),
+        (WAYS["scratch"] + ", as many passes", "scratch", five, "FREE, generators from scratch"),
+        (WAYS["scratch"], "scratch", longest, "BiDf-MKD"),
+        (WAYS["pixels"], "pixels", longest, "PURER"),
+    ]
+
+
+def _record_of(records: Sequence[Record], learner: str) -> Record | None:
+    method, overrides = LEARNERS.get(learner, ("", {}))
+    wanted: dict[str, Any] = {"recovery": "meta"} if learner == "FREE" else dict(overrides)
+    fits = (r for r in records if r["method"] == method and wanted.items() <= r["config"].items())
+    return next(fits, None)
+
+
+def cost_table(table: pd.DataFrame, profile: str, images: int) -> Table:
+    """`rows` for readers. images: of one pass."""
+    cells = pd.DataFrame(
+        {
+            "data set": [DATASET_TITLES.get(name, name) for name in table["dataset"]],
+            "recovered by": table["way"],
+            "seconds a task": [f"{value:.2f}" for value in table["seconds"]],
+            "passes": table["passes"],
+            "images through the model": table["passes"] * images,
+            "teacher agreement, %": list(map(plus_minus, table["agreement"], table["agreement_ci95"])),
+            "learner": table["learner"],
+            "its accuracy, %": list(map(plus_minus, table["accuracy"], table["ci95"])),
+        }
+    )
+    tasks = "/".join(map(str, sorted(set(table["tasks"]))))
+    caption = (
+        f"Table 5, profile {profile}. Cost of recovering a task of {images} images; mean ± 95 % interval "
+        f"over {tasks} tasks of models that the meta-generator never met."
+    )
+    return Table(caption, table.assign(images=table["passes"] * images), cells)
+
+
+def conclusion(costs: pd.DataFrame, records: Sequence[Record]) -> str:
+    """How many times cheaper, and after how many tasks the meta-generator's own training has paid off."""
+    sentences = []
+    for dataset, group in costs.groupby("dataset", sort=False):
+        ratio, before = speed_up(group), [r["extra"]["before"] for r in records if r["dataset"] == dataset]
+        spent = sum(item["seconds"] for item in before) / len(before)
+        name = DATASET_TITLES.get(str(dataset), str(dataset))
+        five = group[group["way"] == "five"]
+        task = five[five["step"] == five["step"].max()]["seconds"].mean()
+        sentence = f"On {name} the meta-generator's own training took {spent:.0f} s before"
+        saved = (ratio["seconds"] - 1) * task
+        if 0 < saved < float("inf"):
+            sentence += f"; at equal agreement it saves {saved:.1f} s a task, and pays off after "
+            sentence += f"{spent / saved:.0f} of them"
+        sentences.append(sentence + ".")
+    return " ".join(sentences)

@@ -1,0 +1,86 @@
+import math
+
+import pandas as pd
+import pytest
+import torch
+from fake_methods import TINY
+from tiny_models import rng, tiny_model, tiny_pool
+
+from freelib.experiments import figure1, recovery_cost
+from freelib.experiments.recovery_cost import CostConfig, measure, pixels, rows, steps_to_equal
+from freelib.methods.free import FreeConfig
+
+QUICK = FreeConfig(ngf=4, z_dim=8, images_per_class=2, adapt_steps=3, augment_padding=1)
+COST = CostConfig(rounds=2, held_out=1, steps=4)
+
+
+def test_three_ways_of_models_that_were_held_out():
+    found = measure(tiny_pool(), QUICK, COST, 0)
+    assert [task["way"] for task in found["tasks"]] == ["five", "scratch", "pixels"]
+    assert [len(task["loss"]) for task in found["tasks"]] == [3, 4, 4]
+    assert len({task["model"] for task in found["tasks"]}) == 1
+    assert found["before"]["passes"] == 2 * 3 * 3  # rounds, the models that are not held out, steps
+    assert found["passes"] == 18 + 3 + 4 + 4
+    again = measure(tiny_pool(), QUICK, COST, 0)
+    assert [task["loss"] for task in again["tasks"]] == [task["loss"] for task in found["tasks"]]
+    other = measure(tiny_pool(), QUICK, COST, 1)
+    assert [task["loss"] for task in other["tasks"]] != [task["loss"] for task in found["tasks"]]
+
+
+def test_pixels_descend_the_loss():
+    losses, agreements = pixels(tiny_model(), QUICK, rng(), steps=30)
+    assert losses.shape == agreements.shape == (30,)
+    assert losses[-5:].mean() < losses[:5].mean()
+    assert torch.all((agreements >= 0) & (agreements <= 1))
+
+
+def curves(agreements, seconds):
+    """One task's rows by hand: agreement (share) at every step of every way."""
+    tasks = [
+        {"way": way, "model": "m", "seconds": seconds[way], "loss": [1.0] * len(a), "agreement": a}
+        for way, a in agreements.items()
+    ]
+    return rows([{"dataset": "glyphs", "seed": 0, "extra": {"tasks": tasks}}])
+
+
+def test_steps_and_seconds_to_the_same_agreement_by_hand():
+    table = curves(
+        {"five": [0.5, 0.8], "scratch": [0.2, 0.4, 0.6, 0.8, 0.9, 1.0], "pixels": [0.1] * 6},
+        {"five": 4.0, "scratch": 12.0, "pixels": 6.0},
+    )
+    (task,) = steps_to_equal(table, "scratch").to_dict("records")
+    assert (task["target"], task["step"], task["seconds"]) == pytest.approx((80, 4, 8))
+    assert (task["five_steps"], task["five_seconds"]) == (2, 4)
+    assert figure1.speed_up(table) == {
+        "steps": 4, "passes": 2, "seconds": 2, "reached": 1, "tasks": 1,
+    }  # fmt: skip
+    assert math.isinf(figure1.speed_up(table, "pixels")["passes"])
+    text = figure1.conclusion(table)
+    assert "2 steps of the warm meta-generator reach an agreement of 80 %" in text
+    assert "a generator from scratch needs 2.0 times the passes and 2.0 times the seconds" in text
+    assert "pixels, as PURER's reach that in fewer than half of the tasks within 6 passes" in text
+    assert "here it is less than that" in text
+
+
+def test_curves_are_means_over_tasks_with_students_interval():
+    one, two = (curves({"five": [share]}, {"five": 1.0}).assign(seed=i) for i, share in enumerate((0.4, 0.6)))
+    (curve,) = figure1.mean_curves(pd.concat([one, two]), "agreement").to_dict("records")
+    assert curve["mean"] == pytest.approx(50)
+    assert curve["ci95"] == pytest.approx(
+        12.706 * 10 / math.sqrt(1) / 1, rel=1e-3
+    )  # t of 1 degree, s/√2 = 10
+
+
+def test_the_measurement_is_a_record_and_the_figure_has_its_lines(tiny_world, tmp_path):
+    fields = {"ngf": 4, "z_dim": 8, "images_per_class": 2, "adapt_steps": 2, "augment_padding": 1, "width": 4}
+    settings = {"free": fields, recovery_cost.NAME: {"rounds": 1, "held_out": 1, "steps": 3}}
+    profile = type(TINY)(**{**vars(TINY), "overrides": settings})
+    (record,) = recovery_cost.run(profile, experiment="figure1", results=tmp_path)
+    assert record["method"] == recovery_cost.NAME
+    assert record["config"]["adapt_steps"] == 2
+    assert recovery_cost.run(profile, experiment="figure1", results=tmp_path) == [record]
+    (other,) = recovery_cost.run(profile, experiment="table5", results=tmp_path)
+    assert other["extra"] == record["extra"]
+    figure = figure1.cost_figure(rows([record]))
+    assert [len(axis.lines) for axis in figure.axes] == [3, 3, 3, 3]
+    assert figure.axes[0].lines[1].get_xdata().tolist() == [1, 2, 3]
