@@ -36,6 +36,18 @@ class Backbone(nn.Module):
         return self.head(self.features(images))
 
 
+class EmbeddingBackbone(Backbone):
+    """A network whose linear layer is no classifier but the last of its features: `features` is `forward`."""
+
+    def features(self, images: Tensor) -> Tensor:
+        """Features `(n, n_way)` of normalised images `(n, C, H, W)`: what the linear layer gives."""
+        return self.head(super().features(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The same: there are no logits."""
+        return self.features(images)
+
+
 class ConvBlock(nn.Module):
     """3x3 convolution, BatchNorm, ReLU, 2x2 max-pool: one of Conv4's four."""
 
@@ -119,12 +131,14 @@ def build_backbone(
     channels: int = 3,
     width: int | None = None,
     batch_stats: bool = False,
+    embeds: bool = False,
     seed: int = 0,
 ) -> Backbone:
     """A freshly initialised network.
 
     arch: one of ARCHITECTURES; width: channels of the first stage, by default 32 for Conv4, 64 for ResNets
     batch_stats: BatchNorm always on the batch's statistics (students), not on running ones (teachers)
+    embeds: the linear layer belongs to the features; n_way is their number
     seed: of the initial weights (PyTorch's default); torch's global generator is left as it was
 
     Raises ValueError for an unknown architecture or an image that is too small for it.
@@ -136,4 +150,5 @@ def build_backbone(
         torch.manual_seed(seed)
         width = width or DEFAULT_WIDTH[arch]
         encoder, feature_dim = _ENCODERS[arch](channels, width, image_size, norm)
-        return Backbone(encoder, feature_dim, n_way, arch, width)
+        kind = EmbeddingBackbone if embeds else Backbone
+        return kind(encoder, feature_dim, n_way, arch, width)

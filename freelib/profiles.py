@@ -114,6 +114,18 @@ PROFILES: dict[str, Profile] = {
             "recovery_cost": {"rounds": 20, "held_out": 3, "steps": 100},
             "oracle_maml": {"rounds": 10, "round_batches": 4},
             "oracle_protonet": {"rounds": 10, "round_batches": 10},
+            "pool_distillation": {
+                "recovered": 400,
+                "procedural": 1600,
+                "mixed": 2000,
+                "warmup_rounds": 5,
+                "ngf": 16,
+                "images_per_class": 10,
+                "augment_flip": False,
+                "augment_padding": 2,
+                "flip": False,
+                "epochs": 8,
+            },
         },
     ),
     "cpu": Profile(
@@ -172,6 +184,8 @@ PROFILES: dict[str, Profile] = {
             "oracle_maml 5": {"rounds": 65, "monitor_every": 13},
             "oracle_protonet": {"rounds": 200, "precision": "bfloat16", "monitor_every": 40},
             "dro": {"monitor_every": 10},
+            "pool_distillation": {"precision": "bfloat16"},
+            "pool_opinions": {"precision": "bfloat16"},
         },
     ),
     "paper": Profile(

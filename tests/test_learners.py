@@ -9,6 +9,10 @@ from freelib.experiments.pools import pretrain_into
 from freelib.experiments.units import make_config
 from freelib.methods import get_method
 
+SMALL_DISTILLATION = {
+    "recovered": 0, "procedural": 40, "mixed": 0, "epochs": 1, "batch_size": 16, "embedding": 8, "width": 4,
+}  # fmt: skip
+
 
 def saved(folder, method, **fields):
     """A learner of a method on the tiny pool, and the folder that it was saved in."""
@@ -24,6 +28,7 @@ def saved(folder, method, **fields):
     [
         ("fake_methods:Drifting", {"width": 4, "head": "anil", "test_steps": 3}),
         ("pool_features", {"centre": "none"}),
+        ("pool_distillation", SMALL_DISTILLATION),
     ],
 )
 def test_a_learner_comes_back_and_predicts_the_same(tiny_world, tmp_path, method, fields):

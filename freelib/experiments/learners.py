@@ -6,13 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from freelib.backbones import Backbone, build_backbone
+from freelib.backbones import Backbone
 from freelib.experiments.units import make_config
 from freelib.meta_learner import MetaLearner
 from freelib.methods import get_method
-from freelib.methods.base import MethodConfig
+from freelib.methods.base import MethodConfig, student_backbone
 from freelib.pool import ModelPool
 from freelib.records import plain
 from freelib.storage import load_tensors, save_tensors, write_atomically
@@ -37,7 +35,7 @@ def save_learner(
     folder = Path(folder)
     is_student = isinstance(learner.backbone, Backbone)
     if is_student:
-        save_tensors(folder / "learner.safetensors", learner.params)
+        save_tensors(folder / "learner.safetensors", learner.backbone.state_dict())
     description = {
         "kind": "student" if is_student else "pool",
         "method": method,
@@ -85,13 +83,12 @@ def load_learner(folder: str | Path) -> MetaLearner:
     else:
         learner = _student(config, **description["images"], **description["rule"])
         weights = load_tensors(Path(folder) / "learner.safetensors")
-        if {name: p.shape for name, p in weights.items()} != {
-            name: p.shape for name, p in learner.params.items()
-        }:
+        try:
+            learner.backbone.load_state_dict(weights)
+        except RuntimeError as error:
             raise ValueError(
                 f"{folder}: the weights are not those of the network in learner.json; train it again"
-            )
-        learner.load_params(weights)
+            ) from error
     return learner
 
 
@@ -99,12 +96,5 @@ def _student(
     config: MethodConfig, *, mean: list[float], std: list[float], image_size: int, **rule: Any
 ) -> MetaLearner:
     """A student as `build_student` makes it, but from what is stored instead of from a pool."""
-    shape: dict[str, Any] = {
-        "n_way": config.n_way,
-        "image_size": image_size,
-        "channels": len(mean),
-        "width": config.width,
-    }
-    backbone = build_backbone(config.arch, **shape, batch_stats=True)
-    backbone = backbone.to(config.device).to(memory_format=torch.channels_last)
+    backbone = student_backbone(config, image_size=image_size, channels=len(mean))
     return MetaLearner(backbone, mean=mean, std=std, image_size=image_size, **rule)

@@ -17,7 +17,9 @@ METHODS: dict[str, str] = {
     "bidf_mkd": "freelib.methods.bidf_mkd:BidfMkd",
     "best_teacher": "freelib.methods.pool_features:BestTeacher",
     "pool_features": "freelib.methods.pool_features:PoolFeatures",
+    "pool_opinions": "freelib.methods.pool_opinions:PoolOpinions",
     "free": "freelib.methods.free:Free",
+    "pool_distillation": "freelib.methods.pool_distillation:PoolDistillation",
     "oracle_maml": "freelib.methods.oracles:OracleMaml",
     "oracle_protonet": "freelib.methods.oracles:OracleProtonet",
 }

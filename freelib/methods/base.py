@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from freelib.backbones import build_backbone
+from freelib.backbones import Backbone, build_backbone
 from freelib.meta_learner import MetaLearner
 from freelib.pool import ModelPool
 from freelib.storage import Checkpoint
@@ -39,6 +39,10 @@ class MethodConfig:
     test_steps: int = 10
     device: str = "cpu"
     precision: str = "float32"
+
+    def backbone_fields(self) -> dict[str, Any]:
+        """What the method decides of `build_backbone`: n_way class scores, BatchNorm on batch statistics."""
+        return {"n_way": self.n_way, "batch_stats": True}
 
 
 class Method(ABC):
@@ -92,19 +96,19 @@ def stream_seed(seed: int, stream: str) -> int:
     return int.from_bytes(hashlib.blake2b(f"{seed} {stream}".encode(), digest_size=4).digest(), "big")
 
 
-def build_student(pool: ModelPool, config: MethodConfig, *, seed: int) -> MetaLearner:
-    """A fresh student for a pool: BatchNorm on batch statistics, the pool's image size and normalisation."""
+def student_backbone(config: MethodConfig, *, image_size: int, channels: int, seed: int = 0) -> Backbone:
+    """The untrained network of a method's student, on its device, ready to answer."""
+    fields = config.backbone_fields()
     backbone = build_backbone(
-        config.arch,
-        n_way=config.n_way,
-        image_size=pool.image_size,
-        channels=pool.channels,
-        width=config.width,
-        batch_stats=True,
-        seed=seed,
+        config.arch, image_size=image_size, channels=channels, width=config.width, seed=seed, **fields
     )
+    return backbone.to(config.device).to(memory_format=torch.channels_last).eval()
+
+
+def build_student(pool: ModelPool, config: MethodConfig, *, seed: int) -> MetaLearner:
+    """A fresh student for a pool, with the pool's image size and normalisation."""
     return MetaLearner(
-        backbone.to(config.device).to(memory_format=torch.channels_last),
+        student_backbone(config, image_size=pool.image_size, channels=pool.channels, seed=seed),
         mean=pool.mean,
         std=pool.std,
         image_size=pool.image_size,

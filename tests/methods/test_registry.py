@@ -63,7 +63,10 @@ def test_the_description_holds_what_a_reader_chooses_by():
         "revision": 1,
     }
     assert {name for name, row in table.items() if row["same_architecture"]} == {"average", "ota", "dro"}
-    assert {name for name, row in table.items() if row["models_at_test"] != 1} == {"pool_features"}
+    assert {name for name, row in table.items() if row["models_at_test"] != 1} == {
+        "pool_features",
+        "pool_opinions",
+    }
 
 
 def test_a_method_of_ones_own_is_found_by_its_import_path(own_module):

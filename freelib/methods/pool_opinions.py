@@ -1,0 +1,68 @@
+"""What the pool's answers are worth without any training: the joint opinion and the nearest class mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from freelib.joint_opinion import JointOpinion
+from freelib.meta_learner import MetaLearner
+from freelib.methods.base import Method, MethodConfig, Monitor, stream_seed
+from freelib.pool import ModelPool
+from freelib.procedural import procedural_images
+from freelib.storage import Checkpoint
+
+
+@dataclass(frozen=True)
+class PoolOpinionsConfig(MethodConfig):
+    """temperature, whitening, embedding: of the joint opinion, its axes fitted on `procedural` images."""
+
+    head: str = "prototypes"
+    centre: str = "episode"
+    temperature: float = 4.0
+    whitening: float = 0.25
+    embedding: int = 128
+    procedural: int = 4000
+
+
+class PoolOpinions(Method):
+    """All models' probabilities, partly whitened; nearest class mean by cosine.
+
+    What pool distillation teaches its student, before the student: every model answers at test time.
+    """
+
+    name = "pool_opinions"
+    title = "Pool opinions"
+    citation = "freelib; nearest class mean after Snell et al., Prototypical Networks, 2017"
+    needs = "calls"
+    uses_shots = False
+    models_at_test = None
+    cost = "some procedural images through every model; all models at test time"
+    Config = PoolOpinionsConfig
+
+    def meta_train(
+        self,
+        pool: ModelPool,
+        config: PoolOpinionsConfig,
+        *,
+        seed: int,
+        monitor: Monitor | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> MetaLearner:
+        """See `Method.meta_train`; random are the procedural images alone."""
+        rng = torch.Generator().manual_seed(stream_seed(seed, "images"))
+        images = procedural_images(config.procedural, pool.image_size, rng, mean=pool.mean, std=pool.std)
+        models = [model.to(config.device) for model in pool]
+        opinion = JointOpinion(models, temperature=config.temperature, precision=config.precision)
+        opinion.fit(opinion.answers(images), whitening=config.whitening, most=config.embedding)
+        # Each model normalises for itself, so the learner leaves images as they are.
+        return MetaLearner(
+            opinion,
+            mean=(0.0,) * pool.channels,
+            std=(1.0,) * pool.channels,
+            image_size=pool.image_size,
+            head=config.head,
+            centre=config.centre,
+            precision=config.precision,
+        )

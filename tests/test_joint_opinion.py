@@ -1,0 +1,64 @@
+"""The joint opinion: answers of several models, and its axes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_models import rng, tiny_model, tiny_pool
+
+from freelib.joint_opinion import JointOpinion, for_inference, principal_axes
+
+IMAGES = torch.rand(30, 3, 16, 16, generator=rng())
+FEATURES = torch.randn(200, 6, generator=rng()) @ torch.randn(6, 6, generator=rng(1)) + 3
+
+
+def test_axes_without_whitening_keep_distances():
+    mean, axes = principal_axes(FEATURES, whitening=0.0)
+    torch.testing.assert_close(torch.cdist((FEATURES - mean) @ axes, axes.new_zeros(1, 6)).square().sum(),
+                               (FEATURES - FEATURES.mean(0)).square().sum())  # fmt: skip
+
+
+@pytest.mark.parametrize(("whitening", "power"), [(1.0, 0.0), (0.5, 0.5), (0.25, 0.75)])
+def test_whitening_takes_a_power_of_the_deviation(whitening, power):
+    mean, axes = principal_axes(FEATURES, whitening=whitening)
+    found = torch.cov(((FEATURES - mean) @ axes).T, correction=0)
+    variances = torch.linalg.eigvalsh(torch.cov(FEATURES.T, correction=0)).flip(0)
+    torch.testing.assert_close(found, torch.diag(variances**power), atol=1e-3, rtol=1e-3)
+
+
+def test_weak_axes_are_left_out():
+    flat = FEATURES * torch.tensor([1.0, 1, 1, 1e-4, 1e-4, 1e-4])
+    assert principal_axes(flat, whitening=0.5)[1].shape == (6, 3)
+    assert principal_axes(FEATURES, whitening=0.5, most=2)[1].shape == (6, 2)
+
+
+@pytest.mark.parametrize("arch", ["conv4", "resnet10"])
+def test_a_copy_for_inference_gives_the_same_answers(arch):
+    model = tiny_model(2, arch=arch)
+    before = {name: value.clone() for name, value in model.module.state_dict().items()}
+    copy = for_inference(model, torch.float32)
+    torch.testing.assert_close(copy(model.transform(IMAGES)), model(IMAGES), atol=1e-4, rtol=1e-4)
+    assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
+
+
+def test_answers_are_square_roots_of_probabilities():
+    pool = tiny_pool(3)
+    answers = JointOpinion(pool, temperature=2.0).answers(IMAGES.mul(255).to(torch.uint8))
+    expected = (pool[1](IMAGES.mul(255).to(torch.uint8).float() / 255) / 2).softmax(1)
+    torch.testing.assert_close(answers[:, 5:10].square(), expected, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(answers.square().sum(1), torch.full((30,), 3.0))
+
+
+def test_places_need_axes():
+    opinion = JointOpinion(tiny_pool(2))
+    with pytest.raises(RuntimeError, match="fit"):
+        opinion.features(IMAGES)
+    answers = opinion.answers(IMAGES)
+    opinion.fit(answers, whitening=0.25, most=4)
+    torch.testing.assert_close(opinion.features(IMAGES), (answers - answers.mean(0)) @ opinion.axes)
+    assert opinion.features(IMAGES).shape == (30, 4)
+
+
+def test_models_of_several_kinds_and_sizes_answer_together():
+    models = [tiny_model(0), tiny_model(1, arch="resnet10"), tiny_model(2, image_size=32, n_way=3)]
+    assert JointOpinion(models, precision="bfloat16").answers(IMAGES).shape == (30, 13)

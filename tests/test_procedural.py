@@ -1,0 +1,72 @@
+"""Procedural images: their spectrum, shapes and colours."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from tiny_models import rng
+
+from freelib.procedural import noise_fields, procedural_images, shapes, textures
+
+MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
+
+
+def slope(fields: torch.Tensor) -> float:
+    """Exponent a of the amplitudes' fall 1/f^a, by two bands of frequencies."""
+    size = fields.shape[-1]
+    window = torch.hann_window(size, periodic=False)
+    power = torch.fft.fft2(fields * window[:, None] * window).abs().square().mean(0)
+    f = torch.fft.fftfreq(size)
+    radius = (f[:, None].square() + f.square()).sqrt()
+    low, high = ((radius > a) & (radius < 1.2 * a) for a in (0.1, 0.3))
+    return float((power[low].mean() / power[high].mean()).log() / torch.tensor(3.0).log() / 2)
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.5])
+def test_amplitudes_fall_as_asked(exponent):
+    fields = noise_fields(400, 32, rng(), low=exponent, high=exponent)
+    torch.testing.assert_close(fields.mean((1, 2)), torch.zeros(400), atol=1e-5, rtol=0)
+    torch.testing.assert_close(fields.std((1, 2)), torch.ones(400), atol=1e-4, rtol=0)
+    assert slope(fields) == pytest.approx(exponent, abs=0.25)
+
+
+def test_masks_cover_some_of_the_image():
+    masks = shapes(300, 16, rng())
+    assert masks.shape == (300, 1, 16, 16)
+    assert 0 <= masks.min() < 0.01
+    assert 0.99 < masks.max() <= 1
+    assert 0.1 < masks.mean() < 0.5
+
+
+def test_textures_vary_mostly_in_brightness():
+    x = textures(500, 8, rng())
+    flat = x.permute(0, 2, 3, 1).reshape(-1, 3)
+    brightness, colour = flat.mean(1).var(), (flat[:, 0] - flat[:, 2]).div(2).var()
+    assert brightness > 4 * colour
+
+
+def test_images_have_the_colours_asked_for():
+    x = procedural_images(1200, 16, rng(), mean=MEAN, std=STD)
+    assert x.dtype == torch.uint8
+    assert x.shape == (1200, 3, 16, 16)
+    found = x.float().div(255)
+    torch.testing.assert_close(found.mean((0, 2, 3)), torch.tensor(MEAN), atol=0.04, rtol=0)
+    assert (found.std((0, 2, 3)) / torch.tensor(STD) > 0.6).all()
+
+
+def test_the_seed_decides():
+    first, again, other = (procedural_images(4, 16, rng(seed), mean=MEAN, std=STD) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+    assert procedural_images(0, 16, rng(), mean=MEAN, std=STD).shape == (0, 3, 16, 16)
+
+
+def test_layers_can_be_left_out():
+    bare = procedural_images(50, 16, rng(), mean=MEAN, std=STD, layers=(0, 0))
+    layered = procedural_images(50, 16, rng(), mean=MEAN, std=STD, layers=(8, 8))
+    assert bare.float().std((2, 3)).mean() < layered.float().std((2, 3)).mean()
+
+
+def test_three_channels_only():
+    with pytest.raises(ValueError, match="3 channels"):
+        procedural_images(1, 16, rng(), mean=(0.5,), std=(0.2,))
