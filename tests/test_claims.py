@@ -47,3 +47,22 @@ def test_a_claim_that_holds_in_one_setting_of_two_holds_in_part():
     assert claims.counted([above, above]) == claims.HOLDS
     assert claims.counted([above, below]) == claims.HOLDS_IN_PART
     assert claims.counted([below]) == claims.FAILS
+
+
+@pytest.mark.parametrize(("seconds", "verdict"), [(200.0, "HOLDS"), (50.0, "HOLDS_IN_PART"), (4.0, "FAILS")])
+def test_recovery_is_as_much_faster_as_the_seconds_say(tmp_path, seconds, verdict):
+    """FIve reaches 80 % in 5 seconds, a generator from scratch in its fourth step of eight."""
+    curves = {
+        "five": (5.0, [0.7, 0.8]),
+        "scratch": (2 * seconds, [0.1, 0.2, 0.3, 0.8, 0.9, 0.9, 0.9, 0.9]),
+        "pixels": (1.0, [0.1]),
+    }
+    tasks = [
+        {"way": way, "model": "m", "seconds": spent, "loss": agreement, "agreement": agreement}
+        for way, (spent, agreement) in curves.items()
+    ]
+    store = RecordStore(tmp_path)
+    store.put(record("recovery_cost", [1.0], experiment="figure1", extra={"tasks": tasks}))
+    found = claims.recovers_faster(TINY, store)
+    assert found.verdict == getattr(claims, verdict)
+    assert f"CIFAR-FS: {seconds / 5:.1f} times" in found.measured
