@@ -6,6 +6,7 @@ import copy
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
@@ -29,45 +30,63 @@ def principal_axes(
     return mean, axes[:most][kept].T * deviation[kept] ** -whitening
 
 
-def for_inference(model: PretrainedModel, dtype: torch.dtype) -> nn.Module:
-    """A copy of a model's module for answers only: Conv4's BatchNorm goes into its convolutions."""
-    module = copy.deepcopy(model.module).eval()
+def for_inference(model: PretrainedModel, dtype: torch.dtype) -> PretrainedModel:
+    """A copy of a model for answers only: Conv4's BatchNorm goes into its convolutions."""
+    model = copy.copy(model)
+    model.module = module = copy.deepcopy(model.module).eval()
     for block in module.modules():
         if isinstance(block, ConvBlock) and isinstance(block.norm, nn.BatchNorm2d):
             block.conv, block.norm = fuse_conv_bn_eval(block.conv, block.norm), nn.Identity()
-    return module.to(dtype).to(memory_format=torch.channels_last)
+    model.module, transform = module.to(dtype).to(memory_format=torch.channels_last), model.transform
+    channels_last = torch.channels_last
+    model.transform = lambda x: transform(x).to(dtype, memory_format=channels_last)  # type: ignore[assignment]
+    return model
 
 
 class JointOpinion(nn.Module):
-    """√softmax(logits / temperature) of every model, side by side, on partly whitened principal axes.
+    """What every model makes of an image, side by side, on partly whitened principal axes.
+
+    teach: "probabilities", √softmax(logits / temperature), or "features", each model's at unit length
 
     Models that agree on what is common to all images would drown what only some of them see: whitening
     weighs it up. The square root makes the distance of two answers Hellinger's. `fit` finds the axes.
+
+    Raises ValueError for another `teach`.
     """
 
     def __init__(
-        self, models: Sequence[PretrainedModel], *, temperature: float = 4.0, precision: str = "float32"
+        self,
+        models: Sequence[PretrainedModel],
+        *,
+        temperature: float = 4.0,
+        teach: str = "probabilities",
+        precision: str = "float32",
     ) -> None:
         super().__init__()
+        if teach not in ("probabilities", "features"):
+            raise ValueError(f"teach is probabilities or features, got {teach!r}.")
+        self.teach = teach
         self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self.temperature = temperature
-        self.members = nn.ModuleList([for_inference(model, self.dtype) for model in models])
-        self.transforms = [model.transform for model in models]
+        self.models = [for_inference(model, self.dtype) for model in models]
+        self.members = nn.ModuleList([model.module for model in self.models])
         self.mean: Tensor = torch.zeros(())
         self.axes: Tensor | None = None
         self.register_buffer("place", torch.zeros(()))  # where the models are
 
     @torch.no_grad()
     def answers(self, images: Tensor) -> Tensor:
-        """√probabilities `(n, Σ n_way)` of images `(n, C, H, W)`, float in [0, 1] or uint8."""
+        """Answers `(n, Σ n_way)`, or features `(n, Σ d)`, of images `(n, C, H, W)`, uint8 or in [0, 1]."""
         batches = []
         for part in images.split(128):
             inputs = images_to_float(part.to(self.place.device))
-            roots = []
-            for member, transform in zip(self.members, self.transforms, strict=True):
-                x = transform(inputs).to(self.dtype, memory_format=torch.channels_last)
-                roots.append((member(x).float() / self.temperature).softmax(1).sqrt())
-            batches.append(torch.cat(roots, 1))
+            if self.teach == "features":
+                answers = [F.normalize(model.features(inputs).float(), dim=1) for model in self.models]
+            else:
+                answers = [
+                    (model(inputs).float() / self.temperature).softmax(1).sqrt() for model in self.models
+                ]
+            batches.append(torch.cat(answers, 1))
         return torch.cat(batches)
 
     def fit(self, answers: Tensor, *, whitening: float, most: int | None = None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from tiny_models import rng, tiny_model, tiny_pool
 
 from freelib.joint_opinion import JointOpinion, for_inference, principal_axes
@@ -37,7 +38,7 @@ def test_a_copy_for_inference_gives_the_same_answers(arch):
     model = tiny_model(2, arch=arch)
     before = {name: value.clone() for name, value in model.module.state_dict().items()}
     copy = for_inference(model, torch.float32)
-    torch.testing.assert_close(copy(model.transform(IMAGES)), model(IMAGES), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(copy(IMAGES), model(IMAGES), atol=1e-4, rtol=1e-4)
     assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
 
 
@@ -47,6 +48,16 @@ def test_answers_are_square_roots_of_probabilities():
     expected = (pool[1](IMAGES.mul(255).to(torch.uint8).float() / 255) / 2).softmax(1)
     torch.testing.assert_close(answers[:, 5:10].square(), expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(answers.square().sum(1), torch.full((30,), 3.0))
+
+
+def test_features_can_teach_too():
+    pool = tiny_pool(3)
+    expected = torch.cat([F.normalize(model.features(IMAGES), dim=1) for model in pool], dim=1)
+    torch.testing.assert_close(
+        JointOpinion(pool, teach="features").answers(IMAGES), expected, atol=1e-4, rtol=1e-3
+    )
+    with pytest.raises(ValueError, match="probabilities or features"):
+        JointOpinion(pool, teach="logits")
 
 
 def test_places_need_axes():

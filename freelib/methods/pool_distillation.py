@@ -31,8 +31,8 @@ class PoolDistillationConfig(MethodConfig, InversionConfig):
 
     recovered, procedural, mixed: how many images of each kind; mixed ones are made of the other two
     warmup_rounds: rounds of recovery whose images are not kept; meta_batch: models a round
-    temperature, whitening: of the joint opinion (`JointOpinion`); embedding: its axes, and what the student
-      gives out; student_whitening: of the student's own axes, after training
+    temperature, teach, whitening: of the joint opinion (`JointOpinion`); embedding: its axes, and what the
+      student gives out; student_whitening: of the student's own axes, after training
     epochs, batch_size, lr, weight_decay: of the student's AdamW, one cycle (Smith, 2018); lr is its peak
     relation_weight, place_weight: of the loss's two terms (`distillation_losses`); flip: mirrored images too
     centre: the mean taken off the features at test time, see `prototype_logits`
@@ -44,15 +44,16 @@ class PoolDistillationConfig(MethodConfig, InversionConfig):
     lambda_adv: float = 0.0
     ngf: int = 32
     recovered: int = 20_000
-    procedural: int = 20_000
-    mixed: int = 40_000
+    procedural: int = 30_000
+    mixed: int = 70_000
     warmup_rounds: int = 10
     meta_batch: int = 4
     temperature: float = 4.0
+    teach: str = "probabilities"
     whitening: float = 0.25
     embedding: int = 128
-    student_whitening: float = 0.25
-    epochs: int = 8
+    student_whitening: float = 0.4
+    epochs: int = 10
     batch_size: int = 128
     lr: float = 5e-3
     weight_decay: float = 1e-2
@@ -137,7 +138,8 @@ def all_images(pool: ModelPool, config: PoolDistillationConfig, recovered: Tenso
 def fit_opinion(opinion: JointOpinion, answers: Tensor, config: PoolDistillationConfig, *, seed: int) -> None:
     """Chooses the joint opinion's axes by some of the images' answers."""
     rng = torch.Generator().manual_seed(stream_seed(seed, "axes"))
-    rows = torch.randperm(len(answers), generator=rng)[:8000]
+    # Features are thousands of numbers wide: fewer rows keep the decomposition short.
+    rows = torch.randperm(len(answers), generator=rng)[: 8000 if answers.shape[1] < 1000 else 2000]
     opinion.fit(answers[rows].float(), whitening=config.whitening, most=config.embedding)
 
 
@@ -208,7 +210,9 @@ class PoolDistillation(Method):
     ) -> Tensor:
         """The joint opinion of every image, `(n, embedding)` float16; axes that are missing are 0."""
         models = [model.to(config.device) for model in pool]
-        opinion = JointOpinion(models, temperature=config.temperature, precision=config.precision)
+        opinion = JointOpinion(
+            models, temperature=config.temperature, teach=config.teach, precision=config.precision
+        )
         answers = torch.cat([opinion.answers(part).half().cpu() for part in images.split(1024)])
         fit_opinion(opinion, answers, config, seed=seed)
         places = torch.cat([opinion.place_on_axes(part.float()) for part in answers.split(4096)])
