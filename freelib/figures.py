@@ -123,6 +123,42 @@ def bar_chart(rows: pd.DataFrame) -> Figure:
 
 
 @styled
+def difference_chart(rows: pd.DataFrame, words: Iterable[str], label: str) -> Figure:
+    """Paired differences with 95 % intervals, a line a row: a panel a data set, a colour a number of shots.
+
+    rows: see `freelib.tables.accuracy_rows`; words: what each row is called; rows without a difference are
+      left out
+    """
+    named = rows.assign(words=list(words))
+    named = named[named["difference"].notna()]
+    datasets, shots = list(dict.fromkeys(named["dataset"])), sorted(set(named["n_shot"]))
+    lines = list(dict.fromkeys(named["words"]))
+    figure, axes = new_figure(1, len(datasets), height=0.9 + 0.22 * len(lines), sharey=True)
+    for axis, dataset in zip(axes[0], datasets, strict=True):
+        for i, n_shot in enumerate(shots):
+            chosen = named[(named["dataset"] == dataset) & (named["n_shot"] == n_shot)]
+            place = np.array([lines.index(word) for word in chosen["words"]])
+            axis.errorbar(
+                chosen["difference"],
+                place + 0.25 * (i - (len(shots) - 1) / 2),
+                xerr=chosen["difference_ci95"],
+                fmt="o",
+                markersize=4,
+                capsize=2,
+                color=PALETTE[i],
+                label=f"{n_shot} shot{'s' if n_shot > 1 else ''}",
+            )
+        axis.axvline(0, color="#555555", linewidth=0.8)
+        axis.set(title=DATASET_TITLES.get(dataset, dataset), xlabel=label)
+        axis.grid(visible=False, axis="y")
+    axes[0][0].set_yticks(range(len(lines)), lines)
+    axes[0][0].invert_yaxis()
+    if len(shots) > 1:
+        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(shots))
+    return figure
+
+
+@styled
 def learning_curves(
     records: Iterable[Record],
     *,

@@ -15,6 +15,7 @@ from freelib.distillation import at_least_float32
 from freelib.episodes import class_major_labels
 from freelib.inversion import InversionConfig, inversion_loss
 from freelib.pool import PretrainedModel
+from freelib.transform import resized
 
 Student = Callable[[Tensor], Tensor]
 
@@ -135,6 +136,9 @@ class MetaGenerator:
     ) -> RecoveredTask:
         """Inner loop: k steps of Adam on a copy of θ_G and on z; the last step's images are the task.
 
+        One generator serves models of all sizes: its pictures, as large as the largest needs, are shrunk
+        to the model's own, so that a recovered image has no detail that its model could not see.
+
         Adds the copy's last gradient to θ_G's, where `meta_step` finds it. The copy is not updated after the
         last gradient: no one would see it.
         """
@@ -153,6 +157,7 @@ class MetaGenerator:
         for step in range(n_steps):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 images = functional_call(self.generator, params, (z,))
+                images = resized(images, min(images.shape[-1], model.image_size))
                 loss, logits = inversion_loss(model, self.augment(images, rng), labels, c, student=student)
             inner.zero_grad()
             loss.backward(inputs=[*params.values(), z])  # the student's weights get no gradient

@@ -8,6 +8,7 @@ from torch import Tensor
 from freelib.episodes import Episode, class_major_labels, images_to_float
 from freelib.generator import RecoveredTask
 from freelib.pool import PretrainedModel
+from freelib.transform import resized
 
 ClassKey = tuple[str, str]  # (domain, class name)
 
@@ -32,10 +33,7 @@ class TaskMemory:
     def add(self, tasks: list[RecoveredTask]) -> None:
         """Keeps the images of some recovered tasks; the oldest batch of a class that has enough goes."""
         for task in tasks:
-            images = task.images.detach()
-            if images.shape[-1] != self.image_size:
-                size = (self.image_size, self.image_size)
-                images = torch.nn.functional.interpolate(images, size, mode="bilinear", antialias=True)
+            images = resized(task.images.detach(), self.image_size)
             stored = images.mul(255).round_().clamp_(0, 255).to(self.device, torch.uint8)
             for label, key in enumerate(task.model.classes):
                 self._append(key, stored[task.labels == label], task.model.name)

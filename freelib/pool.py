@@ -140,6 +140,22 @@ class ModelPool(Sequence[PretrainedModel]):
         return cls(descriptions, lambda description: members[description["name"]])
 
     @classmethod
+    def joined(cls, pools: Sequence[ModelPool]) -> ModelPool:
+        """One pool of the members of several, in order. Raises ValueError where two of them share a name."""
+        if len(pools) == 1:
+            return pools[0]
+        owners = {d["name"]: (pool, i) for pool in pools for i, d in enumerate(pool.descriptions)}
+        descriptions = [d for pool in pools for d in pool.descriptions]
+        if len(owners) < len(descriptions):
+            raise ValueError("Every model of a pool needs a name of its own.")
+
+        def member(description: dict[str, Any]) -> PretrainedModel:
+            pool, i = owners[description["name"]]
+            return pool[i]
+
+        return cls(descriptions, member)
+
+    @classmethod
     def load(
         cls, folder: Path | str, *, names: Sequence[str] | None = None, device: torch.device | str = "cpu"
     ) -> ModelPool:

@@ -6,9 +6,10 @@ A profile is one dataclass; notebooks take its name as a parameter and never bra
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from freelib.experiment_sizes import CPU, PAPER, SMOKE
 from freelib.methods import METHODS
 
 
@@ -18,8 +19,13 @@ class Profile:
 
     methods: the rows of table 1
     seeds: of the methods' runs; seeds_by_dataset: the same for one data set only
-    image_size: side of the images in pixels, None for each data set's native size
+    image_size: side of the images in pixels, None for each data set's native size; image_size_by_dataset: the
+      same for one data set only
     pool: fields of PoolConfig; pool_by_dataset: the same for one data set only
+    pool_parts: of a mixed pool: for each part fields of PoolConfig over those, and `take`, how many of its
+      first models are in the pool (all, if it is not there)
+    students: networks that table 3 gives to the student, each with the fields that it needs
+    experiments: by experiment, fields of this class that it sets for itself; see `for_experiment`
     pool_seed: one pool for all seeds of the methods, or None: each seed has a pool of its own
     monitor_every: rounds between two scores on the meta-validation classes
     overrides: by method, fields of its config; those under "*" go to every method that has the field, those
@@ -38,19 +44,32 @@ class Profile:
     n_episodes: int = 600
     validation_episodes: int = 100
     image_size: int | None = None
+    image_size_by_dataset: Mapping[str, int] = field(default_factory=dict, hash=False)
     pool: Mapping[str, Any] = field(default_factory=dict, hash=False)
     pool_by_dataset: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    pool_parts: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
     pool_seed: int | None = None
+    students: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: {"conv4": {}}, hash=False)
     monitor_every: int = 10
     workers: int = 2
     threads: int = 1
     device: str = "cpu"
     precision: str = "float32"
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    experiments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
     def seeds_for(self, dataset: str) -> tuple[int, ...]:
         """The seeds that methods run with on a data set."""
         return self.seeds_by_dataset.get(dataset, self.seeds)
+
+    def for_experiment(self, experiment: str) -> Profile:
+        """The profile as an experiment wants it: what it sets for itself is laid over the rest."""
+        changes = self.experiments.get(experiment, {})
+        return replace(self, **{name: _laid_over(getattr(self, name), new) for name, new in changes.items()})
+
+    def size_of(self, dataset: str) -> int | None:
+        """Side of a data set's images in pixels, None for its native size."""
+        return self.image_size_by_dataset.get(dataset, self.image_size)
 
     def pool_fields(self, dataset: str) -> dict[str, Any]:
         """The fields of PoolConfig that this profile sets for a data set."""
@@ -59,6 +78,13 @@ class Profile:
     def method_fields(self, method: str, n_shot: int | None = None) -> dict[str, Any]:
         """The fields of a method's config that this profile sets, without those for every method."""
         return {**self.overrides.get(method, {}), **self.overrides.get(f"{method} {n_shot}", {})}
+
+
+def _laid_over(usual: Any, new: Any) -> Any:
+    """`new`; of two mappings, the usual one with what the new one names, however deep."""
+    if not (isinstance(usual, Mapping) and isinstance(new, Mapping)):
+        return new
+    return {**usual, **{key: _laid_over(usual.get(key), value) for key, value in new.items()}}
 
 
 PROFILES: dict[str, Profile] = {
@@ -127,6 +153,7 @@ PROFILES: dict[str, Profile] = {
                 "epochs": 8,
             },
         },
+        experiments=SMOKE,
     ),
     "cpu": Profile(
         name="cpu",
@@ -187,6 +214,7 @@ PROFILES: dict[str, Profile] = {
             "pool_distillation": {"precision": "bfloat16"},
             "pool_opinions": {"precision": "bfloat16"},
         },
+        experiments=CPU,
     ),
     "paper": Profile(
         name="paper",
@@ -196,6 +224,7 @@ PROFILES: dict[str, Profile] = {
         validation_episodes=600,
         monitor_every=10,
         device="cuda",
+        experiments=PAPER,
     ),
 }
 

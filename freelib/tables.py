@@ -24,6 +24,11 @@ DATASET_TITLES = {
     "cifar-fs": "CIFAR-FS",
     "mini-imagenet": "mini-ImageNet",
     "cub": "CUB",
+    "cifar-fs+mini-imagenet+cub": "mean of the three",
+    "glyphs-latin": "Latin",
+    "glyphs-greek-cyrillic": "Greek, Cyrillic",
+    "glyphs-signs": "signs",
+    "glyphs-latin+glyphs-greek-cyrillic+glyphs-signs": "mean of the three",
 }
 REFERENCE = Path(__file__).with_name("reference.csv")
 
@@ -181,7 +186,9 @@ def training_seconds(record: Record) -> float | None:
 
 
 def _pool_size(record: Record) -> float:
-    return (record["pool"] or {}).get("config", {}).get("n_models", float("nan"))
+    pool = record["pool"] or {}
+    parts = pool.get("parts", [pool])
+    return sum(part.get("take") or part.get("config", {}).get("n_models", math.nan) for part in parts)
 
 
 def _mean(values: Iterable[float | None]) -> float:
@@ -233,5 +240,5 @@ def accuracy_table(rows: pd.DataFrame, caption: str, *, note: str = "", referenc
 
 def _paper_cell(dataset: str, value: float) -> str:
     if math.isnan(value):
-        return ABSENT if dataset == "glyphs" else UNKNOWN  # glyphs is ours
+        return ABSENT if dataset.startswith("glyphs") else UNKNOWN  # glyphs is ours
     return f"{value:.2f}"

@@ -14,6 +14,13 @@ def channel_constants(values: Sequence[float], like: Tensor) -> Tensor:
     return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
 
 
+def resized(images: Tensor, size: int) -> Tensor:
+    """Images `(n, C, H, W)` as `(n, C, size, size)`, bilinear with antialiasing; differentiable."""
+    if images.shape[-2:] == (size, size):
+        return images
+    return F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=True)
+
+
 class ImageTransform:
     """From images `(n, C, H, W)` in [0, 1] to a network's input: its own size, then its own normalisation."""
 
@@ -31,8 +38,6 @@ class ImageTransform:
         return self._made[key]
 
     def __call__(self, images: Tensor) -> Tensor:
-        size = (self.image_size, self.image_size)
-        if images.shape[-2:] != size:
-            images = F.interpolate(images, size, mode="bilinear", align_corners=False, antialias=True)
+        images = resized(images, self.image_size)
         scale, shift = self._constants(images)
         return images * scale + shift

@@ -100,11 +100,11 @@ class Colour(Method):
         return build_student(pool, config, seed=seed)
 
 
-def write_parquet(folder: Path, *, n_images: int = 8, side: int = 16) -> None:
-    """A `cifar-fs.parquet` with all 100 class names, each a colour with noise."""
+def write_parquet(folder: Path, dataset: str = "cifar-fs", *, n_images: int = 8, side: int = 16) -> None:
+    """A `<dataset>.parquet` with all of its class names, each a colour with noise."""
     rng = np.random.default_rng(0)
     images, labels = [], []
-    for names in class_lists("cifar-fs").values():
+    for names in class_lists(dataset).values():
         for name in names:
             colour = rng.integers(0, 256, 3)
             for _ in range(n_images):
@@ -115,4 +115,4 @@ def write_parquet(folder: Path, *, n_images: int = 8, side: int = 16) -> None:
                 images.append({"bytes": buffer.getvalue(), "path": f"{name}.png"})
                 labels.append(name)
     folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"image": images, "label": labels}), folder / "cifar-fs.parquet")
+    pq.write_table(pa.table({"image": images, "label": labels}), folder / f"{dataset}.parquet")

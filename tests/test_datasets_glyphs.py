@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 import freelib.datasets.glyph_classes as glyph_classes
-from freelib.datasets import load_dataset, script_of
+from freelib.datasets import GLYPH_DOMAINS, find_source, load_dataset, script_of
 from freelib.datasets.cache import load_cached
 from freelib.datasets.class_lists import class_lists
 from freelib.datasets.glyph_classes import LIMIT, candidates, choose, similarities
@@ -127,6 +127,18 @@ def test_load_dataset_gives_glyphs_without_any_folder(
 
 def _few(self: GlyphSource, classes: dict[str, tuple[str, ...]]) -> None:
     self.name, self.classes, self.images_per_class, self.location = "glyphs", classes, 3, "few"
+
+
+def test_the_scripts_are_data_sets_of_their_own(tmp_path: Path) -> None:
+    parts = [class_lists(name) for name in GLYPH_DOMAINS]
+    for split, names in LISTS.items():
+        assert sorted(c for part in parts for c in part[split]) == list(names)
+        assert all(len(part[split]) >= 5 for part in parts)
+    signs = {split: names[:1] for split, names in class_lists("glyphs-signs").items()}
+    source = GlyphSource(signs, 3, "glyphs-signs")
+    found = load_cached(source, "test", 28, tmp_path)
+    assert (found.name, found.image_size, found.counts) == ("glyphs-signs", 28, (3,))
+    assert find_source("glyphs-signs").name == "glyphs-signs"
 
 
 def test_images_per_class(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from matplotlib.container import ErrorbarContainer
 from test_tables import record, two_methods
 
 from freelib.experiments import table1
-from freelib.figures import PAGE_WIDTH, bar_chart, image_grid, learning_curves, save_figure
+from freelib.figures import PAGE_WIDTH, bar_chart, difference_chart, image_grid, learning_curves, save_figure
 
 
 def trained(method, scores, **changes):
@@ -27,6 +27,17 @@ def test_bars_have_the_rows_lengths_and_intervals():
     assert (segments[:, 1, 0] - segments[:, 0, 0]) == pytest.approx(2 * rows["ci95"].to_numpy())
     assert [label.get_text() for label in axis.get_yticklabels()] == ["Random", "FREE"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["1 shot", "chance", "reported"]
+    assert figure.get_figwidth() <= PAGE_WIDTH
+
+
+def test_differences_are_points_with_intervals_and_the_reference_has_none():
+    rows = table1.rows([*two_methods(), record("average", [45.0, 55.0, 60.0, 56.0])])
+    figure = difference_chart(rows, rows["title"], "minus FREE, points")
+    (axis,) = figure.axes
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["Random", "Average"]
+    (points,) = [container for container in axis.containers if isinstance(container, ErrorbarContainer)]
+    assert points.lines[0].get_xdata() == pytest.approx([-12, 2])
+    assert points.lines[0].get_ydata() == pytest.approx([0, 1])
     assert figure.get_figwidth() <= PAGE_WIDTH
 
 

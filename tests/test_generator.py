@@ -222,3 +222,12 @@ def test_bfloat16_stays_close():
     assert half.images.dtype == half.losses.dtype == torch.float32
     torch.testing.assert_close(half.losses, full.losses, atol=0.1, rtol=0.1)
     assert not torch.equal(half.images, full.images)
+
+
+def test_pictures_are_shrunk_to_a_smaller_models_size_and_never_enlarged():
+    large = MetaGenerator(TINY, image_size=32)
+    for size in (16, 24, 32, 48):
+        task = large.adapt(tiny_model(image_size=size), None, rng())
+        assert task.images.shape[-1] == min(size, 32)
+        assert torch.isfinite(task.losses).all()
+    assert all(parameter.grad.abs().sum() > 0 for parameter in large.generator.parameters())

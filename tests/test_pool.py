@@ -247,3 +247,14 @@ def test_a_description_may_leave_out_what_is_not_known(folder):
     pool = ModelPool.load(folder)
     assert pool[1].accuracy is None
     assert pool.best().name != pool[1].name
+
+
+def test_joined_pools_keep_their_members_and_refuse_shared_names(folder):
+    first, second = ModelPool.load(folder)[:2], tiny_pool(3, domain="other")
+    both = ModelPool.joined([first, second])
+    assert [model.name for model in both] == [model.name for pool in (first, second) for model in pool]
+    assert both[3] is second[1]
+    assert both.best() is second[2]
+    assert ModelPool.joined([first]) is first
+    with pytest.raises(ValueError, match="name of its own"):
+        ModelPool.joined([first, first])

@@ -21,6 +21,22 @@ def test_unknown_profile():
         get_profile("huge")
 
 
+def test_an_experiment_lays_its_own_settings_over_the_rest():
+    profile = Profile(
+        name="mine",
+        datasets=("glyphs",),
+        image_size=32,
+        image_size_by_dataset={"cub": 84},
+        overrides={"free": {"ngf": 8, "rounds": 9}, "dro": {"rounds": 2}},
+        experiments={"table4": {"seeds": (1, 2), "overrides": {"free": {"rounds": 3}}}},
+    )
+    changed = profile.for_experiment("table4")
+    assert (changed.name, changed.seeds) == ("mine", (1, 2))
+    assert changed.overrides == {"free": {"ngf": 8, "rounds": 3}, "dro": {"rounds": 2}}
+    assert profile.for_experiment("table1") == profile
+    assert [profile.size_of(name) for name in ("glyphs", "cub")] == [32, 84]
+
+
 def test_paper_has_the_papers_numbers():
     paper = get_profile("paper")
     assert (paper.n_way, paper.n_query, paper.n_episodes, paper.shots) == (5, 15, 600, (1, 5))

@@ -8,13 +8,16 @@ from pathlib import Path
 from freelib.datasets.cache import cache_folder, load_cached
 from freelib.datasets.class_lists import class_lists
 from freelib.datasets.few_shot import SPLITS, FewShotDataset
-from freelib.datasets.glyph_masks import script_of
+from freelib.datasets.glyph_masks import SCRIPTS, script_of
 from freelib.datasets.sources import ParquetSource, Source, TorchvisionCifar, TreeSource
 
 DATASETS = ("glyphs", "cifar-fs", "mini-imagenet", "cub")
+GLYPH_DOMAINS = tuple(f"glyphs-{script}" for script in SCRIPTS)
+"""`glyphs` taken apart by script: three data sets with classes of their own, the first 200 images of each."""
 
 __all__ = [
     "DATASETS",
+    "GLYPH_DOMAINS",
     "NATIVE_SIZE",
     "SPLITS",
     "FewShotDataset",
@@ -25,6 +28,7 @@ __all__ = [
 ]
 
 NATIVE_SIZE = {"glyphs": 32, "cifar-fs": 32, "mini-imagenet": 84, "cub": 84}
+NATIVE_SIZE |= dict(zip(GLYPH_DOMAINS, (32, 24, 28), strict=True))
 
 _WHERE_FROM = {
     "cifar-fs": (
@@ -65,7 +69,7 @@ def load_dataset(
     Raises ValueError (unknown name or split, size below 1, an unreadable image, a class that is missing),
     MissingDataError.
     """
-    if name not in DATASETS:
+    if name not in NATIVE_SIZE:
         raise ValueError(f"no data set is called {name!r}; known are {', '.join(DATASETS)}")
     if split not in SPLITS:
         raise ValueError(f"no split is called {split!r}; known are {', '.join(SPLITS)}")
@@ -82,10 +86,10 @@ def load_dataset(
 def find_source(name: str, root: str | os.PathLike[str] | None = None, download: bool = False) -> Source:
     """Where a data set's images are, without reading them; arguments and errors as for `load_dataset`."""
     classes = class_lists(name)
-    if name == "glyphs":
+    if name.startswith("glyphs"):
         from freelib.datasets.glyphs import GlyphSource  # matplotlib takes a second to import
 
-        return GlyphSource(classes)
+        return GlyphSource(classes) if name == "glyphs" else GlyphSource(classes, 200, name)
     given = root or os.environ.get("FREELIB_DATA")
     if not given:
         raise MissingDataError(

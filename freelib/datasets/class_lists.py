@@ -6,6 +6,7 @@ from functools import cache
 from importlib.resources import files
 
 from freelib.datasets.few_shot import SPLITS
+from freelib.datasets.glyph_masks import script_of
 
 ClassLists = dict[str, tuple[str, ...]]
 
@@ -18,5 +19,12 @@ def _lines(name: str) -> tuple[tuple[str, str], ...]:
 
 
 def class_lists(name: str) -> ClassLists:
-    """The class names of a data set for each split, sorted: split -> (n_classes,) names."""
+    """The class names of a data set for each split, sorted: split -> (n_classes,) names.
+
+    "glyphs-<script>" has the classes of `glyphs` that are of that script.
+    """
+    if name.startswith("glyphs-"):
+        script = name.removeprefix("glyphs-")
+        whole = class_lists("glyphs").items()
+        return {split: tuple(c for c in names if script_of(c) == script) for split, names in whole}
     return {split: tuple(sorted(c for s, c in _lines(name) if s == split)) for split in SPLITS}

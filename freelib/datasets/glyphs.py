@@ -29,11 +29,11 @@ MIN_CONTRAST = 0.35  # distance of the ink's colours from the background's in RG
 class GlyphSource:
     """Draws the images; `images_per_class` below 600 gives the first ones of each class."""
 
-    def __init__(self, classes: ClassLists, images_per_class: int = 600) -> None:
+    def __init__(self, classes: ClassLists, images_per_class: int = 600, name: str = "glyphs") -> None:
         if images_per_class < 1:
             raise ValueError(f"images_per_class is {images_per_class}; expected at least 1")
-        self.name, self.classes, self.images_per_class = "glyphs", classes, images_per_class
-        self.location = f"glyphs, {images_per_class} images a class"
+        self.name, self.classes, self.images_per_class = name, classes, images_per_class
+        self.location = f"{name}, {images_per_class} images a class"
 
     def fingerprint(self) -> str:
         """Changes with the way the images are drawn."""

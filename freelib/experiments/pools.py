@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +11,54 @@ from filelock import FileLock
 
 from freelib.datasets import FewShotDataset, load_dataset
 from freelib.datasets.cache import cache_folder
-from freelib.experiments.units import checked_fields
+from freelib.experiments.units import checked_fields, domains
 from freelib.pool import ModelPool
 from freelib.pretraining import PoolConfig, pretrain_pool
 from freelib.profiles import Profile
 from freelib.records import digest_of
 
 
-def pool_config(dataset: str, profile: Profile) -> PoolConfig:
-    """The PoolConfig of a profile for a data set. Raises ValueError for a field that it does not have."""
-    shared = {"n_way": profile.n_way, "device": profile.device}
-    return PoolConfig(**checked_fields(PoolConfig, shared | profile.pool_fields(dataset), "PoolConfig"))
+def pool_config(dataset: str, profile: Profile, **fields: Any) -> PoolConfig:
+    """The PoolConfig of a profile for a data set, with `fields` over the profile's.
+
+    Raises ValueError for a field that it does not have.
+    """
+    wanted = {"n_way": profile.n_way, "device": profile.device, **profile.pool_fields(dataset), **fields}
+    return PoolConfig(**checked_fields(PoolConfig, wanted, "PoolConfig"))
+
+
+@dataclass(frozen=True)
+class PoolPart:
+    """Models of one data set and one PoolConfig: the first `take` of them, or all."""
+
+    dataset: str
+    config: PoolConfig
+    take: int | None = None
+
+    def identity(self, train: FewShotDataset, seed: int) -> dict[str, Any]:
+        """`pool_identity`, and how many are taken."""
+        taken = {} if self.take is None else {"take": self.take}
+        return pool_identity(train, self.config, seed) | taken
+
+
+def pool_parts(dataset: str, profile: Profile) -> list[PoolPart]:
+    """What a pool is put together from: for each of the data sets (see `Unit`) the profile's `pool_parts`."""
+    return [
+        PoolPart(name, pool_config(name, profile, **fields), part.get("take"))
+        for name in domains(dataset)
+        for part in profile.pool_parts or ({},)
+        for fields in [{key: value for key, value in part.items() if key != "take"}]
+    ]
+
+
+def whole_identity(parts: list[PoolPart], trains: list[FewShotDataset], seed: int) -> dict[str, Any]:
+    """What determines a pool's bits: the identity of its one part, or of all of them.
+
+    trains: the meta-training splits of the data sets that the parts are of
+    """
+    splits = {train.name: train for train in trains}
+    identities = [part.identity(splits[part.dataset], seed) for part in parts]
+    return identities[0] if len(identities) == 1 else {"parts": identities}
 
 
 def pool_seed(profile: Profile, seed: int) -> int:
@@ -53,15 +90,17 @@ def pretrain_into(
     folder: str | Path | None = None,
     cache: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
+    config: PoolConfig | None = None,
 ) -> tuple[ModelPool, Path]:
-    """The pool of a data set and a seed, and its folder; what the folder lacks is pre-trained first.
+    """The pool of one data set and a seed, and its folder; what the folder lacks is pre-trained first.
 
     folder: its place in the cache if None; progress: called with (members done, members wanted)
+    config: the profile's if None
 
     Raises MissingDataError where the data set is not there.
     """
-    config = pool_config(dataset, profile)
-    train = load_dataset(dataset, "train", size=profile.image_size, cache=cache)
+    config = config or pool_config(dataset, profile)
+    train = load_dataset(dataset, "train", size=profile.size_of(dataset), cache=cache)
     folder = pool_folder(pool_identity(train, config, seed), cache) if folder is None else Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # released by the system when its holder dies, however it dies
@@ -78,4 +117,11 @@ def get_pool(
     progress: Callable[[int, int], None] | None = None,
 ) -> ModelPool:
     """The pool that runs with this seed learn from, pre-trained first where the cache lacks (part of) it."""
-    return pretrain_into(dataset, profile, pool_seed(profile, seed), cache=cache, progress=progress)[0]
+    seed = pool_seed(profile, seed)
+    pools = []
+    for part in pool_parts(dataset, profile):
+        made, _ = pretrain_into(
+            part.dataset, profile, seed, cache=cache, progress=progress, config=part.config
+        )
+        pools.append(made[: part.take])
+    return ModelPool.joined(pools)

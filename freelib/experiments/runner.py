@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from filelock import FileLock
 
-from freelib.datasets import FewShotDataset, MissingDataError, load_dataset
+from freelib.datasets import SPLITS, FewShotDataset, MissingDataError, load_dataset
 from freelib.datasets.cache import cache_folder
 from freelib.environment import device_name, environment, peak_memory_mib
 from freelib.episodes import EpisodeSampler
 from freelib.evaluation import Score, evaluate
-from freelib.experiments.pools import get_pool, pool_config, pool_identity, pool_seed
+from freelib.experiments.pools import get_pool, pool_parts, pool_seed, whole_identity
 from freelib.experiments.units import Unit, unit_config
 from freelib.meta_learner import MetaLearner
 from freelib.methods import get_method
@@ -56,15 +56,23 @@ class Run:
         shots = (self.unit.n_shot, *self.profile.shots) if self.shares_training else (self.unit.n_shot,)
         return [replace(self, unit=replace(self.unit, n_shot=n_shot)) for n_shot in dict.fromkeys(shots)]
 
+    def datasets(self, split: str) -> list[FewShotDataset]:
+        """One split of each data set at the profile's size. Raises MissingDataError where one lacks."""
+        size = self.profile.size_of
+        return [load_dataset(name, split, size=size(name), cache=self.cache) for name in self.unit.domains]
+
     def dataset(self, split: str) -> FewShotDataset:
-        """One split at the profile's size. Raises MissingDataError where the data set is not there."""
-        return load_dataset(self.unit.dataset, split, size=self.profile.image_size, cache=self.cache)
+        """The same for a unit of one data set. Raises ValueError where it has several."""
+        if len(self.unit.domains) > 1:
+            raise ValueError(f"{self.unit.name} has several data sets; this needs a unit of one")
+        return self.datasets(split)[0]
 
     @cached_property
     def settings(self) -> dict[str, Any]:
         """The keyed fields that need no data: what is left to find a record by where data is missing."""
         unit, profile = self.unit, self.profile
         config = unit_config(unit, profile)
+        sizes = [profile.size_of(name) for name in unit.domains]
         return {
             "method": unit.method,
             "method_revision": get_method(unit.method).revision,
@@ -75,14 +83,14 @@ class Run:
             "n_shot": unit.n_shot,
             "n_query": profile.n_query,
             "split": "test",
-            "n_episodes": profile.n_episodes,
+            "n_episodes": profile.n_episodes * len(unit.domains),
             "evaluation": {
                 "selection": unit.selection,
                 "seed": TEST_SEED,
                 "validation_seed": VALIDATION_SEED,
                 "validation_shots": self.trained_as.n_shot,
                 "validation_episodes": profile.validation_episodes,
-                "image_size": profile.image_size,
+                "image_size": sizes[0] if len(sizes) == 1 else sizes,
             },
             "precision": config.precision,
         }
@@ -91,11 +99,11 @@ class Run:
     def keyed(self) -> dict[str, Any]:
         """All fields that determine the result. Raises MissingDataError where the data set is not there."""
         unit, profile = self.unit, self.profile
-        splits = [self.dataset(split) for split in ("train", "validation", "test")]
-        config = pool_config(unit.dataset, profile)
+        splits = {split: self.datasets(split) for split in SPLITS}
+        parts, seed = pool_parts(unit.dataset, profile), pool_seed(profile, unit.seed)
         return self.settings | {
-            "data_digest": digest_of([split.digest for split in splits]),
-            "pool": pool_identity(splits[0], config, pool_seed(profile, unit.seed)),
+            "data_digest": digest_of([each.digest for split in splits.values() for each in split]),
+            "pool": whole_identity(parts, splits["train"], seed),
         }
 
     @property
@@ -103,22 +111,25 @@ class Run:
         """The digest of the unit's record."""
         return config_digest(self.keyed)
 
-    def sampler(self, split: str, seed: int) -> EpisodeSampler:
-        """Episodes of a split: the unit's, or on the meta-validation classes those of its training."""
+    def samplers(self, split: str, seed: int) -> list[EpisodeSampler]:
+        """Each data set's episodes: the unit's, or on the meta-validation classes those of its training."""
         profile, unit = self.profile, self.trained_as if split == "validation" else self.unit
         shape = {"n_way": profile.n_way, "n_shot": unit.n_shot, "n_query": profile.n_query}
-        return EpisodeSampler(self.dataset(split), **shape, seed=seed)
+        return [EpisodeSampler(dataset, **shape, seed=seed) for dataset in self.datasets(split)]
+
+    def sampler(self, split: str, seed: int) -> EpisodeSampler:
+        """The same for a unit of one data set."""
+        return self.samplers(split, seed)[0]
 
     def monitor(self, message: Message) -> Monitor:
         """Scores a learner, in percent, on the meta-validation classes (selection="test": on the test's)."""
         on_test = self.unit.selection == "test"
-        sampler = self.sampler("test", TEST_SEED) if on_test else self.sampler("validation", VALIDATION_SEED)
+        split, seed = ("test", TEST_SEED) if on_test else ("validation", VALIDATION_SEED)
+        samplers = self.samplers(split, seed)
 
         def score(round_number: int, learner: MetaLearner) -> float:
-            accuracy = evaluate(learner, sampler, self.profile.validation_episodes).mean
-            message(
-                f"{self.unit.name}: round {round_number}, {sampler.dataset.split} accuracy {accuracy:.1f} %"
-            )
+            accuracy = _scored(learner, samplers, self.profile.validation_episodes).mean
+            message(f"{self.unit.name}: round {round_number}, {split} accuracy {accuracy:.1f} %")
             return accuracy
 
         return score
@@ -231,16 +242,21 @@ def _tested(
     }
 
 
+def _scored(learner: MetaLearner, samplers: Sequence[EpisodeSampler], n_episodes: int) -> Score:
+    """Accuracies on the first n_episodes of each sampler, one sampler's after the other's."""
+    return Score(torch.cat([evaluate(learner, sampler, n_episodes).accuracies for sampler in samplers]))
+
+
 def _test(run: Run, learner: MetaLearner) -> dict[str, Score]:
     """Scores on the meta-test episodes of the selected round and of the last one."""
-    sampler = run.sampler("test", TEST_SEED)
-    selected = evaluate(learner, sampler, run.profile.n_episodes)
+    samplers = run.samplers("test", TEST_SEED)
+    selected = _scored(learner, samplers, run.profile.n_episodes)
     last = learner.last_params
     if last is None or all(torch.equal(value, last[name]) for name, value in learner.params.items()):
         return {"selected": selected, "last": selected}
     kept = {name: value.detach().clone() for name, value in learner.params.items()}
     learner.load_params(last)
-    score = evaluate(learner, sampler, run.profile.n_episodes)
+    score = _scored(learner, samplers, run.profile.n_episodes)
     if run.unit.selection != "last":
         learner.load_params(kept)
     return {"selected": selected, "last": score}

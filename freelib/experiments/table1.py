@@ -9,8 +9,7 @@ from typing import Any
 import pandas as pd
 
 from freelib.experiments.grid import run_grid
-from freelib.experiments.units import Unit, grid
-from freelib.methods import get_method
+from freelib.experiments.units import Unit, grid, without_repeats
 from freelib.profiles import Profile, get_profile
 from freelib.records import Record, RecordStore
 from freelib.tables import DATASET_TITLES, accuracy_rows, plus_minus, signed
@@ -35,11 +34,7 @@ def units(
         shown += grid(EXPERIMENT, methods, *axes)
         if "pool_features" in methods:
             shown += grid(EXPERIMENT, ["pool_features"], *axes, {"centre": "none"})
-    if profile.pool_seed is None:
-        return shown
-    # All seeds learn from one pool: what draws nothing would be the same run again.
-    first = {unit.dataset: unit.seed for unit in reversed(shown)}
-    return [unit for unit in shown if get_method(unit.method).uses_seed or unit.seed == first[unit.dataset]]
+    return without_repeats(shown, profile)
 
 
 def run(

@@ -18,6 +18,7 @@ from freelib.profiles import Profile
 class Unit:
     """One run: `method` meta-trained on `dataset`'s pool with `seed`, tested with `n_shot` images a class.
 
+    dataset: one, or several joined by "+": one pool of models of each, and a test on each
     overrides: fields of the method's config, over the profile's
     selection: of the round that is tested: "validation" (best on the meta-validation classes), "last" (truly
       data-free) or "test" (what the public release does: shown for comparison, never the default)
@@ -36,6 +37,11 @@ class Unit:
             raise ValueError(f"selection is last, validation or test, got {self.selection!r}")
 
     @property
+    def domains(self) -> tuple[str, ...]:
+        """The data sets that it learns from and is tested on."""
+        return domains(self.dataset)
+
+    @property
     def name(self) -> str:
         """How messages call it: "table1: free on glyphs, 1-shot, seed 0 (adapt_steps=3)"."""
         settings = dict(self.overrides)
@@ -44,6 +50,11 @@ class Unit:
         extra = ", ".join(f"{key}={value}" for key, value in sorted(settings.items()))
         return (f"{self.experiment}: {self.method} on {self.dataset}, {self.n_shot}-shot, seed {self.seed}"
                 + (f" ({extra})" if extra else ""))  # fmt: skip
+
+
+def domains(dataset: str) -> tuple[str, ...]:
+    """The data sets that a unit's `dataset` names: "cifar-fs+cub" is two of them."""
+    return tuple(dataset.split("+"))
 
 
 def grid(
@@ -63,6 +74,15 @@ def grid(
         for n_shot in shots
         for seed in seeds
     ]
+
+
+def without_repeats(units: Iterable[Unit], profile: Profile) -> list[Unit]:
+    """The units; where all seeds share a pool, what draws nothing only with each data set's first seed."""
+    units = list(units)
+    if profile.pool_seed is None:
+        return units
+    first = {unit.dataset: unit.seed for unit in reversed(units)}
+    return [unit for unit in units if get_method(unit.method).uses_seed or unit.seed == first[unit.dataset]]
 
 
 def unit_config(unit: Unit, profile: Profile) -> MethodConfig:

@@ -13,13 +13,14 @@ from freelib.storage import Checkpoint
 
 def require_same_architecture(pool: ModelPool, config: MethodConfig, method: str) -> None:
     """Raises ValueError where weights can't be fused: of a mixed pool, or into another kind of student."""
-    kinds = {(d["arch"], d["width"], d["image_size"]) for d in pool.descriptions}
+    # A convolution's weights know no image size; the head's do, and it is not fused.
+    kinds = {(d["arch"], d["width"]) for d in pool.descriptions}
     if len(kinds) > 1:
         raise ValueError(
-            f"{method} fuses weights, so all models must be of one architecture, width and image size; "
+            f"{method} fuses weights, so all models must be of one architecture and width; "
             f"the pool has {sorted(kinds, key=str)}."
         )
-    arch, width, _ = next(iter(kinds))
+    arch, width = next(iter(kinds))
     student = (config.arch, config.width or DEFAULT_WIDTH.get(config.arch))
     if student != (arch, width):
         raise ValueError(

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import flat, tiny_pool, trained_pool
+from tiny_models import flat, tiny_model, tiny_pool, trained_pool
 
 from freelib.methods import free as module
 from freelib.methods import get_method
 from freelib.methods.free import FreeConfig
+from freelib.pool import ModelPool
 from freelib.storage import Checkpoint
 
 TINY = FreeConfig(
@@ -130,6 +131,25 @@ def test_all_tasks_enter_the_memory_or_the_last(monkeypatch):
         counts[kind] = []
         train(replace(TINY, memory_tasks=kind, replay_scope="none"))
     assert counts == {"all": [2, 2, 2], "last": [1, 1, 1]}
+
+
+def test_a_pool_of_two_domains_recovers_each_models_size_and_meets_in_the_memory(monkeypatch):
+    sizes = []
+
+    class Watching(module.TaskMemory):
+        def add(self, tasks):
+            sizes.extend((task.model.domain, task.images.shape[-1]) for task in tasks)
+            super().add(tasks)
+            assert {batch.shape[-1] for batches in self._batches.values() for batch in batches} == {24}
+
+    monkeypatch.setattr(module, "TaskMemory", Watching)
+    domains = {"small": 16, "large": 24}
+    models = [tiny_model(i, image_size=size, domain=name) for name, size in domains.items() for i in (0, 1)]
+    config = replace(TINY, meta_batch=4, kd_heads="per_model", align_sweeps=2)
+    learner = get_method("free").meta_train(ModelPool.from_models(models), config, seed=0)
+    assert set(sizes) == set(domains.items())
+    assert learner.transform.image_size == 24
+    assert len(learner.log.history["replay_loss"]) == 3
 
 
 def test_the_students_images_are_cropped_as_the_config_says(monkeypatch):

@@ -1,0 +1,97 @@
+"""What tables 2 to 4 set for themselves in each profile: see `freelib.profiles.Profile.for_experiment`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+Settings = Mapping[str, Mapping[str, Any]]
+
+_BRIEF: dict[str, Any] = {
+    "n_episodes": 30,
+    "validation_episodes": 5,
+    "pool": {"n_models": 6, "epochs": 2, "width": 8},
+    "overrides": {
+        "*": {"width": 8},
+        "free": {
+            "warmup_rounds": 1,
+            "rounds": 4,
+            "meta_batch": 2,
+            "ngf": 8,
+            "images_per_class": 8,
+            "align_sweeps": 2,
+            "replay_batches": 1,
+            "measure_every": 0,
+        },
+    },
+}
+_HALF: dict[str, Any] = {
+    "datasets": ("cifar-fs",),
+    "shots": (1,),
+    "overrides": {"free": {"rounds": 50}},
+}
+
+# Tables 2 to 4 have many runs: here each shows that its row works, and little more.
+SMOKE: Settings = {
+    "table2": {
+        **_BRIEF,
+        "datasets": ("glyphs-latin+glyphs-greek-cyrillic+glyphs-signs",),
+        "methods": ("random", "average", "best_teacher", "pool_features", "free"),
+        "pool": {"n_models": 4, "epochs": 4, "width": 8},
+    },
+    "table3": {
+        **_BRIEF,
+        "methods": ("random", "best_teacher", "pool_features", "free"),
+        "pool_parts": (
+            {"take": 4},
+            {"archs": ("resnet10",), "width": 4, "n_models": 2},
+            {"archs": ("resnet18",), "width": 4, "n_models": 1},
+        ),
+        "students": {"resnet10": {"width": 4}},
+    },
+    "table4": _BRIEF,
+}
+
+# Half of table 1's rounds, one number of shots: these tables have up to 15 runs of FREE a seed.
+CPU: Settings = {
+    "table2": {
+        **_HALF,
+        "datasets": ("cifar-fs+mini-imagenet+cub",),
+        "methods": ("random", "average", "best_teacher", "pool_features", "free"),
+        "image_size_by_dataset": {"mini-imagenet": 48, "cub": 48},
+        "pool_by_dataset": {"mini-imagenet": {"n_models": 14}, "cub": {"n_models": 14, "epochs": 60}},
+        "pool_parts": ({"take": 14},),  # of CIFAR-FS, the first of table 1's pool
+        "n_episodes": 300,  # on each of the three
+        "validation_episodes": 50,
+    },
+    "table3": {
+        **_HALF,
+        "methods": ("random", "best_teacher", "pool_features", "free"),
+        "pool_parts": (
+            {"take": 14},
+            {"archs": ("resnet10",), "width": 16, "n_models": 6, "epochs": 20},
+            {"archs": ("resnet18",), "width": 16, "n_models": 6, "epochs": 20},
+        ),
+        "students": {"resnet10": {"width": 16}},
+    },
+    "table4": _HALF,
+}
+
+PAPER: Settings = {
+    "table2": {
+        "datasets": ("cifar-fs+mini-imagenet+cub",),
+        "methods": ("random", "average", "best_teacher", "pool_features", "free"),
+        "pool_parts": ({"take": 34},),
+    },
+    "table3": {
+        "datasets": ("cifar-fs",),
+        "methods": ("random", "best_teacher", "pool_features", "free"),
+        "pool_parts": (
+            {"take": 34},
+            {"archs": ("resnet10",), "n_models": 33},
+            {"archs": ("resnet18",), "n_models": 33},
+        ),
+        "students": {"resnet10": {}},
+    },
+    "table4": {"datasets": ("cifar-fs",)},
+}

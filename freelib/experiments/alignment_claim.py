@@ -1,0 +1,34 @@
+"""BelL against summed gradients in a mixed pool: the pair that the paper's second claim rests on."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from freelib.experiments.table4 import verdict
+from freelib.records import Record
+
+SUMMED = {"alignment": "summed"}
+WORDS = "summed gradients"
+
+
+def variant(record: Record) -> str:
+    """The words of `freelib.tables.accuracy_rows` for FREE with summed gradients."""
+    return WORDS if record["config"].get("alignment") == "summed" else ""
+
+
+def pairs(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of FREE with summed gradients; their `difference` is to FREE with BelL."""
+    return rows[rows["method"] == f"free ({WORDS})"]
+
+
+def alignment_helps(rows: pd.DataFrame) -> bool:
+    """Whether summed gradients are below BelL in each pair, intervals aside: what the paper claims."""
+    found = pairs(rows)
+    return bool(len(found) and (found["difference"] + found["difference_ci95"] < 0).all())
+
+
+def sentence(row: pd.Series, where: str) -> str:
+    """What a pair says, in words."""
+    return (
+        f"{where}, summed gradients in place of BelL: {verdict(row['difference'], row['difference_ci95'])}."
+    )

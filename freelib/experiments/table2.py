@@ -1,0 +1,70 @@
+"""Table 2: one pool of models from several domains; tested on each of them, and on their mean."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from freelib.evaluation import mean_and_interval
+from freelib.experiments.alignment_claim import SUMMED, pairs, sentence, variant
+from freelib.experiments.grid import run_grid
+from freelib.experiments.units import domains, grid, without_repeats
+from freelib.profiles import Profile, get_profile
+from freelib.records import Record, RecordStore
+from freelib.tables import DATASET_TITLES, accuracy_rows
+
+EXPERIMENT = "table2"
+
+
+def run(
+    profile: str | Profile,
+    *,
+    results: str | Path,
+    shots: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+    methods: Sequence[str] | None = None,
+    cache: str | Path | None = None,
+) -> list[Record]:
+    """The records of the table: one for each training, its episodes those of the first domain, then the next.
+
+    See `table1.run`. FREE comes twice: with BelL, and with summed gradients.
+    """
+    profile = get_profile(profile).for_experiment(EXPERIMENT)
+    methods = tuple(methods or profile.methods)
+    axes = (profile.datasets, shots or profile.shots, seeds or profile.seeds)
+    units = grid(EXPERIMENT, methods, *axes)
+    if "free" in methods:
+        units += grid(EXPERIMENT, ["free"], *axes, SUMMED)
+    units = without_repeats(units, profile)
+    return run_grid(units, profile, RecordStore(Path(results) / profile.name / "records"), cache=cache)
+
+
+def by_domain(record: Record) -> list[Record]:
+    """A record of several domains taken apart: its episodes and accuracy on each."""
+    names = domains(record["dataset"])
+    parts = torch.tensor(record["episode_accuracies"], dtype=torch.float64).chunk(len(names))
+    taken_apart = []
+    for name, part in zip(names, parts, strict=True):
+        mean, ci95 = mean_and_interval(part)
+        own = {"dataset": name, "episode_accuracies": part.tolist(), "n_episodes": len(part)}
+        taken_apart.append({**record, **own, "accuracy": mean, "accuracy_ci95": ci95, "accuracy_last": None})
+    return taken_apart
+
+
+def rows(records: Sequence[Record]) -> pd.DataFrame:
+    """The table's rows, see `freelib.tables.accuracy_rows`: on each domain, then on their mean."""
+    apart = [part for record in records for part in by_domain(record)]
+    order = {name: i for i, name in enumerate(domains(records[0]["dataset"]))}
+    apart.sort(key=lambda record: order[record["dataset"]])
+    return accuracy_rows([*apart, *records], table=EXPERIMENT, variant=variant)
+
+
+def conclusion(table: pd.DataFrame) -> str:
+    """What the pair of alignments says on each domain and on their mean."""
+    return " ".join(
+        sentence(row, f"On {DATASET_TITLES.get(row['dataset'], row['dataset'])}, {row['n_shot']}-shot")
+        for _, row in pairs(table).iterrows()
+    )

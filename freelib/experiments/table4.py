@@ -1,0 +1,181 @@
+"""Table 4: FREE without one of its parts at a time, and with what its public release does differently."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from freelib.experiments.grid import run_grid
+from freelib.experiments.units import Unit, make_config, unit_config
+from freelib.methods.base import MethodConfig
+from freelib.methods.free import FreeConfig
+from freelib.profiles import Profile, get_profile
+from freelib.records import Record, RecordStore
+from freelib.tables import DATASET_TITLES, Table, accuracy_rows, plus_minus, signed
+
+EXPERIMENT = "table4"
+SCRATCH_STEPS = 2  # times FIve's passes, which bring it to their agreement with the teacher, or above
+PARTS = ("generator from scratch, equal passes", "summed gradients", "no replay")
+SELECTIONS = {"test": "selected on the test classes", "last": "last round, no selection"}
+
+
+def variants(full: FreeConfig) -> dict[str, dict[str, Any]]:
+    """What each row of the ablation sets, by its words; what `full` already is, is left out."""
+    many = SCRATCH_STEPS * full.adapt_steps
+    scratch = {"recovery": "scratch", "warmup_rounds": 0}  # there is no generator to warm up
+    per_model = full.kd_heads == "per_model"
+    all_variants: dict[str, dict[str, Any]] = {
+        "generator from scratch, equal passes": {**scratch, "scratch_steps": full.adapt_steps},
+        "generator from scratch, twice the passes": {**scratch, "scratch_steps": many},
+        "summed gradients": {"alignment": "summed"},
+        "one align sweep": {"align_sweeps": 1},
+        "no replay": {"replay_scope": "none"},
+        "replay within models": {"replay_scope": "within"},
+        "without λ_bn" if full.lambda_bn else "with λ_bn": {"lambda_bn": 0.0 if full.lambda_bn else 0.05},
+        "without λ_adv": {"lambda_adv": 0.0},
+        "cross-entropy alone": {"lambda_bn": 0.0, "lambda_adv": 0.0},
+        "the release's loss": {"distillation": "release"},
+        "the release's memory": {"memory_tasks": "last"},
+        "one head for all models" if per_model else "a head for each model": {
+            "kd_heads": "shared" if per_model else "per_model"
+        },
+    }
+    return {words: fields for words, fields in all_variants.items() if replace(full, **fields) != full}
+
+
+def units(
+    profile: Profile, datasets: Sequence[str], shots: Sequence[int], seeds: Sequence[int]
+) -> list[Unit]:
+    """The full method, its variants and its selections, for each data set, number of shots and seed."""
+    made = []
+    for dataset in datasets:
+        for n_shot in shots:
+            for seed in seeds:
+                full = Unit(EXPERIMENT, "free", dataset, n_shot, seed)
+                made.append(full)
+                settings = variants(_free(unit_config(full, profile))).values()
+                made += [replace(full, overrides=fields) for fields in settings]
+                made += [replace(full, selection=selection) for selection in SELECTIONS]
+    return made
+
+
+def _free(config: MethodConfig) -> FreeConfig:
+    assert isinstance(config, FreeConfig)
+    return config
+
+
+def run(
+    profile: str | Profile,
+    *,
+    results: str | Path,
+    datasets: Sequence[str] | None = None,
+    shots: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+    cache: str | Path | None = None,
+) -> list[Record]:
+    """The records of the table's rows: those that stand are read, the others made; see `table1.run`."""
+    profile = get_profile(profile).for_experiment(EXPERIMENT)
+    chosen = units(profile, datasets or profile.datasets, shots or profile.shots, seeds or profile.seeds)
+    return run_grid(chosen, profile, RecordStore(Path(results) / profile.name / "records"), cache=cache)
+
+
+def variant(record: Record, full: FreeConfig) -> str:
+    """The words for what a record's run does differently from the full method; empty for that itself.
+
+    Raises ValueError where it is no row of this table.
+    """
+    if record["selection"] != "validation":
+        return SELECTIONS[record["selection"]]
+    config = _free(make_config("free", record["config"]))
+    for words, fields in {"": {}, **variants(full)}.items():
+        if config == replace(full, **fields):
+            return words
+    raise ValueError(f"the record {record['config_digest']} is none of the ablation's variants")
+
+
+def rows(records: Sequence[Record]) -> pd.DataFrame:
+    """The table's rows, see `freelib.tables.accuracy_rows`; each n_shot's full method comes first.
+
+    by_seed: each seed's difference to the full method; agreement: share of recovered images that their
+    teacher puts in the intended class, in percent, over the second half of the rounds
+    """
+    full = {r["n_shot"]: _free(make_config("free", r["config"])) for r in reversed(records)}
+    words = {id(record): variant(record, full[record["n_shot"]]) for record in records}
+    table = accuracy_rows(records, table=EXPERIMENT, variant=lambda record: words[id(record)])
+    groups: dict[tuple[str, int, str], dict[int, Record]] = {}
+    for record in records:
+        key = (record["dataset"], record["n_shot"], words[id(record)])
+        groups.setdefault(key, {})[record["seed"]] = record
+    table["variant"] = [key[2] or "the full method" for key in groups]
+    table["by_seed"] = [
+        [r["accuracy"] - groups[dataset, n_shot, ""][seed]["accuracy"] for seed, r in group.items()]
+        for (dataset, n_shot, _), group in groups.items()
+    ]
+    agreements = [
+        [_late(r["history"]["teacher_agreement"]) for r in group.values()] for group in groups.values()
+    ]
+    table["agreement"] = [100 * sum(values) / len(values) for values in agreements]
+    return table
+
+
+def _late(values: Sequence[float]) -> float:
+    late = values[len(values) // 2 :]
+    return sum(late) / len(late)
+
+
+def table(rows: pd.DataFrame, caption: str) -> Table:
+    """The rows for readers."""
+    several = bool(rows["n_seeds"].max() > 1)
+    cells = {
+        "data set": [DATASET_TITLES.get(name, name) for name in rows["dataset"]],
+        "shots": rows["n_shot"].tolist(),
+        "variant": rows["variant"].tolist(),
+        "accuracy, %": list(map(plus_minus, rows["accuracy"], rows["ci95"])),
+        "minus full, same episodes": list(map(signed, rows["difference"], rows["difference_ci95"])),
+        "by seed": [
+            ", ".join(f"{value:+.1f}".replace("-", "−") for value in values) if any(values) else ""
+            for values in rows["by_seed"]
+        ],
+        "teacher agreement, %": [f"{value:.0f}" for value in rows["agreement"]],
+        "passes": [f"{value:.0f}" for value in rows["passes"]],
+        "training, s": [f"{value:.0f}" for value in rows["seconds"]],
+    }
+    if not several:
+        del cells["by seed"]
+    n_episodes, n_seeds = rows["n_episodes"].iloc[0], rows["n_seeds"].iloc[0]
+    words = f"{caption} Mean ± 95 % interval over {n_episodes} episodes, {n_seeds} seed{'s' * several}."
+    return Table(words, rows.drop(columns="by_seed"), pd.DataFrame(cells), conclusion(rows))
+
+
+def verdict(difference: float, half_width: float) -> str:
+    """What a paired difference says: "lower by 1.2 ± 0.4 points", "higher by …", "not told apart (…)"."""
+    if abs(difference) <= half_width:
+        return f"not told apart ({signed(difference, half_width)})"
+    return f"{'lower' if difference < 0 else 'higher'} by {plus_minus(abs(difference), half_width)} points"
+
+
+def conclusion(rows: pd.DataFrame) -> str:
+    """What the table says of the paper's three parts, in a sentence for each data set and number of shots."""
+    sentences = []
+    for (dataset, n_shot), group in rows.groupby(["dataset", "n_shot"], sort=False):
+        by_words = {row["variant"]: row for row in group.to_dict("records")}
+        said = [
+            f"{words}: {verdict(row['difference'], row['difference_ci95'])}"
+            for words in PARTS
+            if (row := by_words.get(words)) is not None
+        ]
+        name = DATASET_TITLES.get(str(dataset), dataset)
+        sentences.append(
+            f"On {name}, 5-way {n_shot}-shot, the full method without a part. {'; '.join(said)}."
+        )
+    return " ".join(sentences)
+
+
+def every_part_helps(rows: pd.DataFrame) -> bool:
+    """Whether accuracy falls, intervals aside, without each of the paper's parts: its claim."""
+    parts = rows[rows["variant"].isin(PARTS)]
+    return bool((parts["difference"] + parts["difference_ci95"] < 0).all())

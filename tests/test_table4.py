@@ -1,0 +1,85 @@
+from dataclasses import replace
+
+import pytest
+from fake_methods import TINY
+from test_tables import record
+
+from freelib.experiments import table4
+from freelib.experiments.units import make_config, unit_config
+from freelib.methods.free import FreeConfig
+from freelib.profiles import get_profile
+from freelib.records import plain
+
+FULL = FreeConfig(kd_heads="per_model", align_sweeps=3, lambda_bn=0.05)
+
+
+def run_of(fields, accuracies, *, agreement=(0.0, 0.4, 0.6), **changes):
+    """A record of FREE with some fields of its config set."""
+    made = record("free", accuracies)
+    history = {"teacher_agreement": list(agreement)}
+    config = plain(replace(FULL, **fields))
+    return {**made, "config": config, "selection": "validation", "history": history, **changes}
+
+
+def test_variants_change_something_and_release_defaults_drop_what_they_already_are():
+    changed = table4.variants(FULL)
+    assert len(changed) == 12
+    assert all(replace(FULL, **fields) != FULL for fields in changed.values())
+    assert changed["generator from scratch, equal passes"]["scratch_steps"] == FULL.adapt_steps
+    assert changed["without λ_bn"] == {"lambda_bn": 0.0}
+    release = table4.variants(FreeConfig())
+    assert "one align sweep" not in release  # one is what it takes
+    assert release["a head for each model"] == {"kd_heads": "per_model"}
+    assert release["with λ_bn"] == {"lambda_bn": 0.05}
+
+
+def test_units_are_the_full_method_its_variants_and_its_selections():
+    profile = get_profile("cpu").for_experiment("table4")
+    units = table4.units(profile, ["cifar-fs"], [1], [0, 1])
+    assert len(units) == 2 * (1 + 12 + 2)
+    assert (units[0].overrides, units[0].selection) == ({}, "validation")
+    assert [unit.selection for unit in units[13:15]] == ["test", "last"]
+    configs = [unit_config(unit, profile) for unit in units[:13]]
+    assert len({str(config) for config in configs}) == 13
+    assert configs[0].rounds == 50
+
+
+def test_rows_know_their_variant_their_difference_and_their_agreement():
+    records = [
+        run_of({}, [50.0, 60.0, 70.0]),
+        run_of({}, [50.0, 60.0, 70.0], seed=1),
+        run_of({"alignment": "summed"}, [40.0, 50.0, 60.0], agreement=(1.0, 0.3)),
+        run_of({"alignment": "summed"}, [46.0, 56.0, 66.0], seed=1, agreement=(1.0, 0.5)),
+        run_of({}, [51.0, 61.0, 71.0], selection="test"),
+        run_of({}, [51.0, 61.0, 71.0], seed=1, selection="test"),
+    ]
+    rows = table4.rows(records)
+    assert rows["variant"].tolist() == ["the full method", "summed gradients", "selected on the test classes"]
+    assert rows["by_seed"].tolist() == [[0.0, 0.0], [-10.0, -4.0], [1.0, 1.0]]
+    assert rows["difference"].tolist()[1:] == pytest.approx([-7.0, 1.0])
+    assert rows["agreement"].tolist() == pytest.approx([50.0, 40.0, 50.0])
+    assert table4.every_part_helps(rows)
+    made = table4.table(rows, "Table 4.")
+    assert made.cells["by seed"].tolist() == ["", "−10.0, −4.0", "+1.0, +1.0"]
+    assert "summed gradients: lower by 7.0 ± 0.0 points." in made.note
+    worse = [*records[:2], run_of({"alignment": "summed"}, [52.0, 63.0, 70.0])]
+    assert not table4.every_part_helps(table4.rows(worse))
+
+
+def test_a_record_of_something_else_is_refused():
+    with pytest.raises(ValueError, match="none of the ablation's variants"):
+        table4.variant(run_of({"ngf": 7}, [50.0]), FULL)
+
+
+def test_verdicts():
+    assert table4.verdict(-1.25, 0.4) == "lower by 1.2 ± 0.4 points"
+    assert table4.verdict(2.0, 0.4) == "higher by 2.0 ± 0.4 points"
+    assert table4.verdict(0.3, 0.4) == "not told apart (+0.3 ± 0.4)"
+
+
+def test_a_run_makes_a_record_for_every_row(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr(table4, "run_grid", lambda units, *_, **__: asked.extend(units) or [])
+    table4.run(TINY, results=tmp_path, seeds=[3])
+    assert len(asked) == 1 + len(table4.variants(make_config("free", {}))) + 2
+    assert {(unit.experiment, unit.seed) for unit in asked} == {("table4", 3)}
