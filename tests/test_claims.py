@@ -42,6 +42,20 @@ def test_a_claim_holds_where_the_paired_interval_is_above_zero(verdicts):
     assert "−5.0 ± 0.0 against Pool features" in found["beats_pool_features"].measured
 
 
+def test_a_claim_on_another_method_is_held_against_that_method(verdicts):
+    found = verdicts(
+        record("pool_distillation", [value + 7 for value in FREE]),
+        record("pool_features", [value + 5 for value in FREE]),
+        record("best_teacher", [value + 8 for value in FREE]),
+    )
+    assert found["beats_pool_features"].verdict == claims.OPEN  # FREE was not run
+    assert found["distilled_beats_pool"].verdict == claims.HOLDS
+    assert found["distilled_beats_pool"].measured.startswith(
+        "Pool distillation, points: CIFAR-FS, 1-shot: +2.0"
+    )
+    assert found["distilled_beats_best_teacher"].verdict == claims.FAILS
+
+
 def test_a_claim_that_holds_in_one_setting_of_two_holds_in_part():
     above, below = (claims.Cell("s", "x", difference, 0.5) for difference in (0.6, 0.4))
     assert claims.counted([above, above]) == claims.HOLDS

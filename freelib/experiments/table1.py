@@ -57,9 +57,9 @@ def run(
     return run_grid(units(profile, datasets, shots, seeds, methods), profile, store, cache=cache)
 
 
-def rows(records: Sequence[Record]) -> pd.DataFrame:
+def rows(records: Sequence[Record], *, reference: str = "free") -> pd.DataFrame:
     """The table's rows, see `freelib.tables.accuracy_rows`: by data set, shots and accuracy, oracles last."""
-    table = accuracy_rows(records, table=EXPERIMENT, variant=_variant)
+    table = accuracy_rows(records, table=EXPERIMENT, variant=_variant, reference=reference)
     order = {name: number for number, name in enumerate(dict.fromkeys(table["dataset"]))}
     by_dataset = table.assign(order=table["dataset"].map(order))
     columns = ["order", "n_shot", "oracle", "accuracy"]
