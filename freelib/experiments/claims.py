@@ -16,13 +16,14 @@ from freelib.records import RecordStore
 from freelib.tables import DATASET_TITLES, signed
 
 HOLDS, HOLDS_IN_PART, FAILS, OPEN = "holds", "holds in part", "does not hold", "not measured yet"
+SO_FAR = "holds so far"
 
 
 @dataclass(frozen=True)
 class Verdict:
     """A claim and what became of it.
 
-    claim: the paper's, in our words; verdict: one of `HOLDS`, `HOLDS_IN_PART`, `FAILS`, `OPEN`
+    claim: the paper's, in our words; verdict: one of `HOLDS`, `SO_FAR` (not all is measured), `HOLDS_IN_PART`, `FAILS`, `OPEN`
     measured: with numbers and intervals; evidence: the notebooks that show it
     """
 
@@ -91,12 +92,17 @@ def _against(
     method: str = "free",
     evidence: tuple[str, ...] = ("01_table1",),
 ) -> Verdict:
-    settings = _settings(profile, store, method)
+    settings = list(_settings(profile, store, method))
     cells = [cell for name, rows in settings if (cell := _ahead(rows, others, name)) is not None]
     if not cells:
         return Verdict(claim, OPEN, "", evidence)
     measured = f"{get_method(method).title}, points: " + "; ".join(map(str, cells))
-    return Verdict(claim, counted(cells), measured, evidence)
+    absent = [name for name in others if any(name not in rows for _, rows in settings)]
+    verdict = counted(cells)
+    if absent:
+        measured += f"; not yet measured everywhere: {', '.join(absent)}"
+        verdict = SO_FAR if verdict == HOLDS else verdict
+    return Verdict(claim, verdict, measured, evidence)
 
 
 def beats_published(profile: Profile, store: RecordStore) -> Verdict:
