@@ -23,7 +23,8 @@ SO_FAR = "holds so far"
 class Verdict:
     """A claim and what became of it.
 
-    claim: the paper's, in our words; verdict: one of `HOLDS`, `SO_FAR` (not all is measured), `HOLDS_IN_PART`, `FAILS`, `OPEN`
+    claim: the paper's, in our words
+    verdict: one of `HOLDS`, `SO_FAR` (not all is measured), `HOLDS_IN_PART`, `FAILS`, `OPEN`
     measured: with numbers and intervals; evidence: the notebooks that show it
     """
 
