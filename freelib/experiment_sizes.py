@@ -44,10 +44,10 @@ SMOKE: Settings = {
         "methods": ("random", "best_teacher", "pool_features", "free"),
         "pool_parts": (
             {"take": 4},
-            {"archs": ("resnet10",), "width": 4, "n_models": 2},
-            {"archs": ("resnet18",), "width": 4, "n_models": 1},
+            {"archs": ("resnet10",), "width": 8, "n_models": 2},
+            {"archs": ("resnet18",), "width": 8, "n_models": 1},
         ),
-        "students": {"resnet10": {"width": 4}},
+        "students": {"resnet10": {"width": 8}},
     },
     "table4": _BRIEF,
 }

@@ -169,9 +169,7 @@ def conclusion(rows: pd.DataFrame) -> str:
             if (row := by_words.get(words)) is not None
         ]
         name = DATASET_TITLES.get(str(dataset), dataset)
-        sentences.append(
-            f"On {name}, 5-way {n_shot}-shot, the full method without a part. {'; '.join(said)}."
-        )
+        sentences.append(f"On {name}, 5-way {n_shot}-shot, against the full method: {'; '.join(said)}.")
     return " ".join(sentences)
 
 
