@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,14 @@ def save_figure(figure: Figure, folder: str | Path, name: str, *, dpi: int = 160
         )
     write_atomically(Path(folder) / f"{name}.png", png_bytes(figure, dpi=dpi))
     write_atomically(Path(folder) / f"{name}.pdf", buffer.getvalue())
+
+
+def brief(name: str) -> str:
+    """A class's name in few letters: a character itself, or the name's beginning."""
+    try:
+        return unicodedata.lookup(name)
+    except KeyError:
+        return name.replace("_", " ")[:14]
 
 
 @styled

@@ -31,9 +31,9 @@ def tour(tiny_folders, tmp_path_factory):
 def test_it_takes_the_first_data_set_shots_and_seed_unless_told():
     profile = replace(TINY, shots=(5, 1), seeds=(3, 4))
     chosen = Quickstart.of(profile, results="r")
-    assert (chosen.free.dataset, chosen.free.n_shot, chosen.free.seed) == ("cifar-fs", 5, 3)
+    assert (chosen.unit.dataset, chosen.unit.n_shot, chosen.unit.seed) == ("cifar-fs", 5, 3)
     told = Quickstart.of(profile, results="r", datasets=["cub"], shots=[1], seeds=[9])
-    assert (told.free.dataset, told.free.n_shot, told.free.seed) == ("cub", 1, 9)
+    assert (told.unit.dataset, told.unit.n_shot, told.unit.seed) == ("cub", 1, 9)
 
 
 def test_the_pools_accuracies_are_drawn_sorted(tour):

@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from freelib.datasets import FewShotDataset
 from freelib.experiments.grid import run_grid
-from freelib.experiments.pools import get_pool
-from freelib.experiments.runner import TEST_SEED, Run, learner_file
+from freelib.experiments.runner import TEST_SEED, learner_file
+from freelib.experiments.scene import Scene
 from freelib.experiments.units import Unit
 from freelib.figures import PAGE_WIDTH, PALETTE, image_grid, new_figure, styled
-from freelib.generator import MetaGenerator, RecoveredTask
+from freelib.generator import RecoveredTask
 from freelib.meta_learner import MetaLearner
 from freelib.methods import get_method
 from freelib.methods.base import build_student
-from freelib.methods.free import FreeConfig
-from freelib.pool import ModelPool
-from freelib.profiles import Profile, get_profile
-from freelib.records import Record, RecordStore
+from freelib.records import Record
 from freelib.storage import load_tensors, save_tensors
 
 EXPERIMENT = "quickstart"
-WARMUP_ROUNDS = 10
 
 
 @dataclass(frozen=True)
@@ -46,43 +39,10 @@ class Recovery:
         return float(self.task.agreement)
 
 
-@dataclass(frozen=True)
-class Quickstart:
+class Quickstart(Scene):
     """One data set, number of shots and seed of a profile, from the pool to a new class."""
 
-    free: Unit
-    profile: Profile
-    results: Path
-
-    @classmethod
-    def of(
-        cls,
-        profile: str | Profile,
-        *,
-        results: str | Path,
-        datasets: Sequence[str] | None = None,
-        shots: Sequence[int] | None = None,
-        seeds: Sequence[int] | None = None,
-    ) -> Quickstart:
-        """The first of each; the profile's own where None. Raises ValueError for an unknown profile."""
-        profile = get_profile(profile)
-        dataset, n_shot = (datasets or profile.datasets)[0], (shots or profile.shots)[0]
-        unit = Unit(EXPERIMENT, "free", dataset, n_shot, (seeds or profile.seeds)[0])
-        return cls(unit, profile, Path(results))
-
-    @cached_property
-    def run(self) -> Run:
-        """FREE's run."""
-        return Run(self.free, self.profile)
-
-    def dataset(self, split: str) -> FewShotDataset:
-        """The data set's split at the profile's size. Raises MissingDataError where it is not there."""
-        return self.run.dataset(split)
-
-    @cached_property
-    def pool(self) -> ModelPool:
-        """The pool, pre-trained first where the cache lacks it."""
-        return get_pool(self.free.dataset, self.profile, self.free.seed)
+    experiment = EXPERIMENT
 
     @styled
     def pool_figure(self) -> Figure:
@@ -97,18 +57,9 @@ class Quickstart:
 
     def recover(self) -> Recovery:
         """Warms a meta-generator up on the pool, as FREE does, then adapts it to one model."""
-        config = self.run.settings["config"]
-        assert isinstance(config, FreeConfig)
-        pool = self.pool
-        rng = torch.Generator().manual_seed(self.free.seed)
-        generator = MetaGenerator(
-            config, image_size=pool.image_size, channels=pool.channels, device=config.device
-        )
-        for _ in range(WARMUP_ROUNDS):
-            for model in pool.sample(config.meta_batch, rng):
-                generator.adapt(model, None, rng)
-            generator.meta_step()
-        models = pool.sample(config.meta_batch, rng)
+        rng = self.rng()
+        generator = self.warm_generator(rng)
+        models = self.pool.sample(self.config.meta_batch, rng)
         losses = [generator.adapt(model, None, rng).losses for model in models]
         seed = rng.get_state()
         first = generator.adapt(models[0], None, rng, steps=1)
@@ -143,20 +94,19 @@ class Quickstart:
 
     def records(self) -> list[Record]:
         """The records of FREE and of the untrained student: read where they are there, made where not."""
-        random = Unit(EXPERIMENT, "random", self.free.dataset, self.free.n_shot, self.free.seed)
-        store = RecordStore(self.results / self.profile.name / "records")
-        return run_grid([self.free, random], self.profile, store)
+        random = Unit(EXPERIMENT, "random", self.unit.dataset, self.unit.n_shot, self.unit.seed)
+        return run_grid([self.unit, random], self.profile, self.store)
 
     @cached_property
     def learner(self) -> MetaLearner:
         """The student of FREE's record; trained again, to the same bits, where the cache has lost it."""
-        config, file = self.run.settings["config"], learner_file(self.run.digest)
+        config, file = self.config, learner_file(self.run.digest)
         if file.is_file():
-            learner = build_student(self.pool, config, seed=self.free.seed)
+            learner = build_student(self.pool, config, seed=self.unit.seed)
             learner.backbone.load_state_dict(load_tensors(file))
             return learner
         monitor, method = self.run.monitor(lambda text: None), get_method("free")
-        learner = method.meta_train(self.pool, config, seed=self.free.seed, monitor=monitor)
+        learner = method.meta_train(self.pool, config, seed=self.unit.seed, monitor=monitor)
         save_tensors(file, learner.backbone.state_dict())
         return learner
 
