@@ -1,4 +1,4 @@
-"""What tables 2 to 4 set for themselves in each profile: see `freelib.profiles.Profile.for_experiment`."""
+"""What tables 2 to 4 and figure 7 set for themselves in each profile: `Profile.for_experiment`."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ _BRIEF: dict[str, Any] = {
             "images_per_class": 8,
             "align_sweeps": 2,
             "replay_batches": 1,
-            "measure_every": 0,
         },
     },
 }
@@ -50,6 +49,15 @@ SMOKE: Settings = {
         "students": {"resnet10": {"width": 8}},
     },
     "table4": _BRIEF,
+    "figure7": {
+        **_BRIEF,
+        "sensitivity": {
+            "adapt_steps": (2, 5),
+            "pool_size": (3, 6),
+            "meta_batch": (2, 4),
+            "images_per_class": (4, 8),
+        },
+    },
 }
 
 # Half of table 1's rounds, one number of shots: these tables have up to 15 runs of FREE a seed.
@@ -75,6 +83,15 @@ CPU: Settings = {
         "students": {"resnet10": {"width": 16}},
     },
     "table4": _HALF,
+    "figure7": {
+        **_HALF,
+        "sensitivity": {
+            "adapt_steps": (1, 2, 5, 10),
+            "pool_size": (5, 10, 20, 40),
+            "meta_batch": (2, 4, 8),
+            "images_per_class": (5, 10, 20),
+        },
+    },
 }
 
 PAPER: Settings = {
@@ -94,4 +111,13 @@ PAPER: Settings = {
         "students": {"resnet10": {}},
     },
     "table4": {"datasets": ("cifar-fs",)},
+    "figure7": {
+        "datasets": ("cifar-fs",),
+        "sensitivity": {
+            "adapt_steps": (1, 2, 5, 10, 20),
+            "pool_size": (10, 25, 50, 100),
+            "meta_batch": (2, 4, 8),
+            "images_per_class": (5, 10, 20, 40),
+        },
+    },
 }

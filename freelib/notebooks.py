@@ -12,6 +12,23 @@ from nbformat import NotebookNode
 
 from freelib.storage import write_atomically
 
+ARTEFACTS = {
+    "Table 1": "01_table1",
+    "Table 2": "02_table2",
+    "Table 3": "03_table3",
+    "Table 4": "04_table4",
+    "Table 5": "05_table5",
+    "Figure 1": "11_figure1",
+    "Figure 2": "12_figure2",
+    "Figure 3": "13_figure3",
+    "Figure 4": "14_figure4",
+    "Figure 5": "15_figure5",
+    "Figure 6": "16_figure6",
+    "Figure 7": "17_figure7",
+    "Lemma 1, Theorem 1": "21_lemma1_theorem1",
+}
+"""What the paper holds, each with the one notebook that reproduces it."""
+
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 
 
@@ -32,6 +49,19 @@ def find_notebooks(folder: str | Path, only: tuple[str, ...] = ()) -> list[Path]
             f"there is no notebook {', '.join(unknown)} in {folder}; there are {', '.join(found)}"
         )
     return [path for name, path in found.items() if not wanted or name in wanted]
+
+
+def missing_artefacts(folder: str | Path) -> list[str]:
+    """The artefacts of the paper that have no notebook in a folder.
+
+    Raises ValueError where one has two: ARTEFACTS names the one.
+    """
+    names = [path.stem for path in find_notebooks(folder)]
+    one = {name.partition("_")[2]: name for name in ARTEFACTS.values()}
+    twice = [name for name in names if one.get(name.partition("_")[2], name) != name]
+    if twice:
+        raise ValueError(f"{', '.join(twice)}: that artefact's notebook has another number, see ARTEFACTS")
+    return [artefact for artefact, name in ARTEFACTS.items() if name not in names]
 
 
 def read_notebook(path: str | Path) -> NotebookNode:

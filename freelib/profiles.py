@@ -25,6 +25,7 @@ class Profile:
     pool_parts: of a mixed pool: for each part fields of PoolConfig over those, and `take`, how many of its
       first models are in the pool (all, if it is not there)
     students: networks that table 3 gives to the student, each with the fields that it needs
+    sensitivity: the values that figure 7 tries, by setting
     experiments: by experiment, fields of this class that it sets for itself; see `for_experiment`
     pool_seed: one pool for all seeds of the methods, or None: each seed has a pool of its own
     monitor_every: rounds between two scores on the meta-validation classes
@@ -56,6 +57,7 @@ class Profile:
     device: str = "cpu"
     precision: str = "float32"
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+    sensitivity: Mapping[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
     experiments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
 
     def seeds_for(self, dataset: str) -> tuple[int, ...]:

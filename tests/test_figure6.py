@@ -54,5 +54,6 @@ def test_the_figure_has_a_row_a_class_and_real_images_first(scene):
 
 
 def test_short_names():
-    assert figure6.short("LATIN SMALL LETTER A") == "latin small\nletter a"
+    assert figure6.short("LATIN SMALL LETTER A") == "latin small letter a"
+    assert figure6.short("box drawings light down and left") == "box drawings light\ndown and left"
     assert figure6.short("lawn_mower") == "lawn mower"

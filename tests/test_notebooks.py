@@ -1,18 +1,23 @@
+import re
 from pathlib import Path
 
 import nbformat
 import pytest
 
 from freelib.notebooks import (
+    ARTEFACTS,
     check_parameters,
     clean,
     find_notebooks,
+    missing_artefacts,
     parameters,
     read_notebook,
     write_notebook,
 )
+from freelib.report import write_index
 
 COMMITTED = Path(__file__).parents[1] / "notebooks"
+NOT_YET: set[str] = set(ARTEFACTS)  # artefacts whose notebook may still be missing: none, once all are there
 
 
 def notebook(source, tags=("parameters",)):
@@ -84,3 +89,62 @@ def test_committed_notebooks_are_executed_clean_and_parametrised(path):
             assert cell.execution_count, f"a cell of {path.name} was never executed"
             assert not [o for o in cell.outputs if o.output_type == "error" or o.get("name") == "stderr"]
     assert clean(read_notebook(path)) == content
+
+
+def test_every_artefact_of_the_paper_has_one_notebook():
+    assert [name for name in ARTEFACTS if name.startswith("Table")] == [f"Table {i}" for i in range(1, 6)]
+    assert [name for name in ARTEFACTS if name.startswith("Figure")] == [f"Figure {i}" for i in range(1, 8)]
+    assert len(set(ARTEFACTS.values())) == len(ARTEFACTS)
+    assert set(missing_artefacts(COMMITTED)) <= NOT_YET
+
+
+def test_what_is_missing_and_what_is_a_stranger(tmp_path):
+    for name in ["00_walk", *[*ARTEFACTS.values()][1:], "31_more"]:
+        write_notebook(notebook("A = 1"), tmp_path / f"{name}.ipynb")
+    assert missing_artefacts(tmp_path) == ["Table 1"]
+    write_notebook(notebook("A = 1"), tmp_path / "06_table1.ipynb")
+    with pytest.raises(ValueError, match="06_table1: that artefact"):
+        missing_artefacts(tmp_path)
+
+
+def test_reproduction_and_suite_take_every_notebook():
+    """Both are given the folder, whole: nothing is picked out or left out."""
+    lines = (COMMITTED.parent / "Makefile").read_text().splitlines()
+    (run,) = [line for line in lines if "freelib reproduce" in line]
+    assert "--notebook" not in run
+    (suite,) = [line for line in lines if "--nbval" in line]
+    assert suite.endswith(" notebooks")
+    assert not re.search(r"--ignore|--deselect|-k |-m ", suite)
+
+
+@pytest.mark.parametrize("path", sorted(COMMITTED.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_the_suite_compares_something_in_each_notebook(path):
+    checked = [c for c in read_notebook(path).cells if c.source.startswith("# NBVAL_CHECK_OUTPUT")]
+    assert checked
+    for cell in checked:
+        assert [output.output_type for output in cell.outputs] == ["stream"]
+
+
+def test_the_index_page_has_every_notebook_with_what_it_wrote(tmp_path):
+    names = [path.stem for path in find_notebooks(COMMITTED)]
+    for name in names:
+        (tmp_path / "notebooks").mkdir(exist_ok=True)
+        (tmp_path / "notebooks" / f"{name}.ipynb").write_text("{}")
+        subject = name.partition("_")[2]
+        (tmp_path / "tables").mkdir(exist_ok=True)
+        (tmp_path / "tables" / f"{subject}.md").write_text(f"| {subject} |")
+    page = write_index(tmp_path, notebooks=names).read_text()
+    sections = page.split("<h2>")[1:]
+    assert [section.partition("<")[0] for section in sections] == names
+    for name, section in zip(names, sections, strict=True):
+        assert f'href="tables/{name.partition("_")[2]}.md"' in section
+
+
+@pytest.mark.parametrize("path", sorted(COMMITTED.glob("*.ipynb")), ids=lambda path: path.stem)
+def test_what_a_notebook_writes_bears_its_name(path):
+    """Else the index page could not tell whose it is."""
+    code = "\n".join(cell.source for cell in read_notebook(path).cells if cell.cell_type == "code")
+    subject = path.stem.partition("_")[2]
+    written = re.findall(r'(?:save_figure|\.save)\(.*"(\w+)"\)', code)
+    assert written
+    assert all(name == subject or name.startswith(f"{subject}_") for name in written)

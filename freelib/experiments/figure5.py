@@ -22,6 +22,7 @@ from freelib.tables import DATASET_TITLES, Table
 EXPERIMENT = "figure5"
 MEASURES = {"cosine": "cosine of two tasks' gradients", "inner_product": "inner product of two tasks"}
 KINDS = {"sequential": "aligned (BelL)", "summed": "summed gradients"}
+SOURCES = ("table4", "table2")
 SEEDS = (0, 1, 2)
 """An interval needs several, also where the profile has one."""
 
@@ -35,20 +36,22 @@ def run(
     seeds: Sequence[int] | None = None,
     cache: str | Path | None = None,
 ) -> list[Record]:
-    """FREE's records with alignment and with summed gradients, for each data set and seed.
+    """FREE's records with alignment and with summed gradients: table 4's, and table 2's of the mixed pool.
 
-    The aligned ones are table 1's, the summed ones table 4's. datasets: the profile's where None; of `shots`
-    the first counts; seeds: the profile's, or three where it has fewer. All seeds learn from one pool.
-
-    Raises ValueError where the profile's FREE does not measure the gradients' agreement, see `run_grid` too.
+    datasets: only these, each at the size of the table that has it; of `shots` the first counts; seeds: the
+    profile's, or three where it has fewer. All seeds learn from one pool. See `run_grid`.
     """
-    profile = get_profile(profile)
-    seeds = seeds or (profile.seeds if len(profile.seeds) > 1 else SEEDS)
-    profile = replace(profile, pool_seed=profile.pool_seed or 0)
-    axes = (datasets or profile.datasets, [(shots or profile.shots)[0]], seeds)
-    units = grid(EXPERIMENT, ["free"], *axes) + grid(EXPERIMENT, ["free"], *axes, {"alignment": "summed"})
-    store = RecordStore(Path(results) / profile.name / "records")
-    return run_grid(units, profile, store, cache=cache)
+    records = []
+    for source in SOURCES:
+        own = get_profile(profile).for_experiment(source)
+        own = replace(own, pool_seed=own.pool_seed or 0)
+        chosen = [name for name in own.datasets if datasets is None or name in datasets]
+        own_seeds = seeds or (own.seeds if len(own.seeds) > 1 else SEEDS)
+        axes = (chosen, [(shots or own.shots)[0]], own_seeds)
+        units = grid(EXPERIMENT, ["free"], *axes) + grid(EXPERIMENT, ["free"], *axes, {"alignment": "summed"})
+        store = RecordStore(Path(results) / own.name / "records")
+        records += run_grid(units, own, store, cache=cache)
+    return records
 
 
 def rows(records: Sequence[Record]) -> pd.DataFrame:
@@ -72,6 +75,12 @@ def same_rounds(table: pd.DataFrame) -> bool:
     """Whether all runs of a data set were measured in the same rounds."""
     measured = table.groupby(["dataset", "kind", "seed"])["round"].agg(tuple)
     return bool((measured.groupby("dataset").nunique() == 1).all())
+
+
+def title(dataset: str) -> str:
+    """A data set's name for readers; several joined by "+" are a mixed pool."""
+    n = dataset.count("+") + 1
+    return DATASET_TITLES.get(dataset, dataset) if n == 1 else f"a mixed pool of {n} data sets"
 
 
 def by_round(table: pd.DataFrame, measure: str, *, windows: int = 10) -> pd.DataFrame:
@@ -113,7 +122,7 @@ def difference_table(found: pd.DataFrame) -> Table:
     """`differences` for readers."""
     cells = pd.DataFrame(
         {
-            "data set": [DATASET_TITLES.get(name, name) for name in found["dataset"]],
+            "data set": [title(name) for name in found["dataset"]],
             "measure": [name.replace("_", " ") for name in found["measure"]],
             "aligned": [f"{value:.3g}" for value in found["aligned"]],
             "summed": [f"{value:.3g}" for value in found["summed"]],
@@ -135,7 +144,7 @@ def agreement_figure(table: pd.DataFrame) -> Figure:
     for line, dataset in zip(axes, datasets, strict=True):
         for axis, (measure, label) in zip(line, MEASURES.items(), strict=True):
             _draw(axis, by_round(table[table["dataset"] == dataset], measure))
-            axis.set(xlabel="round", ylabel=label, title=DATASET_TITLES.get(dataset, dataset))
+            axis.set(xlabel="round", ylabel=label, title=title(dataset))
     axes[0][0].legend()
     return figure
 
@@ -159,7 +168,7 @@ def conclusion(found: pd.DataFrame) -> str:
         gap, width = row["difference"], row["ci95"]
         verdict = "raises" if gap > width else "lowers" if gap < -width else "does not measurably change"
         words.append(
-            f"On {DATASET_TITLES.get(row['dataset'], row['dataset'])} alignment {verdict} the cosine of the "
+            f"On {title(row['dataset'])} alignment {verdict} the cosine of the "
             f"tasks' gradients ({gap:+.3f} ± {width:.3f} over {row['n_seeds']} seeds)."
         )
     return " ".join(words).replace("-0.", "−0.")

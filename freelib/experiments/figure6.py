@@ -57,7 +57,8 @@ class Recovered(Scene):
 
     def real(self, n: int) -> list[Tensor]:
         """The first n real images of each of the model's classes: float `(n, C, H, W)` in [0, 1]."""
-        train, names = self.dataset("train"), self.tasks[0].model.class_names
+        model = self.tasks[0].model
+        train, names = self.dataset("train", model.domain), model.class_names
         return [images_to_float(train.class_images(train.class_names.index(name))[:n]) for name in names]
 
     @styled
@@ -79,7 +80,7 @@ class Recovered(Scene):
                 if c == 0:
                     axis.set_title(title, size=8)
         for axis, name in zip(axes[:, 0], model.class_names, strict=True):
-            axis.set_ylabel(short(name), rotation=0, ha="right", va="center", size=7)
+            axis.set_ylabel(short(name), rotation=0, ha="right", va="center", size=6)
         return figure
 
 
@@ -89,7 +90,7 @@ def side_by_side(images: Tensor) -> Any:
     return torch.cat(list(framed), dim=2).permute(1, 2, 0).numpy()
 
 
-def short(name: str, width: int = 16) -> str:
+def short(name: str, width: int = 20) -> str:
     """A class's name on lines of at most some letters each, where its words allow it."""
     lines = [""]
     for word in name.lower().replace("_", " ").split():

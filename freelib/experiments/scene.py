@@ -66,9 +66,10 @@ class Scene:
         """The profile's records."""
         return RecordStore(self.results / self.profile.name / "records")
 
-    def dataset(self, split: str) -> FewShotDataset:
-        """The data set's split at the profile's size. Raises MissingDataError where it is not there."""
-        return self.run.dataset(split)
+    def dataset(self, split: str, domain: str = "") -> FewShotDataset:
+        """The split of a domain, of the first by default. Raises MissingDataError where one is not there."""
+        found = self.run.datasets(split)
+        return next((each for each in found if each.name == domain), found[0])
 
     @cached_property
     def pool(self) -> ModelPool:

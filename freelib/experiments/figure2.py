@@ -1,0 +1,190 @@
+"""Figure 2: how unlike each other the models of a pool are, and the tasks that are recovered from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from freelib.experiments.measure import measured
+from freelib.experiments.scene import WARMUP_ROUNDS, Scene
+from freelib.figures import PALETTE, new_figure, styled
+from freelib.pool import ModelPool, PretrainedModel
+from freelib.profiles import Profile, get_profile
+from freelib.records import Record
+from freelib.tables import DATASET_TITLES
+
+KINDS = ("the same model, twice", "a class in common", "no class in common", "different domains")
+
+
+def mixed(profile: str | Profile) -> Profile:
+    """The profile with table 2's data sets, whose models form one pool."""
+    return get_profile(profile).for_experiment("table2")
+
+
+class Spread(Scene):
+    """Accuracy of every model, and distances between the distributions of tasks recovered from them."""
+
+    experiment = "figure2"
+
+    def record(self, *, n_models: int = 60, n_eyes: int = 4) -> Record:
+        """The measurement: of at most n_models, evenly taken; distances as n_eyes models see the images."""
+        about = {"free": self.run.settings["config"], "n_models": n_models, "n_eyes": n_eyes}
+        about["warmup_rounds"] = WARMUP_ROUNDS
+        return measured(self.run, "spread", about, lambda: self._measure(n_models, n_eyes), self.store)
+
+    def _measure(self, n_models: int, n_eyes: int) -> dict[str, Any]:
+        rng = self.rng()
+        generator = self.warm_generator(rng)
+        before = generator.passes
+        models = evenly(self.pool, n_models)
+        eyes = evenly(self.pool, n_eyes)
+        recoveries = [[generator.adapt(model, None, rng).images for model in models] for _ in range(2)]
+        features = [[common_features(eyes, images) for images in row] for row in recoveries]
+        first, second = standardised(features)
+        return {
+            "names": [model.name for model in models],
+            "domains": [model.domain for model in models],
+            "accuracies": [d["accuracy"] for d in self.pool.descriptions],
+            "all_domains": [d["domain"] for d in self.pool.descriptions],
+            "eyes": [model.name for model in eyes],
+            "kinds": [[kind_of_pair(a, b) for b in models] for a in models],
+            "distances": [[round(value, 5) for value in row] for row in distances(first, second).tolist()],
+            "passes": generator.passes - before,
+        }
+
+
+def evenly(pool: ModelPool, n: int) -> list[PretrainedModel]:
+    """N of a pool's models at even steps, the first among them; all where it has no more."""
+    return [pool[i * len(pool) // min(n, len(pool))] for i in range(min(n, len(pool)))]
+
+
+@torch.no_grad()
+def common_features(eyes: Sequence[PretrainedModel], images: Tensor) -> Tensor:
+    """What several models make of the same images, side by side: `(n, C, H, W)` -> `(n, Σ d)`."""
+    return torch.cat([model.features(images) for model in eyes], dim=1)
+
+
+def standardised(rows: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
+    """Sets of features with mean 0 and deviation 1 in each column over all of them, divided by √d."""
+    everything = torch.cat([features for row in rows for features in row])
+    std, mean = torch.std_mean(everything, dim=0)
+    scale = std.clamp_min(1e-6) * everything.shape[1] ** 0.5
+    return [[(features - mean) / scale for features in row] for row in rows]
+
+
+def energy_distance(a: Tensor, b: Tensor) -> Tensor:
+    """2 E‖x − y‖ − E‖x − x'‖ − E‖y − y'‖ of two samples `(n, d)`, `(m, d)`, without bias; a scalar.
+
+    0 for one distribution, but for noise, which may be negative (Székely and Rizzo, 2013).
+    """
+    within = (torch.cdist(x, x).sum() / (len(x) * (len(x) - 1)) for x in (a, b))
+    return 2 * torch.cdist(a, b).mean() - sum(within)
+
+
+def distances(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
+    """Energy distances `(n, n)` between the first recoveries (rows) and the second (columns) of n models."""
+    return torch.stack([torch.stack([energy_distance(a, b) for b in second]) for a in first])
+
+
+def kind_of_pair(a: PretrainedModel, b: PretrainedModel) -> int:
+    """Which of KINDS two models are."""
+    if a.name == b.name:
+        return 0
+    return 3 if a.domain != b.domain else 1 if set(a.classes) & set(b.classes) else 2
+
+
+def by_kind(record: Record, *, draws: int = 1000) -> pd.DataFrame:
+    """Mean distance of each kind of pair, with a 95 % interval from resampled models, and its values.
+
+    Columns: kind, mean, low, high, n_pairs, values; pairs (i, j) and (j, i) count as one, averaged.
+    """
+    values, kinds = np.array(record["extra"]["distances"]), np.array(record["extra"]["kinds"])
+    values, n, rng = (values + values.T) / 2, len(values), np.random.default_rng(0)
+    chosen = rng.integers(0, n, (draws, n))
+    rows = []
+    for kind, name in enumerate(KINDS):
+        mask = kinds == kind
+        if not mask.any():
+            continue
+        # a model that is drawn twice makes no pair with itself
+        drawn = (
+            [values[np.ix_(c, c)][mask[np.ix_(c, c)] & (c[:, None] != c[None])] for c in chosen]
+            if kind
+            else [values.diagonal()[c] for c in chosen]
+        )
+        low, high = np.percentile([found.mean() for found in drawn if len(found)], [2.5, 97.5])
+        of_kind = values[np.triu(mask)]
+        rows.append((name, of_kind.mean(), low, high, len(of_kind), of_kind.tolist()))
+    return pd.DataFrame(rows, columns=["kind", "mean", "low", "high", "n_pairs", "values"])
+
+
+@styled
+def spread_figure(record: Record) -> Figure:
+    """Accuracies by domain, the matrix of distances, and the distances by kind of pair."""
+    extra, found = record["extra"], by_kind(record)
+    figure, axes = new_figure(1, 3, height=2.7, width_ratios=[1, 1.15, 1.3])
+    _draw_accuracies(axes[0][0], extra)
+    axis = axes[0][1]
+    order = np.argsort(np.array(extra["domains"]), kind="stable")
+    matrix = np.array(extra["distances"])[np.ix_(order, order)]
+    shown = axis.imshow(matrix, cmap="cividis")
+    axis.grid(visible=False)
+    for side in (axis.xaxis, axis.yaxis):
+        side.get_major_locator().set_params(integer=True)
+    axis.set(title="distance of two tasks", xlabel="model, second recovery", ylabel="model, first recovery")
+    figure.colorbar(shown, ax=axis, shrink=0.75)
+    axis, rng = axes[0][2], np.random.default_rng(0)
+    for i, row in enumerate(found.to_dict("records")):
+        values = np.array(row["values"])
+        axis.plot(
+            values, i + rng.uniform(-0.25, 0.25, len(values)), ".", color=PALETTE[i], markersize=3, alpha=0.5
+        )
+        error = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
+        axis.errorbar(
+            row["mean"], i, xerr=error, fmt="D", color="black", markersize=4, capsize=3, mfc="white"
+        )
+    pairs = zip(found["kind"], found["n_pairs"], strict=True)
+    axis.set_yticks(range(len(found)), [f"{kind}\n({n} pairs)" for kind, n in pairs])
+    axis.set(xlabel="energy distance", title="by kind of pair")
+    axis.grid(visible=False, axis="y")
+    axis.invert_yaxis()
+    return figure
+
+
+def _draw_accuracies(axis: Any, extra: dict[str, Any]) -> None:
+    pairs = sorted(zip(extra["accuracies"], extra["all_domains"], strict=True))
+    domains = list(dict.fromkeys(extra["all_domains"]))
+    for i, domain in enumerate(domains):
+        at = [j for j, (_, owner) in enumerate(pairs, start=1) if owner == domain]
+        heights = [100 * pairs[j - 1][0] for j in at]
+        axis.bar(at, heights, color=PALETTE[i], label=DATASET_TITLES.get(domain, domain))
+    axis.set(xlabel="model, by accuracy", ylabel="held-out accuracy, %", ylim=(0, 100), title="the pool")
+    if len(domains) > 1:
+        axis.legend(loc="lower right", frameon=True)
+
+
+def apart(found: pd.DataFrame, near: str, far: str) -> bool:
+    """Whether the interval of one kind of pairs lies above that of another."""
+    rows = {row["kind"]: row for row in found.to_dict("records")}
+    return bool(rows[far]["low"] > rows[near]["high"])
+
+
+def conclusion(record: Record) -> str:
+    """The numbers behind the figure, in two sentences."""
+    found, accuracies = by_kind(record), [100 * a for a in record["extra"]["accuracies"]]
+    words = [
+        f"{row['kind']}: {row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        for row in found.to_dict("records")
+    ]
+    return (
+        f"{len(accuracies)} models with held-out accuracies from {min(accuracies):.0f} to "
+        f"{max(accuracies):.0f} %. Energy distance of two recovered tasks, mean and 95 % interval: "
+        + "; ".join(words).replace("-0.", "−0.")
+        + "."
+    )

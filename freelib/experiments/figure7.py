@@ -1,0 +1,153 @@
+"""Figure 7: what FREE's accuracy owes to k, the size of the pool, the meta-batch and the images a class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from freelib.evaluation import mean_and_interval
+from freelib.experiments.grid import run_grid
+from freelib.experiments.units import grid, unit_config
+from freelib.figures import PALETTE, new_figure, styled
+from freelib.profiles import Profile, get_profile
+from freelib.records import Record, RecordStore
+from freelib.tables import Table, episode_means, plus_minus
+
+EXPERIMENT = "figure7"
+AXES = {
+    "adapt_steps": "adaptation steps k",
+    "pool_size": "models in the pool",
+    "meta_batch": "models a round",
+    "images_per_class": "images a class and task",
+}
+LAST_ROUNDS = 5
+
+
+def run(
+    profile: str | Profile,
+    *,
+    results: str | Path,
+    datasets: Sequence[str] | None = None,
+    shots: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+    cache: str | Path | None = None,
+) -> list[Record]:
+    """FREE's records with one setting changed at a time, as the profile's `sensitivity` says.
+
+    Of datasets and shots the first counts; seeds: the profile's first where None. A smaller pool is the first
+    models of the whole one.
+
+    Raises ValueError for a setting that FREE does not have; see `run_grid` too.
+    """
+    profile = get_profile(profile).for_experiment(EXPERIMENT)
+    dataset, n_shot = (datasets or profile.datasets)[0], (shots or profile.shots)[0]
+    axes = (["free"], [dataset], [n_shot], seeds or profile.seeds[:1])
+    base = grid(EXPERIMENT, *axes)
+    start, whole = unit_config(base[0], profile), profile.pool_fields(dataset)["n_models"]
+    sizes = profile.sensitivity.get("pool_size", ())
+    changed = [
+        unit
+        for axis, values in profile.sensitivity.items()
+        for value in values
+        if axis != "pool_size" and value != getattr(start, axis)
+        for unit in grid(EXPERIMENT, *axes, {axis: value})
+    ]
+    store = RecordStore(Path(results) / profile.name / "records")
+    records = run_grid(base + changed, profile, store, cache=cache)
+    for size in sizes:
+        if size != whole:
+            smaller = replace(profile, pool_parts=({"take": size},))
+            records += run_grid(base, smaller, store, cache=cache)
+    return records
+
+
+def settings(record: Record) -> dict[str, int]:
+    """A record's value on each of AXES."""
+    pool = record["pool"]
+    values = {name: record["config"][name] for name in AXES if name != "pool_size"}
+    return values | {"pool_size": pool.get("take") or pool["config"]["n_models"]}
+
+
+def rows(records: Sequence[Record]) -> pd.DataFrame:
+    """One row for each axis and value: accuracy with its 95 % interval over episodes, and teacher agreement.
+
+    The first record's settings are the base, which has a row on every axis. agreement: share of recovered
+    images, in percent, that the model puts in the intended class, mean of the last rounds.
+
+    Raises ValueError where a record differs from the base in several settings.
+    """
+    base = settings(records[0])
+    found: dict[tuple[str, int], list[Record]] = {}
+    for record in records:
+        values = settings(record)
+        moved = [axis for axis in AXES if values[axis] != base[axis]]
+        if len(moved) > 1:
+            raise ValueError(f"{record['config_digest']} differs from the base in {', '.join(moved)}")
+        for axis in moved or AXES:
+            found.setdefault((axis, values[axis]), []).append(record)
+    table = []
+    for (axis, value), members in found.items():
+        accuracy, ci95 = mean_and_interval(episode_means(members))
+        agreement = np.mean([r["history"]["teacher_agreement"][-LAST_ROUNDS:] for r in members])
+        passes = np.mean([r["passes"] for r in members])
+        row = (axis, value, value == base[axis], accuracy, ci95, 100 * agreement, passes, len(members))
+        table.append(row)
+    columns = ["axis", "value", "base", "accuracy", "ci95", "agreement", "passes", "n_seeds"]
+    order = {axis: number for number, axis in enumerate(AXES)}
+    table.sort(key=lambda row: (order[row[0]], row[1]))
+    return pd.DataFrame(table, columns=columns)
+
+
+@styled
+def sensitivity_figure(table: pd.DataFrame) -> Figure:
+    """A column for each setting: accuracy above, teacher agreement below; the base is filled."""
+    axes_names = list(dict.fromkeys(table["axis"]))
+    figure, axes = new_figure(2, len(axes_names), height=1.7, sharey="row", sharex="col")
+    for column, axis_name in enumerate(axes_names):
+        chosen = table[table["axis"] == axis_name]
+        x = np.arange(len(chosen))
+        fill = [PALETTE[0] if is_base else "white" for is_base in chosen["base"]]
+        top, bottom = axes[0][column], axes[1][column]
+        style: dict[str, Any] = {"color": PALETTE[0], "linewidth": 1.2}
+        top.errorbar(x, chosen["accuracy"], yerr=chosen["ci95"], capsize=3, zorder=2, **style)
+        bottom.plot(x, chosen["agreement"], zorder=2, **style)
+        for axis, y in ((top, chosen["accuracy"]), (bottom, chosen["agreement"])):
+            axis.scatter(x, y, s=26, c=fill, edgecolors=PALETTE[0], zorder=3)
+        bottom.set_xticks(x, [str(value) for value in chosen["value"]])
+        bottom.set(xlabel=AXES[axis_name], xlim=(-0.4, len(chosen) - 0.6))
+    axes[0][0].set_ylabel("accuracy, %")
+    axes[1][0].set_ylabel("teacher agreement, %")
+    return figure
+
+
+def sensitivity_table(table: pd.DataFrame) -> Table:
+    """The rows for readers."""
+    cells = pd.DataFrame(
+        {
+            "setting": [AXES[name] for name in table["axis"]],
+            "value": [
+                f"{v} (base)" if b else str(v) for v, b in zip(table["value"], table["base"], strict=True)
+            ],
+            "accuracy, %": list(map(plus_minus, table["accuracy"], table["ci95"])),
+            "teacher agreement, %": [f"{value:.0f}" for value in table["agreement"]],
+            "passes": [f"{value:.0f}" for value in table["passes"]],
+        }
+    )
+    return Table("FREE with one setting changed at a time; mean ± 95 % interval over episodes.", table, cells)
+
+
+def conclusion(table: pd.DataFrame) -> str:
+    """What each setting changes, in a sentence."""
+    words = []
+    for axis, group in table.groupby("axis", sort=False):
+        best, worst = (group.loc[getattr(group["accuracy"], name)()] for name in ("idxmax", "idxmin"))
+        apart = best["accuracy"] - best["ci95"] > worst["accuracy"] + worst["ci95"]
+        values = f"{worst['accuracy']:.1f} % at {worst['value']}, {best['accuracy']:.1f} % at {best['value']}"
+        words.append(f"{AXES[str(axis)]}: {values}{'' if apart else ' (intervals overlap)'}")
+    return "Lowest and highest accuracy by setting: " + "; ".join(words) + "."

@@ -1,0 +1,77 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from fake_methods import TINY
+from test_records import fields
+from tiny_models import rng, tiny_model, tiny_pool
+
+from freelib.experiments import figure2
+from freelib.records import complete
+
+SMALL = replace(TINY, overrides={"*": {"width": 4}, "free": {"ngf": 4, "images_per_class": 2}})
+
+
+def known():
+    """Three models: two of one domain without a class in common, one of another."""
+    distances = [[0.0, 1.0, 4.0], [2.0, 0.2, 5.0], [4.0, 6.0, 0.1]]
+    kinds = [[0, 2, 3], [2, 0, 3], [3, 3, 0]]
+    extra = {"distances": distances, "kinds": kinds, "domains": ["a", "a", "b"]}
+    extra |= {"all_domains": ["a", "a", "b"], "accuracies": [0.7, 0.8, 0.9]}
+    return complete(fields(extra=extra))
+
+
+def test_energy_distance_by_hand():
+    a, b = torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [5.0]])
+    # E|x - y| = (1 + 5 + 1 + 3) / 4, within a: 2, within b: 4
+    assert float(figure2.energy_distance(a, b)) == pytest.approx(2 * 2.5 - 2 - 4)
+    far = torch.randn(200, 3, generator=rng(1)) + 1
+    same = torch.randn(200, 3, generator=rng(2)), torch.randn(200, 3, generator=rng(3))
+    assert abs(float(figure2.energy_distance(*same))) < 0.05 < float(figure2.energy_distance(same[0], far))
+
+
+def test_kinds_of_pairs():
+    a, b, c = tiny_model(0), tiny_model(1, first_class=3), tiny_model(2, first_class=9)
+    other = tiny_model(3, domain="other")
+    pairs = [(a, a), (a, b), (a, c), (a, other)]
+    assert [figure2.kind_of_pair(*pair) for pair in pairs] == [0, 1, 2, 3]
+
+
+def test_features_are_standardised_over_all_sets():
+    pool = tiny_pool(2)
+    images = torch.rand(6, 3, 16, 16, generator=rng())
+    features = figure2.common_features(figure2.evenly(pool, 2), images)
+    assert features.shape == (6, sum(pool[i].features(images).shape[1] for i in range(2)))
+    ((one, two),) = figure2.standardised([[features[:2], features[2:]]])
+    both = torch.cat([one, two])
+    assert float(both.mean(0).abs().max()) < 1e-5
+    varying = features.std(0) > 1e-3
+    assert both.var(0)[varying] * both.shape[1] == pytest.approx(1, abs=1e-3)
+
+
+def test_distances_by_kind():
+    found = figure2.by_kind(known()).set_index("kind")
+    assert found["mean"].tolist() == pytest.approx([0.1, 1.5, (4 + 5.5) / 2])
+    assert found["n_pairs"].tolist() == [3, 1, 2]
+    assert (found["low"] <= found["mean"]).all()
+    assert (found["mean"] <= found["high"]).all()
+    assert figure2.apart(found.reset_index(), "no class in common", "different domains")
+    assert not figure2.apart(found.reset_index(), "different domains", "no class in common")
+    assert "from 70 to 90 %" in figure2.conclusion(known())
+
+
+def test_the_figure_shows_the_matrix_and_the_accuracies():
+    bars, matrix, points, *_ = figure2.spread_figure(known()).axes
+    assert [bar.get_height() for bar in bars.patches] == pytest.approx([70, 80, 90])
+    assert np.array(matrix.images[0].get_array())[0].tolist() == [0, 1, 4]
+    assert len(points.get_yticklabels()) == 3
+
+
+def test_a_measurement_of_a_tiny_pool(tiny_world, tmp_path):
+    scene = figure2.Spread.of(SMALL, results=tmp_path)
+    record = scene.record(n_eyes=1)
+    assert np.array(record["extra"]["distances"]).shape == (2, 2)
+    assert record["extra"]["kinds"][0][0] == 0
+    assert record["passes"] == 2 * 2 * 5  # two recoveries of two models in five steps
+    assert scene.record(n_eyes=1) == record
