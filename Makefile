@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 SAME_BITS := OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce test test-lib test-notebooks lint types format notebooks lab clean
+.PHONY: help setup reproduce bench test test-lib test-notebooks lint types format notebooks lab clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -29,6 +29,9 @@ $(STAMP): pyproject.toml constraints.txt
 
 reproduce: $(STAMP) ## run the notebooks with papermill: results/PROFILE/index.html
 	$(BIN)/freelib reproduce --profile $(PROFILE) $(if $(DATASET),--dataset $(DATASET))
+
+bench: $(STAMP) ## each piece against a straightforward implementation, ten minutes of two quiet cores
+	$(BIN)/python benchmarks/run.py
 
 test: lint types test-lib test-notebooks ## lint, type check, library tests with coverage, notebooks
 
@@ -57,4 +60,4 @@ lab: $(STAMP) ## open the notebooks in JupyterLab
 
 clean: ## remove caches and what smoke, paper and failed runs wrote (never results/cpu, never .venv)
 	rm -rf build *.egg-info .pytest_cache .mypy_cache .ruff_cache .coverage .coverage.* htmlcov results/smoke results/paper results/failed
-	find freelib tests notebooks -name __pycache__ -prune -exec rm -rf {} + -o -name .ipynb_checkpoints -prune -exec rm -rf {} +
+	find freelib tests notebooks benchmarks -name __pycache__ -prune -exec rm -rf {} + -o -name .ipynb_checkpoints -prune -exec rm -rf {} +

@@ -56,12 +56,19 @@ class GradientClassifier(Classifier):
 
 
 def prototype_logits(
-    support: Tensor, labels: Tensor, query: Tensor, *, centre: str = "none", scale: float = 10.0
+    support: Tensor,
+    labels: Tensor,
+    query: Tensor,
+    *,
+    centre: str = "none",
+    scale: float = 10.0,
+    n_way: int = -1,
 ) -> Tensor:
     """Cosines of queries `(q, d)` with the class means of the support's unit features `(s, d)`: `(q, n_way)`.
 
     centre: the mean taken off all features first: "none", the "support"'s, or the "episode"'s, support and
       queries together (transductive: the queries help to classify each other)
+    n_way: how many classes; -1: the largest label tells, which a GPU has to be asked for
     """
     if centre == "support":
         mean = support.mean(0)
@@ -70,7 +77,7 @@ def prototype_logits(
     else:
         mean = support.new_zeros(support.shape[1])
     support, query = F.normalize(support - mean, dim=1), F.normalize(query - mean, dim=1)
-    members = F.one_hot(labels).to(support.dtype)  # (s, n_way)
+    members = F.one_hot(labels, n_way).to(support.dtype)  # (s, n_way)
     prototypes = F.normalize(members.T @ support, dim=1)
     return scale * query @ prototypes.T
 
@@ -82,12 +89,14 @@ class PrototypeClassifier(Classifier):
     learner: MetaLearner
     support: Tensor
     labels: Tensor
+    n_way: int
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
         """Scaled cosine similarities to the class means, `(n, n_way)`."""
         query = self.learner.embed(images)
-        return prototype_logits(self.support, self.labels, query, centre=self.learner.centre)
+        c = self.learner.centre
+        return prototype_logits(self.support, self.labels, query, centre=c, n_way=self.n_way)
 
 
 class MetaLearner:
@@ -215,16 +224,13 @@ class MetaLearner:
             raise ValueError(
                 f"{len(images)} support images and {len(labels)} labels: one label an image is expected."
             )
-        labels = labels.to(self.device)
-        n_way = getattr(self.backbone, "n_way", None)
-        if int(labels.min()) < 0 or (self.head != "prototypes" and n_way and int(labels.max()) >= n_way):
-            raise ValueError(
-                f"Labels must lie in 0…{n_way - 1 if n_way else 'n_way-1'}, "
-                f"got {int(labels.min())}…{int(labels.max())}."
-            )
+        n_way, least, most = getattr(self.backbone, "n_way", None), int(labels.min()), int(labels.max())
+        if least < 0 or (self.head != "prototypes" and n_way and most >= n_way):
+            raise ValueError(f"Labels must lie in 0…{n_way - 1 if n_way else 'n_way-1'}, got {least}…{most}.")
+        labels = labels.to(self.device)  # read before: on the host that waits for nothing
         if self.head == "prototypes":
             with torch.no_grad():
-                return PrototypeClassifier(self, self.embed(images), labels)
+                return PrototypeClassifier(self, self.embed(images), labels, most + 1)
         steps = self.inner_steps if steps is None else steps
         with torch.enable_grad():  # learning needs gradients, also where the caller has switched them off
             return GradientClassifier(self, self.inner_loop(self.prepare(images), labels, steps=steps))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import torch
+from torch import Tensor
 
 from freelib.episodes import Episode
 from freelib.memory import TaskMemory
@@ -61,8 +62,8 @@ def maml_step(
     *,
     steps: int,
     second_order: bool = True,
-) -> tuple[float, float]:
-    """MAML's outer step over a batch of episodes; gives (mean loss, mean accuracy in [0, 1])."""
+) -> tuple[Tensor, Tensor]:
+    """MAML's outer step over a batch of episodes; gives (mean loss, mean accuracy in [0, 1]), two scalars."""
     totals = torch.zeros(2, device=learner.device)
     for episode in episodes:
         loss, accuracy = learner.query_loss(episode, steps=steps, second_order=second_order)
@@ -70,7 +71,7 @@ def maml_step(
         totals += torch.stack([loss.detach(), accuracy]) / len(episodes)
     optimizer.step()
     optimizer.zero_grad()
-    return float(totals[0]), float(totals[1])
+    return totals[0], totals[1]
 
 
 def replay(
@@ -82,10 +83,10 @@ def replay(
     shape: EpisodeShape,
 ) -> list[tuple[float, float]]:
     """MAML on episodes from the memory: each batch's (loss, accuracy in [0, 1]), none if it is not ready."""
-    history: list[tuple[float, float]] = []
+    history: list[tuple[Tensor, Tensor]] = []
     size = (shape.n_way, shape.n_shot, shape.n_query)
     if config.replay_scope == "none" or not memory.ready(*size, scope=config.replay_scope):
-        return history
+        return []
     best, stalled = -1.0, 0
     while len(history) < config.replay_batches:
         episodes = [
@@ -94,8 +95,10 @@ def replay(
         history.append(
             maml_step(learner, episodes, optimizer, steps=shape.inner_steps, second_order=config.second_order)
         )
-        stalled = 0 if history[-1][1] > best else stalled + 1
-        best = max(best, history[-1][1])
-        if config.replay_patience and stalled >= config.replay_patience:
-            break
-    return history
+        if config.replay_patience:  # else nothing here waits for the device
+            accuracy = float(history[-1][1])
+            stalled = 0 if accuracy > best else stalled + 1
+            best = max(best, accuracy)
+            if stalled >= config.replay_patience:
+                break
+    return [(float(loss), float(accuracy)) for loss, accuracy in history]

@@ -254,7 +254,7 @@ class Purer(Method):
                 harder=curriculum.due,
             )
             if round_number > config.eci_start:
-                curriculum.consider(accuracy)
+                curriculum.consider(float(accuracy))
             selection.consider(round_number, last=round_number == config.rounds)
             if checkpoint and round_number % config.checkpoint_every == 0:
                 save_run(checkpoint, parts, rng, round_number)

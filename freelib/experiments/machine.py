@@ -1,0 +1,67 @@
+"""What a piece of work costs, in operations and bytes, and what this machine reaches at its best."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from statistics import quantiles
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+
+
+class Traffic(TorchDispatchMode):
+    """Adds up the bytes of every operation's tensors, in and out: what caches would have to spare."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view and func.namespace == "aten":
+            leaves = tree_leaves((args, kwargs, out))
+            self.bytes += sum(x.nbytes for x in leaves if isinstance(x, Tensor))
+        return out
+
+
+def cost(piece: Callable[[], Any]) -> dict[str, float]:
+    """Floating-point operations (multiply and add count two) and bytes of one run of a piece."""
+    with FlopCounterMode(display=False) as counter:
+        piece()
+    with Traffic() as traffic:
+        piece()
+    return {"flops": float(counter.get_total_flops()), "bytes": float(traffic.bytes)}
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, middle, high = quantiles(values, n=4, method="inclusive")
+    return {"median": middle, "low": low, "high": high}
+
+
+def peaks(repeats: int = 5) -> dict[str, float]:
+    """What this process reaches: GEMM in FLOP/s by precision, and bytes/s of a copy in memory."""
+
+    def best(run: Callable[[], Any]) -> float:
+        return min(seconds_of(run) for _ in range(repeats + 1))
+
+    found = {}
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        a = torch.ones(1024, 1024, dtype=dtype)
+        found[name] = 2 * 1024**3 / best(partial(torch.mm, a, a))
+    x = torch.ones(2**25)
+    y = torch.empty_like(x)
+    return found | {"bytes": 2 * x.nbytes / best(lambda: y.copy_(x))}
+
+
+def seconds_of(run: Callable[[], Any]) -> float:
+    """Wall time of a call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start

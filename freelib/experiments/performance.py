@@ -1,0 +1,252 @@
+"""How fast freelib is: the benchmark's records, their table, the roofline."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from freelib.experiments.benchmark import (
+    PIECES,
+    SMALL,
+    VARIANTS,
+    Job,
+    Size,
+    Work,
+    in_processes,
+    measure,
+    measure_pools,
+)
+from freelib.experiments.machine import spread
+from freelib.experiments.measure import computed
+from freelib.figures import PALETTE, new_figure, styled
+from freelib.methods.free import FreeConfig
+from freelib.profiles import PROFILES, Profile, get_profile
+from freelib.records import Record, RecordStore
+from freelib.tables import Table
+
+EXPERIMENT = "benchmark"
+SIZES = {"smoke": SMALL}
+"""By profile, where it is not the paper's."""
+TARGETS = {"pretraining": 5.0, "recovery": 4.0, "replay": 4.0, "test": 6.0, "all": 5.0}
+REPLAY_BATCHES = 15
+"""Assumed of a round: with a patience of 10 it is at least 11; ends when accuracy rises no more."""
+
+
+def run(
+    profile: str | Profile, *, results: str | Path, reference: str | Path, again: bool = False
+) -> list[Record]:
+    """The benchmark's records, a piece and precision each: read where they stand, else measured together.
+
+    reference: the file that defines the straightforward implementation; again: measure anew, replacing them
+    """
+    profile = get_profile(profile)
+    store = RecordStore(Path(results) / profile.name / "records")
+    size = SIZES.get(profile.name, Size())
+    config = asdict(replace(size, members=()))
+    found = cache(lambda: measure_all(size, Path(reference).resolve()))
+    if again:
+        for path in (store.root / EXPERIMENT).glob("*.json"):
+            path.unlink()
+
+    def piece(name: str, precision: str) -> Record:
+        return computed(
+            EXPERIMENT, name, config, lambda: found()[name, precision], store, precision=precision
+        )
+
+    def pool(n: int) -> Record:
+        settings = config | {"members": n}
+        return computed(EXPERIMENT, "round", settings, lambda: pools()[n], store, precision="bfloat16")
+
+    pools = cache(lambda: _rounds(size))
+    return [piece(p, v) for p in PIECES for v in VARIANTS[p]] + [pool(n) for n in size.members]
+
+
+def _rounds(size: Size) -> dict[int, dict[str, Any]]:
+    with tempfile.TemporaryDirectory() as folder:
+        (found,) = in_processes(measure_pools, (Job(size, Path(folder), None),))
+    return {n: {"piece": "round", "members": n} | values for n, values in found.items()}
+
+
+def measure_all(size: Size, reference: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """What the records hold, by piece and precision.
+
+    seconds, reference_seconds, ratio: one thread each, in turns in one process; side_by_side: ours, wall time
+    a piece with several processes of one thread at once; threads, reference_threads: one process with
+    as many threads. All as median and quartiles.
+    """
+    processes = size.processes
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        Work(size, folder).write_images()
+        (alone,) = in_processes(measure, (Job(size, folder, reference, 1, True),))
+        beside = in_processes(measure, *[(Job(size, folder, None),)] * processes)
+        (threaded,) = in_processes(measure, (Job(size, folder, reference, processes),))
+    found = {}
+    for piece in PIECES:
+        for v in VARIANTS[piece]:
+            ours, theirs = alone["seconds"][piece][v], alone["seconds"][piece]["reference"]
+            counted, peaks = alone["costs"][piece], alone["peaks"]
+            found[piece, v] = {
+                "piece": piece,
+                "seconds": spread(ours),
+                "reference_seconds": spread(theirs),
+                "ratio": spread([b / a for a, b in zip(ours, theirs, strict=True)]),
+                "side_by_side": spread([s / processes for one in beside for s in one["seconds"][piece][v]]),
+                "threads": spread(threaded["seconds"][piece][v]),
+                "reference_threads": spread(threaded["seconds"][piece]["reference"]),
+                "cost": counted[v],
+                "reference_cost": counted["reference"],
+                "peaks": {"flops": peaks[v], "reference_flops": peaks["float32"], "bytes": peaks["bytes"]},
+                "peak_memory_mib": max(one["peak_memory_mib"] for one in beside),
+            }
+    return found
+
+
+def rows(records: Sequence[Record]) -> pd.DataFrame:
+    """A row a piece and precision: seconds, ratios at one thread and on all cores, shares of the limits.
+
+    gemm_share: of the measured GEMM peak; roof_share: of the roofline's limit, the slower of computing at
+    that peak and moving every operation's tensors at the measured bandwidth: above 1 where caches spare it
+    """
+    table = []
+    for record in records:
+        x = record["extra"]
+        if x["piece"] not in PIECES:
+            continue
+        s, peak = x["seconds"]["median"], x["peaks"]
+        computing, moving = x["cost"]["flops"] / peak["flops"], x["cost"]["bytes"] / peak["bytes"]
+        table.append(
+            {
+                "piece": x["piece"],
+                "precision": record["precision"],
+                "seconds": s,
+                "reference_seconds": x["reference_seconds"]["median"],
+                "ratio": x["ratio"]["median"],
+                "ratio_low": x["ratio"]["low"],
+                "ratio_high": x["ratio"]["high"],
+                "side_by_side": x["side_by_side"]["median"],
+                "threads": x["threads"]["median"],
+                "reference_threads": x["reference_threads"]["median"],
+                "ratio_all_cores": x["reference_threads"]["median"] / x["side_by_side"]["median"],
+                "gemm_share": computing / s,
+                "roof_share": max(computing, moving) / s,
+                "flops_share": x["cost"]["flops"] / x["reference_cost"]["flops"],
+                "target": TARGETS[x["piece"]],
+            }
+        )
+    return pd.DataFrame(table)
+
+
+def paper_counts() -> dict[str, int]:
+    """How often the `paper` profile does each piece for CIFAR-FS, 1 shot: alignment and monitor left out."""
+    paper, free = PROFILES["paper"], FreeConfig()
+    return {
+        "pretraining": paper.pool["n_models"] * paper.pool["epochs"],
+        "recovery": (free.warmup_rounds + free.rounds) * free.meta_batch,
+        "replay": free.rounds * REPLAY_BATCHES * free.replay_episodes,
+        "test": paper.n_episodes,
+    }
+
+
+def hours(table: pd.DataFrame) -> tuple[float, float]:
+    """The sum of the paper profile on all cores: ours, side by side at its fastest, and the reference's."""
+    best = table.sort_values("side_by_side").groupby("piece").first()
+    counts = pd.Series(paper_counts())
+    ours, theirs = ((counts * best[c]).sum() / 3600 for c in ("side_by_side", "reference_threads"))
+    return float(ours), float(theirs)
+
+
+def speed_table(table: pd.DataFrame, caption: str) -> Table:
+    """The pieces, ours against the reference."""
+
+    def time(seconds: float) -> str:
+        return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"
+
+    cells = pd.DataFrame(
+        {
+            "piece": table["piece"],
+            "precision": table["precision"],
+            "ours, 1 thread": table["seconds"].map(time),
+            "reference, 1 thread": table["reference_seconds"].map(time),
+            "ratio (quartiles)": [
+                f"{r.ratio:.1f} ({r.ratio_low:.1f} to {r.ratio_high:.1f})" for r in table.itertuples()
+            ],
+            "ours, processes side by side": table["side_by_side"].map(time),
+            "ours, threads": table["threads"].map(time),
+            "reference, threads": table["reference_threads"].map(time),
+            "ratio, all cores": table["ratio_all_cores"].map("{:.1f}".format),
+            "target": table["target"].map("{:.0f}".format),
+            "of GEMM peak": table["gemm_share"].map("{:.0%}".format),
+            "of roofline": table["roof_share"].map("{:.0%}".format),
+        }
+    )
+    ours, theirs = hours(table)
+    note = (
+        f"Sum over the paper profile's counts on all cores: {ours:.1f} h against {theirs:.1f} h, "
+        f"{theirs / ours:.1f}×; assumed: {REPLAY_BATCHES} replay batches a round. Distillation and the looks "
+        "at the validation classes are in neither sum. Recovery is of one model; a round has four."
+    )
+    return Table(caption, table, cells, note)
+
+
+def pool_table(records: Sequence[Record], caption: str) -> Table:
+    """Seconds of a round and peak memory by the pool's size."""
+    found = [r["extra"] for r in records if r["extra"]["piece"] == "round"]
+    table = pd.DataFrame(found)[["members", "seconds", "peak_memory_mib"]]
+    cells = pd.DataFrame(
+        {
+            "models in the pool": table["members"].astype(str),
+            "seconds a round": table["seconds"].map("{:.2f}".format),
+            "peak memory, MiB": table["peak_memory_mib"].map("{:.0f}".format),
+        }
+    )
+    return Table(caption, table, cells)
+
+
+@styled
+def roofline(records: Sequence[Record]) -> Figure:
+    """FLOP/s reached against operations a byte moved, ours (filled) and the reference's, below both roofs."""
+    figure, axes = new_figure(1, 1, height=3.4)
+    axis, x = axes[0][0], np.geomspace(0.3, 300, 50)
+    found = [r for r in records if r["extra"]["piece"] in PIECES]
+    for precision, style in (("float32", "-"), ("bfloat16", "--")):
+        peak = next(r["extra"]["peaks"] for r in found if r["precision"] == precision)
+        roof = np.minimum(peak["flops"], x * peak["bytes"]) / 1e9
+        axis.plot(x, roof, style, color="black", linewidth=1, label=f"roof, {precision}")
+    markers = dict(zip(PIECES, "osD^", strict=True))
+    for record in found:
+        e, color = record["extra"], PALETTE[0 if record["precision"] == "float32" else 1]
+        sides = [("cost", "seconds", color, color, f"{e['piece']}, {record['precision']}")]
+        if record["precision"] == "float32":
+            sides.append(
+                ("reference_cost", "reference_seconds", "white", PALETTE[7], f"{e['piece']}, reference")
+            )
+        for kind, seconds, face, edge, label in sides:
+            cost, reached = e[kind], e[kind]["flops"] / e[seconds]["median"] / 1e9
+            style_ = {"mfc": face, "mec": edge, "linestyle": "none", "markersize": 7}
+            axis.plot(cost["flops"] / cost["bytes"], reached, markers[e["piece"]], label=label, **style_)
+    axis.set(xscale="log", yscale="log", xlabel="FLOP a byte", ylabel="GFLOP/s, one thread")
+    axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    return figure
+
+
+def reached(table: pd.DataFrame) -> str:
+    """Each target against what was measured on all cores, in a sentence each."""
+    sentences = []
+    for piece, target in TARGETS.items():
+        if piece == "all":
+            ours, theirs = hours(table)
+            ratio = theirs / ours
+        else:
+            ratio = float(table[table["piece"] == piece]["ratio_all_cores"].max())
+        verdict = "holds" if ratio >= target else "does not hold"
+        sentences.append(f"{piece}: {target:.0f}× was aimed at, measured {ratio:.1f}×: {verdict}.")
+    return "\n".join(sentences)

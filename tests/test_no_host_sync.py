@@ -1,0 +1,93 @@
+"""The loops never wait for the device: run on "meta", whose tensors have no values: to read one fails."""
+
+from __future__ import annotations
+
+import contextlib
+from functools import partial
+
+import pytest
+import torch
+from tiny_models import rng, smooth_learner, tiny_model
+
+from freelib.alignment import AlignmentConfig, DistillationHeads, align, distillation_batch, make_optimizer
+from freelib.backbones import build_backbone
+from freelib.episodes import Episode, class_major_labels
+from freelib.generator import MetaGenerator
+from freelib.inversion import InversionConfig
+from freelib.meta_learner import MetaLearner
+from freelib.replay import maml_step
+
+DEVICE = "meta"
+
+
+@pytest.fixture(autouse=True)
+def _as_if_a_device(monkeypatch):
+    """What a real accelerator has and "meta" lacks: autocast, and Adam in one kernel."""
+    monkeypatch.setattr(torch, "autocast", lambda *_args, **_settings: contextlib.nullcontext())
+    adam = torch.optim.Adam
+    monkeypatch.setattr(torch.optim, "Adam", lambda params, fused, **settings: adam(params, **settings))
+
+
+def learner(head: str = "maml", arch: str = "conv4") -> MetaLearner:
+    backbone = build_backbone(arch, image_size=16, width=4, batch_stats=True).to(DEVICE)
+    return MetaLearner(backbone, mean=(0.5,) * 3, std=(0.25,) * 3, image_size=16, head=head)
+
+
+def episode() -> Episode:
+    shapes = {"support": 5, "query": 15}
+    images = {name: torch.rand(n, 3, 16, 16, device=DEVICE) for name, n in shapes.items()}
+    labels = {f"{name}_labels": class_major_labels(5, n // 5).to(DEVICE) for name, n in shapes.items()}
+    return Episode(**images, **labels)
+
+
+def test_a_value_on_this_device_cannot_be_read():
+    x = torch.ones(3, device=DEVICE)
+    for read in (x.sum().item, partial(bool, x.sum()), x.tolist, x.cpu, x.nonzero, lambda: x[x > 0]):
+        with pytest.raises((RuntimeError, NotImplementedError)):
+            read()
+
+
+@pytest.mark.parametrize("kd_heads", ["shared", "per_model"])
+@pytest.mark.parametrize("alignment", ["sequential", "summed"])
+def test_recovery_and_alignment_do_not_wait(kd_heads, alignment):
+    models = [tiny_model(i).to(DEVICE) for i in range(2)]
+    config = InversionConfig(ngf=2, z_dim=4, images_per_class=2, adapt_steps=2)
+    meta_generator = MetaGenerator(config, image_size=16, device=DEVICE, precision="bfloat16")
+    student, draw = learner(), rng()
+    n_ways = {m.name: m.n_way for m in models} if kd_heads == "per_model" else None
+    heads = DistillationHeads(student, n_ways)
+    tasks = [meta_generator.adapt(m, partial(heads.logits, model=m), draw) for m in models]
+    meta_generator.meta_step()
+    assert {task.images.device.type for task in tasks} == {DEVICE}
+    settings = AlignmentConfig(alignment=alignment, kd_heads=kd_heads)
+    optimizer = make_optimizer("adam", [*student.params.values(), *heads.params.values()], 1e-3)
+    loss = align(heads, [distillation_batch(task, draw) for task in tasks], settings, optimizer, draw)
+    assert loss.device.type == DEVICE
+
+
+@pytest.mark.parametrize("second_order", [True, False])
+@pytest.mark.parametrize(("head", "arch"), [("maml", "conv4"), ("maml", "resnet10"), ("anil", "conv4")])
+def test_replay_does_not_wait(head, arch, second_order):
+    student = learner(head, arch)
+    optimizer = make_optimizer("adam", list(student.params.values()), 1e-3)
+    loss, accuracy = maml_step(student, [episode()] * 2, optimizer, steps=2, second_order=second_order)
+    assert loss.device.type == accuracy.device.type == DEVICE
+
+
+@pytest.mark.parametrize("head", ["maml", "anil", "prototypes"])
+def test_a_test_episode_does_not_wait(head):
+    task = episode()
+    classifier = learner(head).adapt(task.support, class_major_labels(5, 1), steps=2)
+    assert classifier.predict(task.query).device.type == DEVICE
+
+
+def test_maml_step_gives_the_numbers_of_before():
+    student = smooth_learner()
+    draw = rng(1)
+    task = Episode(
+        torch.rand(3, 1, 2, 2, generator=draw, dtype=torch.float64), torch.arange(3),
+        torch.rand(6, 1, 2, 2, generator=draw, dtype=torch.float64), torch.arange(3).repeat_interleave(2),
+    )  # fmt: skip
+    expected = student.query_loss(task, steps=2)
+    found = maml_step(student, [task], torch.optim.SGD(student.params.values(), lr=0.1), steps=2)
+    assert [float(x) for x in found] == pytest.approx([x.item() for x in expected], rel=1e-6)

@@ -1,0 +1,135 @@
+"""The table of the benchmark, its sums and its sentences, from records made by hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from freelib.experiments import performance, precision
+from freelib.experiments.benchmark import PIECES, SMALL, VARIANTS
+from freelib.profiles import get_profile
+from freelib.records import RecordStore, complete
+
+SECONDS = {"pretraining": 1.0, "recovery": 2.0, "replay": 0.1, "test": 0.05}
+
+
+def about(value: float) -> dict[str, float]:
+    return {"median": value, "low": 0.9 * value, "high": 1.1 * value}
+
+
+def record(piece: str, precision_: str) -> dict:
+    """Ours takes SECONDS, half of it in bfloat16; the reference four times SECONDS, threads halve both."""
+    ours, theirs = SECONDS[piece] / (2 if precision_ == "bfloat16" else 1), 4 * SECONDS[piece]
+    extra = {
+        "piece": piece,
+        "seconds": about(ours),
+        "reference_seconds": about(theirs),
+        "ratio": about(theirs / ours),
+        "side_by_side": about(ours / 2),
+        "threads": about(ours / 1.5),
+        "reference_threads": about(theirs / 2),
+        "cost": {"flops": 3e9 * ours, "bytes": 1e9 * ours},
+        "reference_cost": {"flops": 6e9 * ours, "bytes": 1e9},
+        "peaks": {"flops": 1e10, "reference_flops": 1e10, "bytes": 2e9},
+    }
+    return {"precision": precision_, "extra": extra}
+
+
+@pytest.fixture
+def records():
+    pools = [
+        {
+            "precision": "bfloat16",
+            "extra": {"piece": "round", "members": n, "seconds": 2.5, "peak_memory_mib": 900.0},
+        }
+        for n in (10, 100)
+    ]
+    return [record(piece, v) for piece in PIECES for v in VARIANTS[piece]] + pools
+
+
+def test_rows(records):
+    table = performance.rows(records).set_index(["piece", "precision"])
+    assert len(table) == 6
+    row = table.loc["recovery", "bfloat16"]
+    assert (row["seconds"], row["reference_seconds"], row["ratio"]) == (1.0, 8.0, 8.0)
+    assert row["ratio_all_cores"] == pytest.approx(8.0)
+    assert row["gemm_share"] == pytest.approx(0.3)
+    assert row["roof_share"] == pytest.approx(0.5)  # moving 1 GB/s of 2 takes longer than 3 of 10 GFLOP/s
+    assert row["flops_share"] == pytest.approx(0.5)
+
+
+def test_the_papers_counts_and_their_sum(records):
+    assert performance.paper_counts() == {
+        "pretraining": 6000, "recovery": 4080, "replay": 150000, "test": 600,
+    }  # fmt: skip
+    ours, theirs = performance.hours(performance.rows(records))
+    # ours: the faster precision, two processes; the reference: two threads
+    assert ours == pytest.approx((6000 * 0.25 + 4080 * 0.5 + 150000 * 0.05 + 600 * 0.025) / 3600)
+    assert theirs == pytest.approx((6000 * 2 + 4080 * 4 + 150000 * 0.2 + 600 * 0.1) / 3600)
+
+
+def test_tables_and_sentences(records):
+    table = performance.rows(records)
+    text = performance.speed_table(table, "Caption.").markdown()
+    assert "| recovery | bfloat16 | 1.00 s | 8.00 s | 8.0 (7.2 to 8.8) | 500.0 ms |" in text
+    assert "15 replay batches a round" in text
+    assert "| 100 | 2.50 | 900 |" in performance.pool_table(records, "Pools.").markdown()
+    sentences = performance.reached(table).splitlines()
+    assert sentences[0] == "pretraining: 5× was aimed at, measured 8.0×: holds."
+    assert sentences[2] == "replay: 4× was aimed at, measured 4.0×: holds."
+    assert sentences[3] == "test: 6× was aimed at, measured 4.0×: does not hold."
+
+
+def test_the_roofline_has_both_roofs_and_every_piece(records):
+    figure = performance.roofline(records)
+    labels = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert labels[:2] == ["roof, float32", "roof, bfloat16"]
+    assert len(labels) == 2 + 6 + 4
+    assert "recovery, reference" in labels
+
+
+def test_records_that_stand_are_read_and_measured_anew_only_when_asked(tmp_path, monkeypatch):
+    runs = []
+
+    def measured(size, reference):
+        runs.append(size)
+        return {(p, v): record(p, v)["extra"] for p in PIECES for v in VARIANTS[p]}
+
+    monkeypatch.setattr(performance, "measure_all", measured)
+    monkeypatch.setattr(
+        performance, "_rounds", lambda size: {n: {"piece": "round", "members": n} for n in size.members}
+    )
+    first = performance.run("smoke", results=tmp_path, reference="r.py")
+    assert len(first) == 6 + len(SMALL.members)
+    assert performance.run("smoke", results=tmp_path, reference="r.py") == first
+    assert runs == [SMALL]
+    performance.run("smoke", results=tmp_path, reference="r.py", again=True)
+    assert runs == [SMALL, SMALL]
+    assert len(list((tmp_path / "smoke" / "records" / "benchmark").glob("*.json"))) == len(first)
+
+
+def test_precision_compares_the_same_seeds(tmp_path, monkeypatch):
+    profile = get_profile("smoke")
+    units = precision.units(profile, "glyphs", [0, 1, 2])
+    assert [(u.overrides["precision"], u.seed) for u in units] == [
+        (p, s) for p in ("float32", "bfloat16") for s in (0, 1, 2)
+    ]
+
+    def run_grid(units, profile, store, cache):
+        assert isinstance(store, RecordStore)
+        return [
+            complete(
+                dict.fromkeys(("data_digest", "pool", "n_way", "n_shot", "n_query", "split", "n_episodes"))
+                | {
+                    "experiment": "precision", "method": "free", "method_revision": 1, "dataset": "glyphs",
+                    "seed": u.seed, "config": {}, "freelib_version": "0", "python": "3", "torch": "2",
+                    "started": "now", "evaluation": None, "precision": u.overrides["precision"],
+                    "accuracy": 40.0 + u.seed, "accuracy_ci95": 1.0, "seconds": {"recovery": 12.0},
+                }
+            )
+            for u in units
+        ]  # fmt: skip
+
+    monkeypatch.setattr(precision, "run_grid", run_grid)
+    table = precision.table("smoke", results=tmp_path, seeds=[0, 1, 2])
+    assert table.note == "Means: bfloat16: 41.0 %, float32: 41.0 %."
+    assert table.cells.iloc[4].tolist() == ["bfloat16", "1", "41.0 ± 1.0", "12"]
