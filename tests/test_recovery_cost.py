@@ -59,8 +59,8 @@ def test_steps_and_seconds_to_the_same_agreement_by_hand():
         "On glyphs, 2 steps of the warm meta-generator reach an agreement of 80 % on models that it never "
         "met. To the same agreement, a generator from scratch: 2.0 times FIve's passes, 2.0 times its "
         "seconds; pixels, as PURER's: not reached in most of the tasks (medians over 1 tasks). All 6 passes "
-        "of a generator from scratch take 3.0 times FIve's seconds and reach 100 %. The paper's 20 times less "
-        "time is not found against all those passes, not found at equal agreement."
+        "of a generator from scratch take 3.0 times FIve's seconds and reach 100 %. The paper's 20 times "
+        "less time is not found against all those passes, not found at equal agreement."
     )
 
 
