@@ -1,5 +1,6 @@
 import math
 
+import pandas as pd
 import pytest
 from test_recovery_cost import curves
 from test_tables import record
@@ -55,6 +56,11 @@ def test_when_the_meta_generator_has_paid_off():
     assert table5.conclusion(costs(), measured) == (
         "On glyphs the meta-generator's own training took 40 s before; at equal agreement it saves 4.0 s a "
         "task, and pays off after 10 of them."
+    )
+    early = costs().query("way != 'scratch'")
+    quick = costs().query("way == 'scratch'").assign(agreement=100.0)
+    assert table5.conclusion(pd.concat([early, quick]), measured).endswith(
+        "before; at equal agreement it saves nothing against a generator from scratch."
     )
     never = costs().query("way != 'scratch' or step < 3")
     assert table5.conclusion(never, measured) == (

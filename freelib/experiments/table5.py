@@ -138,5 +138,7 @@ def conclusion(costs: pd.DataFrame, records: Sequence[Record]) -> str:
         if 0 < saved < float("inf"):
             sentence += f"; at equal agreement it saves {saved:.1f} s a task, and pays off after "
             sentence += f"{spent / saved:.0f} of them"
+        elif saved <= 0:
+            sentence += "; at equal agreement it saves nothing against a generator from scratch"
         sentences.append(sentence + ".")
     return " ".join(sentences)
