@@ -85,6 +85,8 @@ def rows(records: Sequence[Record]) -> pd.DataFrame:
             table = table[~table["method"].str.startswith("free")]
         else:
             table = accuracy_rows(chosen, table=EXPERIMENT, variant=variant)
+        if student not in (NO_STUDENT, "conv4"):
+            table["paper"] = float("nan")  # what others report is of a Conv4
         tables.append(table.assign(student=student))
     return pd.concat(tables, ignore_index=True)
 
