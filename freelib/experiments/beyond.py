@@ -1,0 +1,267 @@
+"""Beyond the paper: pool distillation against what a user would pick instead, and what of it matters."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+from freelib.datasets.cache import cache_folder
+from freelib.episodes import EpisodeSampler
+from freelib.evaluation import evaluate, mean_and_interval, paired_difference
+from freelib.experiments.grid import run_grid
+from freelib.experiments.measure import measured
+from freelib.experiments.pools import get_pool
+from freelib.experiments.runner import TEST_SEED, VALIDATION_SEED, Run, learner_file
+from freelib.experiments.units import Unit, grid, unit_config
+from freelib.meta_learner import CENTRES, MetaLearner
+from freelib.methods.base import build_student
+from freelib.methods.pool_distillation import PoolDistillation, PoolDistillationConfig, recovered_images
+from freelib.methods.running import TrainingLog
+from freelib.profiles import Profile, get_profile
+from freelib.records import Record, RecordStore, digest_of
+from freelib.storage import Checkpoint, load_tensors, save_tensors
+from freelib.tables import DATASET_TITLES, Table, accuracy_rows, plus_minus, signed
+
+EXPERIMENT = "beyond"
+METHOD = "pool_distillation"
+RIVALS = ("free", "best_teacher", "pool_features", "pool_opinions", "oracle_protonet")
+SHARE = 16  # the ablation's variants have this part of the method's images, or four batches if that is more
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to change the method; `real` images stand in for the recovered ones (an oracle)."""
+
+    group: str
+    label: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    real: bool = False
+
+
+def variants(n: int) -> list[Variant]:
+    """What is changed, one thing at a time, of a run with n images; the first is what it is compared with."""
+    half = n // 2
+    return [
+        Variant("as it is", "half recovered, half procedural"),
+        Variant("images", "recovered only", {"recovered": n, "procedural": 0}),
+        Variant("images", "procedural only", {"recovered": 0, "procedural": n}),
+        Variant(
+            "images",
+            "half of them mixtures",
+            {"recovered": half // 2, "procedural": half // 2, "mixed": n - half // 2 * 2},
+        ),
+        Variant("images", "a quarter of the images", {"recovered": half // 4, "procedural": half // 4}),
+        Variant("images", "real (oracle)", {"recovered": n, "procedural": 0}, real=True),
+        Variant("teacher", "no whitening", {"whitening": 0.0}),
+        Variant("teacher", "whitening 0.5", {"whitening": 0.5}),
+        Variant("teacher", "features for probabilities", {"teach": "features"}),
+        Variant("teacher", "features, no whitening", {"teach": "features", "whitening": 0.0}),
+        Variant("loss", "places only", {"relation_weight": 0.0}),
+        Variant("student", "its own axes not whitened", {"student_whitening": 0.0}),
+        Variant("student", "twice as wide", {"width": 64}),
+    ]
+
+
+def run(
+    profile: str | Profile,
+    *,
+    results: str | Path,
+    datasets: Sequence[str] | None = None,
+    shots: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+    methods: Sequence[str] = (METHOD, *RIVALS),
+    cache: str | Path | None = None,
+) -> list[Record]:
+    """The records of the method and of its rivals on the meta-test classes; see `table1.run`."""
+    profile = get_profile(profile)
+    axes = datasets or profile.datasets, shots or profile.shots, seeds or profile.seeds
+    store = RecordStore(Path(results) / profile.name / "records")
+    return run_grid(grid(EXPERIMENT, methods, *axes), profile, store, cache=cache)
+
+
+def rows(records: Sequence[Record]) -> pd.DataFrame:
+    """The table's rows, see `freelib.tables.accuracy_rows`; differences are against pool distillation."""
+    table = accuracy_rows(records, table=EXPERIMENT, reference=METHOD)
+    return table.sort_values(["dataset", "n_shot", "accuracy"], ignore_index=True)
+
+
+def ablation(
+    profile: str | Profile,
+    *,
+    results: str | Path,
+    dataset: str | None = None,
+    seed: int = 0,
+    cache: str | Path | None = None,
+) -> list[Record]:
+    """A record for each variant, scored on the meta-validation classes: `extra` has accuracies by shots."""
+    profile = get_profile(profile)
+    store = RecordStore(Path(results) / profile.name / "records")
+    unit = Unit(EXPERIMENT, METHOD, dataset or profile.datasets[0], profile.shots[0], seed)
+    base = unit_config(unit, profile)
+    assert isinstance(base, PoolDistillationConfig)
+    n = max((base.recovered + base.procedural + base.mixed) // SHARE, 4 * base.batch_size)
+    base = replace(base, recovered=n // 2, procedural=n // 2, mixed=0)
+    records = []
+    for variant in variants(n):
+        config = replace(base, **variant.fields)
+        about = {"group": variant.group, "label": variant.label, "real": variant.real, **asdict(config)}
+        run = Run(unit, profile, cache)
+
+        def make(variant: Variant = variant, config: PoolDistillationConfig = config, run: Run = run) -> Any:
+            return _score(run, _train(run, config, variant, most=n))
+
+        records.append(measured(run, f"{METHOD} variant", about, make, store))
+    return records
+
+
+def _train(run: Run, config: PoolDistillationConfig, variant: Variant, *, most: int) -> MetaLearner:
+    """A variant's student. What stands where a killed run keeps its images is what it is trained on."""
+    pool = get_pool(run.unit.dataset, run.profile, run.unit.seed, cache=run.cache)
+    folder = cache_folder(run.cache) / "beyond"
+    if variant.real:
+        images = run.dataset("train").images
+        rng = torch.Generator().manual_seed(run.unit.seed)
+        images = images[torch.randperm(len(images), generator=rng)[: config.recovered]]
+    else:
+        whole = replace(config, recovered=most)
+        identity = {name: value for name, value in asdict(whole).items() if name in _RECOVERY}
+        file = folder / f"{digest_of([pool.digest, identity, run.unit.seed])}.safetensors"
+        if not file.is_file():
+            made = recovered_images(pool, whole, seed=run.unit.seed, log=TrainingLog())
+            save_tensors(file, {"images": made})
+        images = load_tensors(file)["images"][: config.recovered]
+    checkpoint = Checkpoint(folder / f"{run.digest}.pt")
+    checkpoint.save({"recovered": images, "log": TrainingLog().state_dict()})
+    learner = PoolDistillation().meta_train(pool, config, seed=run.unit.seed, checkpoint=checkpoint)
+    checkpoint.remove()
+    return learner
+
+
+_RECOVERY = (
+    "recovered", "warmup_rounds", "meta_batch", "lambda_ce", "lambda_bn", "adapt_steps", "images_per_class",
+    "z_dim", "ngf", "generator_lr", "z_lr", "meta_lr", "augment_padding", "augment_flip", "precision",
+)  # fmt: skip
+
+
+def _score(run: Run, learner: MetaLearner, split: str = "validation") -> dict[str, Any]:
+    """Accuracies by shots and by the mean that is taken off: episodes' for the learner's own, else means."""
+    seed = VALIDATION_SEED if split == "validation" else TEST_SEED
+    found: dict[str, Any] = {}
+    own = learner.centre
+    for n_shot in run.profile.shots:
+        shape = {"n_way": run.profile.n_way, "n_shot": n_shot, "n_query": run.profile.n_query}
+        sampler = EpisodeSampler(run.dataset(split), **shape, seed=seed)
+        for centre in CENTRES:
+            learner.centre = centre
+            score = evaluate(learner, sampler, run.profile.n_episodes)
+            found[f"{n_shot} {centre}"] = round(score.mean, 3)
+            if centre == own:
+                found[f"{n_shot} episodes"] = [round(value, 2) for value in score.accuracies.tolist()]
+    learner.centre = own
+    seconds = {} if learner.log is None else learner.log.seconds
+    return found | {"split": split, "training": {name: round(value, 1) for name, value in seconds.items()}}
+
+
+def centring(
+    profile: str | Profile, *, results: str | Path, datasets: Sequence[str] | None = None, cache: Any = None
+) -> list[Record]:
+    """Accuracy of the trained students on the meta-test classes with and without centring, where kept."""
+    profile = get_profile(profile)
+    store = RecordStore(Path(results) / profile.name / "records")
+    records = []
+    for dataset in datasets or profile.datasets:
+        run = Run(Unit(EXPERIMENT, METHOD, dataset, profile.shots[0], profile.seeds[0]), profile, cache)
+
+        def make(run: Run = run) -> dict[str, Any]:
+            config, unit = run.settings["config"], run.unit
+            pool = get_pool(unit.dataset, run.profile, unit.seed, cache=run.cache)
+            learner = build_student(pool, config, seed=unit.seed)
+            learner.centre = config.centre
+            learner.backbone.load_state_dict(load_tensors(learner_file(run.digest, run.cache)))
+            return _score(run, learner, "test")
+
+        about = asdict(run.settings["config"])
+        wanted = {"experiment": EXPERIMENT, "method": f"{METHOD} centring", "dataset": dataset}
+        if learner_file(run.digest, cache).is_file() or any(True for _ in store.find(wanted)):
+            records.append(measured(run, f"{METHOD} centring", about, make, store))
+    return records
+
+
+def ablation_rows(records: Sequence[Record]) -> pd.DataFrame:
+    """A row a variant: group, label; by shots accuracy, interval, difference to the first, uncentred."""
+    table = []
+    for record in records:
+        row: dict[str, Any] = {name: record["config"][name] for name in ("group", "label")}
+        for n_shot in _shots(record):
+            episodes, first = (
+                torch.tensor(r["extra"][f"{n_shot} episodes"], dtype=torch.float64)
+                for r in (record, records[0])
+            )
+            row[f"{n_shot} accuracy"], row[f"{n_shot} ci95"] = mean_and_interval(episodes)
+            row[f"{n_shot} difference"], row[f"{n_shot} difference_ci95"] = paired_difference(episodes, first)
+            row[f"{n_shot} none"] = record["extra"][f"{n_shot} none"]
+        table.append(row)
+    return pd.DataFrame(table)
+
+
+def _shots(record: Record) -> Iterator[int]:
+    return (int(key.split()[0]) for key in record["extra"] if key.endswith(" episodes"))
+
+
+def ablation_table(rows: pd.DataFrame, caption: str) -> Table:
+    """The rows of `ablation_rows` for readers."""
+    shots = [int(name.split()[0]) for name in rows.columns if name.endswith(" accuracy")]
+    cells = rows[["group", "label"]].copy()
+    for n in shots:
+        word = f"{n} shot{'s' if n > 1 else ''}"
+        cells[f"{word}, %"] = list(map(plus_minus, rows[f"{n} accuracy"], rows[f"{n} ci95"]))
+        cells[f"{word}, difference"] = list(
+            map(signed, rows[f"{n} difference"], rows[f"{n} difference_ci95"])
+        )
+        cells[f"{word}, not centred"] = [f"{value:.1f}" for value in rows[f"{n} none"]]
+    return Table(
+        caption, rows, cells, "Meta-validation classes. Differences: to the first row, same episodes."
+    )
+
+
+def conclusion(rows: pd.DataFrame, centred: Sequence[Record] = ()) -> str:
+    """Pool distillation against each rival, a sentence for each data set and number of shots."""
+    sentences = []
+    for (dataset, n_shot), group in rows.groupby(["dataset", "n_shot"], sort=False):
+        by_name = {row["method"]: row for row in group.to_dict("records")}
+        own = by_name.pop(METHOD)
+        gaps = [
+            f"{signed(-row['difference'], row['difference_ci95'])} against {row['title']}"
+            for row in by_name.values()
+        ]
+        sentences.append(
+            f"{DATASET_TITLES.get(str(dataset), dataset)}, 5-way {n_shot}-shot: one student reaches "
+            f"{plus_minus(own['accuracy'], own['ci95'])} %: {', '.join(gaps)}."
+        )
+    for record in centred:
+        found = ", ".join(f"{record['extra'][f'{n} none']:.1f} % with {n}" for n in _shots(record))
+        title = DATASET_TITLES.get(record["dataset"], record["dataset"])
+        sentences.append(f"{title}, without centring on the episode (not transductive): {found}.")
+    return "\n".join(sentences)
+
+
+def beats(rows: pd.DataFrame, other: str) -> bool:
+    """Whether the paired interval to another method lies above zero in every column that has both."""
+    found = rows[rows["method"] == other]
+    return bool(len(found) and (found["difference"] + found["difference_ci95"] < 0).all())
+
+
+def needs(rows: pd.DataFrame) -> str:
+    """What each change costs or brings, sorted by the mean difference over the shots, in a line each."""
+    names = [name for name in rows.columns if name.endswith(" difference")]
+    changes = rows.iloc[1:].assign(mean=rows[names].mean(axis=1)).sort_values("mean")
+    return "\n".join(
+        f"{row['group']}: {row['label']}: "
+        + ", ".join(f"{signed(row[name], row[name + '_ci95'])} ({name.split()[0]}-shot)" for name in names)
+        for row in changes.to_dict("records")
+    )

@@ -1,0 +1,58 @@
+"""Beyond the paper: the units, the variants and what is said of them."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+from fake_methods import TINY
+from test_tables import record
+
+from freelib.experiments import beyond
+from freelib.methods.pool_distillation import PoolDistillationConfig
+
+SMALL = {
+    "recovered": 16, "procedural": 32, "mixed": 16, "warmup_rounds": 1, "meta_batch": 1, "adapt_steps": 1,
+    "images_per_class": 4, "ngf": 4, "z_dim": 8, "epochs": 1, "batch_size": 4, "embedding": 8, "width": 4,
+}  # fmt: skip
+
+
+def test_a_variant_changes_fields_that_there_are():
+    known = {item.name for item in fields(PoolDistillationConfig)}
+    variants = beyond.variants(1000)
+    assert variants[0].fields == {}
+    assert all(variant.fields and set(variant.fields) <= known for variant in variants[1:])
+    assert [variant.label for variant in variants if variant.real] == ["real (oracle)"]
+    sizes = [{**{"recovered": 500, "procedural": 500, "mixed": 0}, **variant.fields} for variant in variants]
+    totals = [size["recovered"] + size["procedural"] + size["mixed"] for size in sizes]
+    assert sorted(set(totals)) == [250, 1000]
+
+
+def test_the_ablation_measures_every_variant_once(tiny_world, tmp_path, monkeypatch):
+    wanted = beyond.variants(16)
+    chosen = [wanted[0], wanted[5], wanted[8]]
+    monkeypatch.setattr(beyond, "variants", lambda n: chosen if n == 16 else None)
+    profile = replace(TINY, overrides={"pool_distillation": SMALL})
+    records = beyond.ablation(profile, results=tmp_path)
+    assert [r["config"]["label"] for r in records] == [variant.label for variant in chosen]
+    rows = beyond.ablation_rows(records)
+    n_shot = TINY.shots[0]
+    assert rows[f"{n_shot} difference"][0] == 0
+    assert rows[f"{n_shot} accuracy"][1] == pytest.approx(records[1]["extra"][f"{n_shot} episode"], abs=0.01)
+    monkeypatch.setattr(beyond, "_train", lambda *_, **__: pytest.fail("trained again"))
+    assert beyond.ablation(profile, results=tmp_path) == records
+    table = beyond.ablation_table(rows, "Variants.")
+    assert table.cells["label"].tolist() == [variant.label for variant in chosen]
+    assert beyond.needs(rows).count("\n") == 1
+
+
+def test_the_conclusion_follows_the_paired_differences():
+    near = record("pool_distillation", [50.0, 52.0, 54.0]), record("best_teacher", [40.0, 41.0, 45.0])
+    rows = beyond.rows(near)
+    assert beyond.beats(rows, "best_teacher")
+    assert not beyond.beats(rows, "free")
+    assert beyond.conclusion(rows) == (
+        "CIFAR-FS, 5-way 1-shot: one student reaches 52.0 ± 2.3 %: +10.0 ± 1.1 against Best teacher."
+    )
+    rows = beyond.rows([record("pool_distillation", [40.0, 44.0]), record("best_teacher", [41.0, 40.0])])
+    assert not beyond.beats(rows, "best_teacher")
