@@ -161,7 +161,7 @@ def difference_chart(rows: pd.DataFrame, words: Iterable[str], label: str) -> Fi
         axis.set(title=DATASET_TITLES.get(dataset, dataset), xlabel=label)
         axis.grid(visible=False, axis="y")
     axes[0][0].set_yticks(range(len(lines)), lines)
-    axes[0][0].invert_yaxis()
+    axes[0][0].set_ylim(len(lines) - 0.5, -0.5)
     if len(shots) > 1:
         figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(shots))
     return figure
