@@ -17,7 +17,8 @@ from freelib.notebooks import (
 from freelib.report import write_index
 
 COMMITTED = Path(__file__).parents[1] / "notebooks"
-NOT_YET: set[str] = set(ARTEFACTS)  # artefacts whose notebook may still be missing: none, once all are there
+# Artefacts whose notebook may still be missing: none, once all are there.
+NOT_YET = {"Table 3", "Table 5", "Figure 5", "Figure 7", "Lemma 1, Theorem 1"}
 
 
 def notebook(source, tags=("parameters",)):

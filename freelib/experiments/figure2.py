@@ -120,6 +120,8 @@ def by_kind(record: Record, *, draws: int = 1000) -> pd.DataFrame:
         )
         low, high = np.percentile([found.mean() for found in drawn if len(found)], [2.5, 97.5])
         of_kind = values[np.triu(mask)]
+        if len(of_kind) < 2:  # one pair has no interval
+            low = high = float("nan")
         rows.append((name, of_kind.mean(), low, high, len(of_kind), of_kind.tolist()))
     return pd.DataFrame(rows, columns=["kind", "mean", "low", "high", "n_pairs", "values"])
 
@@ -166,7 +168,7 @@ def _draw_accuracies(axis: Any, extra: dict[str, Any]) -> None:
         axis.bar(at, heights, color=PALETTE[i], label=DATASET_TITLES.get(domain, domain))
     axis.set(xlabel="model, by accuracy", ylabel="held-out accuracy, %", ylim=(0, 100), title="the pool")
     if len(domains) > 1:
-        axis.legend(loc="lower right", frameon=True)
+        axis.figure.legend(loc="outside lower left", ncols=len(domains))
 
 
 def apart(found: pd.DataFrame, near: str, far: str) -> bool:
@@ -179,7 +181,8 @@ def conclusion(record: Record) -> str:
     """The numbers behind the figure, in two sentences."""
     found, accuracies = by_kind(record), [100 * a for a in record["extra"]["accuracies"]]
     words = [
-        f"{row['kind']}: {row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+        f"{row['kind']}: {row['mean']:.3f}"
+        + (f" [{row['low']:.3f}, {row['high']:.3f}]" if row["n_pairs"] > 1 else " (one pair)")
         for row in found.to_dict("records")
     ]
     return (
