@@ -31,7 +31,7 @@ def record(piece: str, precision_: str) -> dict:
         "reference_cost": {"flops": 6e9 * ours, "bytes": 1e9},
         "peaks": {"flops": 1e10, "reference_flops": 1e10, "bytes": 2e9},
     }
-    return {"precision": precision_, "extra": extra}
+    return {"precision": precision_, "config": {"images": 2400}, "extra": extra}
 
 
 @pytest.fixture
@@ -77,6 +77,8 @@ def test_tables_and_sentences(records):
     assert sentences[0] == "pretraining: 5× was aimed at, measured 8.0×: holds."
     assert sentences[2] == "replay: 4× was aimed at, measured 4.0×: holds."
     assert sentences[3] == "test: 6× was aimed at, measured 4.0×: does not hold."
+    small = performance.reached(table.assign(paper_size=False))
+    assert small.splitlines()[3] == "test: 6× was aimed at, measured 4.0×: too small a size to tell."
 
 
 def test_the_roofline_has_both_roofs_and_every_piece(records):
