@@ -17,8 +17,6 @@ from freelib.notebooks import (
 from freelib.report import write_index
 
 COMMITTED = Path(__file__).parents[1] / "notebooks"
-# Artefacts whose notebook may still be missing: none, once all are there.
-NOT_YET = {"Table 3", "Table 5", "Figure 5", "Figure 7", "Lemma 1, Theorem 1"}
 
 
 def notebook(source, tags=("parameters",)):
@@ -96,7 +94,7 @@ def test_every_artefact_of_the_paper_has_one_notebook():
     assert [name for name in ARTEFACTS if name.startswith("Table")] == [f"Table {i}" for i in range(1, 6)]
     assert [name for name in ARTEFACTS if name.startswith("Figure")] == [f"Figure {i}" for i in range(1, 8)]
     assert len(set(ARTEFACTS.values())) == len(ARTEFACTS)
-    assert set(missing_artefacts(COMMITTED)) <= NOT_YET
+    assert missing_artefacts(COMMITTED) == []
 
 
 def test_what_is_missing_and_what_is_a_stranger(tmp_path):

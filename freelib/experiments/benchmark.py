@@ -83,8 +83,8 @@ class Work:
         fine = nn.functional.interpolate(coarse, (size.image_size,) * 2, mode="bilinear").mul_(255)
         self.images = fine.round_().to(torch.uint8)
         self.labels = torch.arange(size.images) // (size.images // CLASSES)  # class by class
-        shape = {"image_size": size.image_size, "width": size.width}
-        nets = [build_backbone("conv4", seed=i, **shape) for i in range(MODELS)]  # type: ignore[arg-type]
+        shape: dict[str, Any] = {"image_size": size.image_size, "width": size.width}
+        nets = [build_backbone("conv4", seed=i, **shape) for i in range(MODELS)]
         self.teachers = [
             PretrainedModel(
                 net.to(memory_format=torch.channels_last),

@@ -35,7 +35,7 @@ class OwnModels(Scene):
         folder: str | Path,
         architectures: Mapping[str, Architecture],
         *,
-        classes: Sequence[int] = (3, 4, 5, 6),
+        classes: Sequence[int] = (3, 4, 5),
         images: int = 120,
         epochs: int = 8,
     ) -> None:

@@ -23,6 +23,7 @@ from freelib.mixing import mixed_images
 from freelib.pool import ModelPool
 from freelib.procedural import procedural_images
 from freelib.storage import Checkpoint
+from freelib.transform import resized
 
 
 @dataclass(frozen=True)
@@ -122,7 +123,10 @@ def recovered_images(
         generator.meta_step()
         log.append(round=round_number, teacher_agreement=torch.stack([t.agreement for t in tasks]).mean())
         if round_number > config.warmup_rounds:
-            found += [task.images.mul(255).round_().to("cpu", torch.uint8) for task in tasks]
+            found += [
+                resized(task.images, pool.image_size).mul(255).round_().clamp_(0, 255).to("cpu", torch.uint8)
+                for task in tasks
+            ]
     log.passes = generator.passes
     return torch.cat(found)[: config.recovered]
 
