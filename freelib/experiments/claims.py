@@ -150,7 +150,9 @@ def recovers_faster(profile: Profile, store: RecordStore) -> Verdict:
         for dataset, group in costs.groupby("dataset", sort=False)
     }
     least = min(times.values())
-    verdict = HOLDS if least >= figure1.REPORTED else HOLDS_IN_PART if least > 1 else FAILS
+    # a part of it holds where at least half of the claimed factor is there
+    share = least / figure1.REPORTED
+    verdict = HOLDS if share >= 1 else HOLDS_IN_PART if share >= 0.5 else FAILS
     measured = "; ".join(
         f"{DATASET_TITLES.get(name, name)}: "
         + ("not reached in most tasks" if value == float("inf") else f"{value:.1f} times")
