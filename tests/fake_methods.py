@@ -15,7 +15,7 @@ from PIL import Image
 
 from freelib.datasets.class_lists import class_lists
 from freelib.methods.base import Method, MethodConfig, build_student
-from freelib.methods.running import Selection, TrainingLog, restore_run, save_run
+from freelib.methods.running import TrainingRun
 from freelib.profiles import Profile
 
 TINY = Profile(
@@ -40,6 +40,7 @@ class DriftingConfig(MethodConfig):
     pause: float = 0.0
     fail_at: int | None = None
     monitor_every: int = 1
+    checkpoint_every: int = 1
     scales: tuple[float, ...] = (0.1,)
 
 
@@ -54,24 +55,20 @@ class Drifting(Method):
 
     def meta_train(self, pool, config, *, seed, monitor=None, checkpoint=None):
         rng = torch.Generator().manual_seed(seed)
-        learner, log = build_student(pool, config, seed=seed), TrainingLog()
-        selection = Selection(learner, monitor, log, every=config.monitor_every)
-        parts = {"student": learner.backbone, "selection": selection, "log": log}
-        for number in range(restore_run(checkpoint, parts, rng) + 1, config.rounds + 1):
+        learner = build_student(pool, config, seed=seed)
+        run = TrainingRun(learner, {}, rng, config, monitor=monitor, checkpoint=checkpoint)
+        for number in run.rounds(config.rounds):
             if number == config.fail_at:
                 raise RuntimeError(f"told to fail in round {number}")
             for parameter in learner.params.values():
                 step = config.scales[0] * torch.randn(parameter.shape, generator=rng)
                 parameter.data.add_(step)
-            log.append(
+            run.log.append(
                 round=float(number), size=sum(float(p.detach().abs().sum()) for p in learner.params.values())
             )
-            log.passes += 1
-            selection.consider(number, last=number == config.rounds)
-            if checkpoint:
-                save_run(checkpoint, parts, rng, number)
+            run.log.passes += 1
             time.sleep(config.pause)
-        return selection.finish()
+        return run.finish()
 
 
 class Shotless(Drifting):

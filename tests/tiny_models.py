@@ -13,6 +13,7 @@ from freelib.backbones import build_backbone
 from freelib.datasets import FewShotDataset
 from freelib.generator import RecoveredTask
 from freelib.meta_learner import MetaLearner
+from freelib.methods.base import Monitor
 from freelib.pool import ModelPool, PretrainedModel
 from freelib.pretraining import PoolConfig, pretrain_model
 
@@ -99,6 +100,26 @@ def smooth_learner(head: str = "maml", *, seed: int = 0, **settings: object) -> 
 def flat(tensors: Sequence[Tensor]) -> Tensor:
     """Tensors as one vector."""
     return torch.cat([tensor.detach().flatten() for tensor in tensors])
+
+
+def weights(learner: MetaLearner) -> Tensor:
+    """All of a learner's parameters as one vector."""
+    return flat(list(learner.params.values()))
+
+
+class Killed(Exception):
+    """What `kill_at` raises."""
+
+
+def kill_at(round_wanted: int) -> Monitor:
+    """A monitor that ends the run at a round (-1: at none), and likes the earliest round best."""
+
+    def monitor(round_number: int, learner: MetaLearner) -> float:
+        if round_number == round_wanted:
+            raise Killed
+        return -float(round_number)
+
+    return monitor
 
 
 class HandAdam:

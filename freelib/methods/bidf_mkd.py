@@ -15,9 +15,9 @@ from freelib.inversion import InversionConfig
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
-from freelib.methods.running import Selection, TrainingLog, restore_run, save_run
+from freelib.methods.running import TrainingRun, replay_and_log
 from freelib.pool import ModelPool, PretrainedModel
-from freelib.replay import ReplayConfig, replay
+from freelib.replay import ReplayConfig
 from freelib.scratch import recover_from_scratch
 from freelib.storage import Checkpoint
 
@@ -164,19 +164,15 @@ class BidfMkd(Method):
         memory = TaskMemory(
             image_size=pool.image_size, batches_per_class=config.memory_batches, device=config.device
         )
-        log = TrainingLog()
-        selection = Selection(learner, monitor, log, every=config.monitor_every)
         parts = {
-            "student": learner.backbone,
             "optimizer": optimizer,
             "replay_optimizer": replay_optimizer,
             "memory": memory,
-            "selection": selection,
-            "log": log,
         }
-        start = restore_run(checkpoint, parts, rng)
+        run = TrainingRun(learner, parts, rng, config, monitor=monitor, checkpoint=checkpoint)
+        log = run.log
 
-        for round_number in range(start + 1, config.rounds + 1):
+        for round_number in run.rounds(config.rounds):
             batches_done = round_number - 1 + sum(log.history.get("replay_batches", []))
             (model,) = pool.sample(1, rng)
             if config.black_box:
@@ -205,15 +201,8 @@ class BidfMkd(Method):
                 log.append(images_asked=model.module.images_asked)
             memory.add([support, query])
             if round_number % config.replay_every == 0:
-                with log.phase("replay"):
-                    history = replay(learner, memory, config, replay_optimizer, rng, config)
-                if history:
-                    replay_loss, accuracy = history[-1]
-                    log.append(replay_batches=len(history), replay_loss=replay_loss, replay_accuracy=accuracy)
-            selection.consider(round_number, last=round_number == config.rounds)
-            if checkpoint and round_number % config.checkpoint_every == 0:
-                save_run(checkpoint, parts, rng, round_number)
-        return selection.finish()
+                replay_and_log(log, learner, memory, config, replay_optimizer, rng, config)
+        return run.finish()
 
     def _recover(
         self,

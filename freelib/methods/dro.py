@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from freelib.meta_learner import MetaLearner
 from freelib.methods.average import require_same_architecture
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
-from freelib.methods.running import Selection, TrainingLog, restore_run, save_run
+from freelib.methods.running import TrainingRun
 from freelib.pool import ModelPool
 from freelib.storage import Checkpoint
 
@@ -23,8 +23,7 @@ class DroConfig(MethodConfig):
     embedding_dim, hidden, rank: sizes of an embedding, of the hypernetwork's hidden layer and of its basis
     lr: Adam's, for the hypernetwork and the embeddings
     gamma: γ, the price of moving an embedding; inf: plain fusion, without diversification
-    ascent_steps, ascent_lr: of the search for the worst embedding; with γ's default, they move an embedding
-      by about a tenth of its distance to the next (logged as `shift`)
+    ascent_steps, ascent_lr: of the search for the worst embedding; how far it moved is logged as `shift`
     draws: 0: the student starts at the mean embedding; n: at the mean of n networks drawn around it
     """
 
@@ -180,12 +179,11 @@ class Dro(Method):
         points, error_weight = space.points.to(config.device), space.error_weight.to(config.device)
         hypernetwork = Hypernetwork(len(pool), points.shape[1], config, rng).to(config.device)
         optimizer = torch.optim.Adam(hypernetwork.parameters(), lr=config.lr, fused=True)
-        log = TrainingLog()
-        selection = Selection(learner, monitor, log, every=config.monitor_every)
-        parts = {"hypernetwork": hypernetwork, "optimizer": optimizer, "selection": selection, "log": log}
-        start = restore_run(checkpoint, parts, rng)
+        parts = {"hypernetwork": hypernetwork, "optimizer": optimizer}
+        run = TrainingRun(learner, parts, rng, config, monitor=monitor, checkpoint=checkpoint)
+        log = run.log
 
-        for round_number in range(start + 1, config.rounds + 1):
+        for round_number in run.rounds(config.rounds):
             with log.phase("fusion"):
                 for _ in range(config.round_steps):
                     chosen = torch.randperm(len(pool), generator=rng)[: config.meta_batch]
@@ -198,10 +196,7 @@ class Dro(Method):
                     optimizer.step()
             log.append(round=round_number, fusion_error=error.detach(), shift=shift.norm(dim=1).mean())
             initialise(learner, space, hypernetwork.initialisation(config.draws, rng))
-            selection.consider(round_number, last=round_number == config.rounds)
-            if checkpoint and round_number % config.checkpoint_every == 0:
-                save_run(checkpoint, parts, rng, round_number)
-        return selection.finish()
+        return run.finish()
 
 
 def initialise(learner: MetaLearner, space: WeightSpace, point: Tensor) -> None:

@@ -20,9 +20,9 @@ from freelib.inversion import InversionConfig
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
-from freelib.methods.running import Selection, TrainingLog, restore_run, save_run
+from freelib.methods.running import TrainingRun, replay_and_log
 from freelib.pool import ModelPool
-from freelib.replay import ReplayConfig, replay
+from freelib.replay import ReplayConfig
 from freelib.scratch import ScratchGenerator
 from freelib.storage import Checkpoint
 
@@ -105,22 +105,17 @@ class Free(Method):
         memory = TaskMemory(
             image_size=pool.image_size, batches_per_class=config.memory_batches, device=config.device
         )
-        log = TrainingLog()
-        selection = Selection(learner, monitor, log, every=config.monitor_every)
         parts = {
-            "student": learner.backbone,
             "heads": heads,
             "kd_optimizer": kd_optimizer,
             "replay_optimizer": replay_optimizer,
             "generator": meta_generator,
             "memory": memory,
-            "selection": selection,
-            "log": log,
         }
-        start = restore_run(checkpoint, parts, rng)
-        padding, flip = config.augment_padding, config.augment_flip
+        run = TrainingRun(learner, parts, rng, config, monitor=monitor, checkpoint=checkpoint)
+        log, padding, flip = run.log, config.augment_padding, config.augment_flip
 
-        for round_number in range(start + 1, config.warmup_rounds + config.rounds + 1):
+        for round_number in run.rounds(config.warmup_rounds + config.rounds, warmup=config.warmup_rounds):
             warm = round_number > config.warmup_rounds
             models = pool.sample(config.meta_batch, rng)
             with log.phase("recovery"):
@@ -149,15 +144,6 @@ class Free(Method):
                         loss = align(heads, batches, config, kd_optimizer, rng)
                     log.append(distillation_loss=loss)
                 if round_number % config.replay_every == 0:
-                    with log.phase("replay"):
-                        history = replay(learner, memory, config, replay_optimizer, rng, config)
-                    if history:
-                        last_loss, accuracy = history[-1]
-                        log.append(
-                            replay_batches=len(history), replay_loss=last_loss, replay_accuracy=accuracy
-                        )
-                selection.consider(round_number, last=round_number == config.warmup_rounds + config.rounds)
+                    replay_and_log(log, learner, memory, config, replay_optimizer, rng, config)
             log.passes = meta_generator.passes
-            if checkpoint and config.checkpoint_every and round_number % config.checkpoint_every == 0:
-                save_run(checkpoint, parts, rng, round_number)
-        return selection.finish()
+        return run.finish()

@@ -11,7 +11,7 @@ from freelib.datasets import FewShotDataset
 from freelib.episodes import EpisodeSampler
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student
-from freelib.methods.running import Selection, TrainingLog, restore_run, save_run
+from freelib.methods.running import TrainingRun
 from freelib.pool import ModelPool
 from freelib.replay import maml_step
 from freelib.storage import Checkpoint
@@ -71,12 +71,11 @@ class OracleMaml(Method):
         rng = torch.Generator()  # a checkpoint has one; episodes depend on the seed and their number alone
         learner = build_student(pool, config, seed=seed)
         optimizer = torch.optim.Adam(learner.backbone.parameters(), lr=config.lr, fused=True)
-        log = TrainingLog()
-        selection = Selection(learner, monitor, log, every=config.monitor_every)
-        parts = {"student": learner.backbone, "optimizer": optimizer, "selection": selection, "log": log}
-        start = restore_run(checkpoint, parts, rng)
+        parts = {"optimizer": optimizer}
+        run = TrainingRun(learner, parts, rng, config, monitor=monitor, checkpoint=checkpoint)
+        log = run.log
 
-        for round_number in range(start + 1, config.rounds + 1):
+        for round_number in run.rounds(config.rounds):
             with log.phase("training"):
                 for batch in range(
                     (round_number - 1) * config.round_batches, round_number * config.round_batches
@@ -90,10 +89,7 @@ class OracleMaml(Method):
                         second_order=config.second_order,
                     )
             log.append(round=round_number, loss=loss, accuracy=accuracy)
-            selection.consider(round_number, last=round_number == config.rounds)
-            if checkpoint and round_number % config.checkpoint_every == 0:
-                save_run(checkpoint, parts, rng, round_number)
-        return selection.finish()
+        return run.finish()
 
 
 @dataclass(frozen=True)

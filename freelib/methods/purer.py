@@ -15,7 +15,7 @@ from freelib.inversion import InversionConfig, inversion_loss
 from freelib.memory import ClassKey
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
-from freelib.methods.running import Selection, TrainingLog, restore_run, save_run
+from freelib.methods.running import TrainingRun
 from freelib.pool import ModelPool, PretrainedModel
 from freelib.replay import maml_step
 from freelib.storage import Checkpoint
@@ -218,19 +218,15 @@ class Purer(Method):
             learner = CalibratedLearner(learner, config.inversion, config)
         optimizer = make_optimizer("adam", list(learner.params.values()), config.outer_lr)
         dataset, curriculum = DynamicDataset(pool, config, rng), Curriculum(config.eci_patience)
-        log = TrainingLog()
-        selection = Selection(learner, monitor, log, every=config.monitor_every)
         parts = {
-            "student": learner.backbone,
             "optimizer": optimizer,
             "dataset": dataset,
             "curriculum": curriculum,
-            "selection": selection,
-            "log": log,
         }
-        start = restore_run(checkpoint, parts, rng)
+        run = TrainingRun(learner, parts, rng, config, monitor=monitor, checkpoint=checkpoint)
+        log = run.log
 
-        for round_number in range(start + 1, config.rounds + 1):
+        for round_number in run.rounds(config.rounds):
             models = pool.sample(config.meta_batch, rng)
             with log.phase("recovery"):
                 results = [dataset.invert(model, config, rng) for model in models]
@@ -255,7 +251,4 @@ class Purer(Method):
             )
             if round_number > config.eci_start:
                 curriculum.consider(float(accuracy))
-            selection.consider(round_number, last=round_number == config.rounds)
-            if checkpoint and round_number % config.checkpoint_every == 0:
-                save_run(checkpoint, parts, rng, round_number)
-        return selection.finish()
+        return run.finish()

@@ -6,13 +6,15 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
+from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Monitor
+from freelib.replay import EpisodeShape, ReplayConfig, replay
 from freelib.storage import Checkpoint
 
 
@@ -95,20 +97,76 @@ class Selection:
         self.best_score, self.best_round, self.best = state["score"], state["round"], state["best"]
 
 
-def save_run(
-    checkpoint: Checkpoint, parts: Mapping[str, Any], rng: torch.Generator, round_number: int
+class RunConfig(Protocol):
+    """How often a run is looked at and saved, in rounds; 0: never."""
+
+    @property
+    def monitor_every(self) -> int: ...
+    @property
+    def checkpoint_every(self) -> int: ...
+
+
+class TrainingRun:
+    """The rounds of a training that can be killed at any time; a method adds what happens in them.
+
+    parts: by name, all but the student that the rest of a run depends on, each with a `state_dict`; rng: what
+      the rounds draw from
+    config: see `Selection` for monitor_every; checkpoint_every: rounds between saved states (0: never)
+
+    Where the checkpoint has a state of these parts, the run goes on from it, else it begins at the start.
+    """
+
+    def __init__(
+        self,
+        learner: MetaLearner,
+        parts: Mapping[str, Any],
+        rng: torch.Generator,
+        config: RunConfig,
+        *,
+        monitor: Monitor | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> None:
+        self.log = TrainingLog()
+        self.selection = Selection(learner, monitor, self.log, every=config.monitor_every)
+        self.rng, self.checkpoint, self.every, self.done = rng, checkpoint, config.checkpoint_every, 0
+        self.parts = {"student": learner.backbone, **parts, "selection": self.selection, "log": self.log}
+        state = checkpoint.load() if checkpoint else None
+        if state is not None and state["parts"].keys() == self.parts.keys():
+            for name, part in self.parts.items():
+                part.load_state_dict(state["parts"][name])
+            rng.set_state(state["rng"])
+            self.done = state["round"]
+
+    def rounds(self, n: int, *, warmup: int = 0) -> Iterator[int]:
+        """The numbers of the rounds that are left of n; after each, the monitor looks and the state is saved.
+
+        warmup: rounds at the start that teach the student nothing, so that nobody looks at it
+        """
+        for round_number in range(self.done + 1, n + 1):
+            yield round_number
+            if round_number > warmup:
+                self.selection.consider(round_number, last=round_number == n)
+            if self.checkpoint and self.every and round_number % self.every == 0:
+                states = {name: part.state_dict() for name, part in self.parts.items()}
+                self.checkpoint.save({"round": round_number, "rng": self.rng.get_state(), "parts": states})
+
+    def finish(self) -> MetaLearner:
+        """The learner, see `Selection.finish`."""
+        return self.selection.finish()
+
+
+def replay_and_log(
+    log: TrainingLog,
+    learner: MetaLearner,
+    memory: TaskMemory,
+    config: ReplayConfig,
+    optimizer: torch.optim.Optimizer,
+    rng: torch.Generator,
+    shape: EpisodeShape,
 ) -> None:
-    """Saves all that the rest of a run depends on: the parts' states, the random numbers', the round."""
-    states = {name: part.state_dict() for name, part in parts.items()}
-    checkpoint.save({"round": round_number, "rng": rng.get_state(), "parts": states})
-
-
-def restore_run(checkpoint: Checkpoint | None, parts: Mapping[str, Any], rng: torch.Generator) -> int:
-    """Puts a checkpoint's state, where there is one, into the parts; gives the number of rounds done."""
-    state = checkpoint.load() if checkpoint else None
-    if state is None:
-        return 0
-    for name, part in parts.items():
-        part.load_state_dict(state["parts"][name])
-    rng.set_state(state["rng"])
-    return state["round"]
+    """`replay`, as a phase of the log, with the number of its batches and what the last of them brought."""
+    with log.phase("replay"):
+        history = replay(learner, memory, config, optimizer, rng, shape)
+    if history:
+        loss, accuracy = history[-1]
+        log.append(replay_batches=len(history), replay_loss=loss, replay_accuracy=accuracy)

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import flat, numeric_gradient, rng, smooth_learner, tiny_pool, trained_pool
+from tiny_models import (
+    Killed,
+    flat,
+    kill_at,
+    numeric_gradient,
+    rng,
+    smooth_learner,
+    tiny_pool,
+    trained_pool,
+    weights,
+)
 from torch import Tensor
 
 from freelib.alignment import DistillationBatch
@@ -124,23 +134,6 @@ def test_queries_seek_the_boundary_from_the_batch_on_that_is_set(
     config = tiny_config(adapt_steps=1, replay_patience=0, adversarial_from=4)
     BidfMkd().meta_train(trained_pool(tiny_dataset), config, seed=0)
     assert seen == [False, False] + 2 * [False, True]
-
-
-class Killed(Exception):
-    pass
-
-
-def kill_at(round_wanted: int):
-    def monitor(round_number: int, learner: MetaLearner) -> float:
-        if round_number == round_wanted:
-            raise Killed
-        return -float(round_number)  # the first round is the best
-
-    return monitor
-
-
-def weights(learner: MetaLearner) -> Tensor:
-    return flat(list(learner.params.values()))
 
 
 def test_on_a_tiny_pool_a_killed_run_goes_on_with_the_same_bits(

@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+from tiny_models import Killed, kill_at
 
 from freelib.backbones import Backbone, build_backbone
 from freelib.methods.dro import (
@@ -142,20 +143,11 @@ def test_a_killed_run_goes_on_with_the_same_bits(tmp_path, draws):
         **{**SMALL, "rounds": 3, "round_steps": 4}, checkpoint_every=1, monitor_every=1, draws=draws
     )
 
-    def score(round_number, learner):
-        return -float(round_number)
-
-    def killer(round_number, learner):
-        if round_number == 2:
-            raise KeyboardInterrupt
-        return score(round_number, learner)
-
-    whole = Dro().meta_train(pool, config, seed=4, monitor=score)
-    with pytest.raises(KeyboardInterrupt):
-        Dro().meta_train(pool, config, seed=4, monitor=killer, checkpoint=Checkpoint(tmp_path / "run.pt"))
-    resumed = Dro().meta_train(
-        pool, config, seed=4, monitor=score, checkpoint=Checkpoint(tmp_path / "run.pt")
-    )
+    checkpoint = Checkpoint(tmp_path / "run.pt")
+    whole = Dro().meta_train(pool, config, seed=4, monitor=kill_at(-1))
+    with pytest.raises(Killed):
+        Dro().meta_train(pool, config, seed=4, monitor=kill_at(2), checkpoint=checkpoint)
+    resumed = Dro().meta_train(pool, config, seed=4, monitor=kill_at(-1), checkpoint=checkpoint)
     torch.testing.assert_close(resumed.params, whole.params, atol=0, rtol=0)
     torch.testing.assert_close(resumed.last_params, whole.last_params, atol=0, rtol=0)
     assert resumed.selected_round == whole.selected_round == 1

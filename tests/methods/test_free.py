@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import flat, tiny_model, tiny_pool, trained_pool
+from tiny_models import flat, tiny_model, tiny_pool, trained_pool, weights
 
 from freelib.methods import free as module
 from freelib.methods import get_method
@@ -43,10 +43,6 @@ def train(config: FreeConfig = TINY, *, seed: int = 0, **settings):
     return get_method("free").meta_train(tiny_pool(4), config, seed=seed, **settings)
 
 
-def theta(learner) -> torch.Tensor:
-    return flat(learner.params.values())
-
-
 @pytest.fixture(scope="module")
 def plain():
     return train()
@@ -54,9 +50,9 @@ def plain():
 
 def test_two_runs_with_one_seed_are_the_same_bits(plain):
     again = train()
-    assert torch.equal(theta(again), theta(plain))
+    assert torch.equal(weights(again), weights(plain))
     assert again.log.history == plain.log.history
-    assert not torch.equal(theta(train(seed=1)), theta(plain))
+    assert not torch.equal(weights(train(seed=1)), weights(plain))
 
 
 def test_what_is_logged(plain):
@@ -94,13 +90,13 @@ SWITCHES = [
 @pytest.mark.parametrize("switch", SWITCHES, ids=lambda s: "-".join(map(str, *s.items())))
 def test_switches_have_an_effect(plain, switch):
     other = train(replace(TINY, **switch))
-    assert not torch.equal(theta(other), theta(plain))
-    assert torch.isfinite(theta(other)).all()
+    assert not torch.equal(weights(other), weights(plain))
+    assert torch.isfinite(weights(other)).all()
 
 
 def test_measuring_does_not_disturb(plain):
     measured = train(replace(TINY, measure_every=2))
-    assert torch.equal(theta(measured), theta(plain))
+    assert torch.equal(weights(measured), weights(plain))
     assert measured.log.history["measured_round"] == [2, 4]
     assert all(-1 <= cosine <= 1 for cosine in measured.log.history["cosine"])
 
@@ -169,21 +165,21 @@ def test_the_best_scored_round_is_kept_and_the_last_stays_at_hand():
     seen = {}
 
     def monitor(number, learner):
-        seen[number] = theta(learner).clone()
+        seen[number] = weights(learner).clone()
         return {2: 0.2, 3: 0.9, 4: 0.1}[number]
 
     learner = train(monitor=monitor)
     assert sorted(seen) == [2, 3, 4]  # the generator's warm-up teaches the student nothing
     assert learner.selected_round == 3
-    assert torch.equal(theta(learner), seen[3])
+    assert torch.equal(weights(learner), seen[3])
     assert torch.equal(flat(learner.last_params.values()), seen[4])
-    assert torch.equal(seen[4], theta(train()))  # being watched changes nothing
+    assert torch.equal(seen[4], weights(train()))  # being watched changes nothing
 
 
 def test_warm_up_leaves_the_student_alone():
     learner = train(replace(TINY, rounds=0, warmup_rounds=2))
     untrained = get_method("random").meta_train(tiny_pool(4), TINY, seed=0)
-    assert torch.equal(theta(learner), theta(untrained))
+    assert torch.equal(weights(learner), weights(untrained))
 
 
 SETTINGS = [
@@ -250,7 +246,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path):
     asked.clear()
     resumed = train(monitor=monitor, checkpoint=checkpoint)
     assert asked == [3, 4]
-    assert torch.equal(theta(resumed), theta(straight))
+    assert torch.equal(weights(resumed), weights(straight))
     assert torch.equal(flat(resumed.last_params.values()), flat(straight.last_params.values()))
     assert resumed.selected_round == straight.selected_round == 2
     assert resumed.log.history == straight.log.history
@@ -261,7 +257,7 @@ def test_a_finished_run_has_nothing_left_to_do(plain, tmp_path):
     checkpoint = Checkpoint(tmp_path / "run.pt")
     train(checkpoint=checkpoint)
     again = train(checkpoint=checkpoint)
-    assert torch.equal(theta(again), theta(plain))
+    assert torch.equal(weights(again), weights(plain))
     assert len(again.log.history["round"]) == 4
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_models import tiny_pool
+from tiny_models import Killed, kill_at, tiny_pool
 
 from freelib.episodes import EpisodeSampler
 from freelib.evaluation import evaluate
@@ -64,18 +64,13 @@ def test_training_helps_on_new_classes(tiny_dataset, method):
 def test_a_killed_run_goes_on_with_the_same_bits(tiny_dataset, tmp_path, method, config):
     config = replace(config, checkpoint_every=1, monitor_every=1)
 
-    def killer(round_number, learner):
-        if round_number == 2:
-            raise KeyboardInterrupt
-        return -float(round_number)
-
     def train(**more):
-        settings = {"monitor": lambda number, learner: -float(number), **more}
+        settings = {"monitor": kill_at(-1), **more}
         return method.meta_train(tiny_pool(1), config, seed=4, dataset=tiny_dataset, **settings)
 
     checkpoint = Checkpoint(tmp_path / "run.pt")
-    with pytest.raises(KeyboardInterrupt):
-        train(monitor=killer, checkpoint=checkpoint)
+    with pytest.raises(Killed):
+        train(monitor=kill_at(2), checkpoint=checkpoint)
     whole, resumed = train(), train(checkpoint=checkpoint)
     torch.testing.assert_close(resumed.params, whole.params, atol=0, rtol=0)
     torch.testing.assert_close(resumed.last_params, whole.last_params, atol=0, rtol=0)

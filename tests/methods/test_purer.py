@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import HandAdam, flat, rng, tiny_pool, trained_pool
-from torch import Tensor
+from tiny_models import HandAdam, Killed, flat, kill_at, rng, tiny_pool, trained_pool, weights
 
 from freelib.calibration import CalibratedLearner
 from freelib.datasets import FewShotDataset
@@ -140,23 +139,6 @@ def test_the_curriculum_asks_for_a_harder_step_when_accuracy_has_not_risen_for_a
     again = Curriculum(patience=3)
     again.load_state_dict(curriculum.state_dict())
     assert again.state_dict() == curriculum.state_dict()
-
-
-class Killed(Exception):
-    pass
-
-
-def kill_at(round_wanted: int):
-    def monitor(round_number: int, learner: MetaLearner) -> float:
-        if round_number == round_wanted:
-            raise Killed
-        return -float(round_number)  # the first round is the best
-
-    return monitor
-
-
-def weights(learner: MetaLearner) -> Tensor:
-    return flat(list(learner.params.values()))
 
 
 def test_on_a_tiny_pool_it_learns_and_a_killed_run_goes_on_with_the_same_bits(

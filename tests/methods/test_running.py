@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, fields, replace
+
 import pytest
 import torch
-from tiny_models import flat, rng, smooth_learner
+from tiny_models import Killed, flat, kill_at, rng, smooth_learner, tiny_pool, weights
 
-from freelib.methods.running import Selection, TrainingLog, restore_run, save_run
+from freelib.memory import TaskMemory
+from freelib.methods import METHODS, get_method, running
+from freelib.methods.free import FreeConfig
+from freelib.methods.running import Selection, TrainingLog, TrainingRun
 from freelib.storage import Checkpoint
 
 
@@ -81,32 +86,127 @@ def test_a_phase_counts_when_it_fails():
     assert "work" in log.seconds
 
 
+@dataclass
+class Rhythm:
+    monitor_every: int = 1
+    checkpoint_every: int = 2
+
+
+def begin(checkpoint=None, monitor=None, *, seed=0, **rhythm):
+    """A run with one more part than its student, and the part."""
+    part = smooth_learner(seed=seed + 1).backbone
+    config = Rhythm(**rhythm)
+    run = TrainingRun(
+        smooth_learner(seed=seed), {"part": part}, rng(seed), config, monitor=monitor, checkpoint=checkpoint
+    )
+    return run, part
+
+
 def test_a_run_goes_on_where_it_was(tmp_path):
-    checkpoint, draw = Checkpoint(tmp_path / "run.pt"), rng(3)
-    learner, log = smooth_learner(), TrainingLog()
-    selection = Selection(learner, lambda number, shown: 0.5, log, every=1)
-    torch.rand(5, generator=draw)
-    selection.consider(4)
-    log.passes = 9
-    save_run(checkpoint, {"student": learner.backbone, "selection": selection, "log": log}, draw, 4)
-    expected = torch.rand(5, generator=draw)
+    checkpoint, drawn = Checkpoint(tmp_path / "run.pt"), {}
+    first, part = begin(checkpoint, kill_at(5))
 
-    other, new_log, new_draw = smooth_learner(seed=5), TrainingLog(), rng(0)
-    new_selection = Selection(other, None, new_log, every=1)
-    parts = {"student": other.backbone, "selection": new_selection, "log": new_log}
-    assert restore_run(checkpoint, parts, new_draw) == 4
-    assert torch.equal(torch.rand(5, generator=new_draw), expected)
-    assert torch.equal(flat(other.params.values()), flat(learner.params.values()))
-    assert (new_selection.best_score, new_selection.best_round) == (0.5, 4)
-    assert new_log == log
+    def work(number):
+        shifted(first.selection.learner, float(number))
+        part.head.bias.data.fill_(10 * number)
+        drawn[number] = torch.rand(3, generator=first.rng)
+        first.log.append(round=number)
+        first.log.passes += 7
+
+    with pytest.raises(Killed):
+        list(map(work, first.rounds(9)))
+    assert list(drawn) == [1, 2, 3, 4, 5]
+
+    second, part = begin(checkpoint, kill_at(-1), seed=5)
+    assert second.done == 4
+    assert (weights(second.selection.learner) == 4).all()
+    assert part.head.bias.tolist() == [40.0] * 3
+    assert torch.equal(torch.rand(3, generator=second.rng), drawn[5])
+    assert second.log.history["round"] == second.log.history["monitor_round"] == [1, 2, 3, 4]
+    assert second.log.passes == 28
+    assert list(second.rounds(7)) == [5, 6, 7]
+    learner = second.finish()
+    assert (learner.selected_round, learner.log) == (1, second.log)
+    assert (weights(learner) == 1).all()
+    assert (flat(learner.last_params.values()) == 4).all()
+    assert begin(checkpoint)[0].done == 6
 
 
-@pytest.mark.parametrize("content", [None, b"", b"damaged"])
-def test_without_a_whole_checkpoint_a_run_begins_at_the_start(tmp_path, content):
+@pytest.mark.parametrize(("every", "rounds"), [(1, [1, 2, 3, 4, 5]), (2, [2, 4]), (6, []), (0, [])])
+def test_the_state_is_saved_now_and_then(tmp_path, monkeypatch, every, rounds):
+    saved = []
+    monkeypatch.setattr(Checkpoint, "save", lambda self, state: saved.append(state["round"]))
+    run, _ = begin(Checkpoint(tmp_path / "run.pt"), checkpoint_every=every)
+    assert list(run.rounds(5)) == [1, 2, 3, 4, 5]
+    assert saved == rounds
+
+
+@pytest.mark.parametrize(
+    ("warmup", "every", "rounds"), [(0, 2, [2, 4, 5]), (2, 1, [3, 4, 5]), (2, 0, [5]), (5, 1, [])]
+)
+def test_nobody_looks_at_a_student_that_has_not_begun(warmup, every, rounds):
+    asked = []
+    run, _ = begin(monitor=lambda number, learner: asked.append(number), monitor_every=every)
+    assert list(run.rounds(5, warmup=warmup)) == [1, 2, 3, 4, 5]
+    assert asked == rounds
+
+
+@pytest.mark.parametrize("content", [None, b"", b"damaged", "of other parts"])
+def test_without_a_whole_state_of_its_parts_a_run_begins_at_the_start(tmp_path, content):
     checkpoint = Checkpoint(tmp_path / "run.pt")
-    if content is not None:
+    if content == "of other parts":
+        list(begin(checkpoint, seed=5)[0].rounds(2))
+        state = checkpoint.load()
+        del state["parts"]["part"]
+        checkpoint.save(state)
+    elif content is not None:
         checkpoint.file.write_bytes(content)
-    draw = rng(1)
-    assert restore_run(checkpoint, {"student": smooth_learner().backbone}, draw) == 0
-    assert restore_run(None, {}, draw) == 0
-    assert torch.equal(torch.rand(2, generator=draw), torch.rand(2, generator=rng(1)))
+    run, part = begin(checkpoint)
+    assert list(run.rounds(3)) == [1, 2, 3]
+    assert torch.equal(torch.rand(2, generator=run.rng), torch.rand(2, generator=rng()))
+    assert torch.equal(weights(run.finish()), weights(smooth_learner()))
+    assert torch.equal(part.head.bias, smooth_learner(seed=1).backbone.head.bias)
+
+
+def test_of_a_replay_the_batches_and_the_last_of_them_are_logged(monkeypatch):
+    results = [[], [(0.5, 0.2), (0.25, 0.4)]]
+    monkeypatch.setattr(running, "replay", lambda *_: results.pop(0))
+    memory, log, config = TaskMemory(image_size=2, batches_per_class=1), TrainingLog(), FreeConfig()
+    learner = smooth_learner()
+    optimizer = torch.optim.SGD(learner.params.values(), lr=0.1)
+    for expected in ({}, {"replay_batches": [2], "replay_loss": [0.25], "replay_accuracy": [0.4]}):
+        running.replay_and_log(log, learner, memory, config, optimizer, rng(), config)
+        assert log.history == expected
+    assert log.seconds["replay"] > 0
+
+
+QUICK = {
+    "width": 4, "n_query": 3, "inner_steps": 1, "rounds": 2, "warmup_rounds": 1, "meta_batch": 2,
+    "round_steps": 2, "round_batches": 1, "episodes": 1, "images_per_class": 4, "z_dim": 8, "ngf": 4,
+    "adapt_steps": 1, "distill_steps": 1, "replay_episodes": 1, "replay_batches": 1,
+}  # fmt: skip
+
+
+def settings(name):
+    """The fields of a method's config."""
+    return {field.name for field in fields(get_method(name).Config)}
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if "checkpoint_every" in settings(name)])
+def test_no_state_where_none_is_wanted_and_a_finished_run_has_nothing_left_to_do(
+    tiny_dataset, tmp_path, name
+):
+    method, never, always = get_method(name), Checkpoint(tmp_path / "0.pt"), Checkpoint(tmp_path / "1.pt")
+    config = method.Config(**{key: value for key, value in QUICK.items() if key in settings(name)})
+    more = {"dataset": tiny_dataset} if method.oracle else {}
+
+    def train(every, checkpoint):
+        own = replace(config, checkpoint_every=every)
+        return method.meta_train(tiny_pool(3), own, seed=0, checkpoint=checkpoint, **more)
+
+    whole = train(0, never)
+    assert never.load() is None
+    for _ in range(2):
+        again = train(1, always)
+        assert torch.equal(weights(again), weights(whole))
+        assert again.log.history == whole.log.history
