@@ -60,3 +60,13 @@ def test_the_figure_has_a_line_a_kind():
     assert left.lines[0].get_ydata().tolist() == pytest.approx([0.15, 0.35])
     assert right.lines[1].get_ydata().tolist() == pytest.approx([0.2, 0.3])
     assert [text.get_text() for text in left.get_legend().get_texts()] == list(figure5.KINDS.values())
+
+
+@pytest.mark.parametrize("measured", [1, 2, 5])
+def test_rounds_are_whole_numbers(measured):
+    records = [trained(kind, s, [0.1] * measured) for kind in figure5.KINDS for s in (0, 1)]
+    for axis in figure5.agreement_figure(figure5.rows(records)).axes:
+        low, high = axis.get_xlim()
+        ticks = [tick for tick in axis.get_xticks() if low <= tick <= high]
+        assert ticks
+        assert all(tick == round(tick) for tick in ticks)

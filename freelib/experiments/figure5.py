@@ -145,6 +145,7 @@ def agreement_figure(table: pd.DataFrame) -> Figure:
         for axis, (measure, label) in zip(line, MEASURES.items(), strict=True):
             _draw(axis, by_round(table[table["dataset"] == dataset], measure))
             axis.set(xlabel="round", ylabel=label, title=title(dataset))
+            axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # no half rounds
     axes[0][0].legend()
     return figure
 
