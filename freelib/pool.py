@@ -226,13 +226,15 @@ class ModelPool(Sequence[PretrainedModel]):
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits over every member's metadata, its weights' digest included."""
-        return hashlib.sha256(json.dumps(self.descriptions, sort_keys=True).encode()).hexdigest()[:16]
+        """16 hexadecimal digits over every member's metadata but `training`, its weights' digest included."""
+        kept = [{key: value for key, value in d.items() if key != "training"} for d in self.descriptions]
+        return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def save_member(model: PretrainedModel, folder: Path) -> None:
+def save_member(model: PretrainedModel, folder: Path, **more: Any) -> None:
     """Writes a model of one of freelib's architectures: the weights first, so that what is listed is whole.
 
+    more: further metadata
     Raises ValueError for a custom module: a file of tensors can't hold its code.
     """
     if model.arch not in ARCHITECTURES:
@@ -241,7 +243,7 @@ def save_member(model: PretrainedModel, folder: Path) -> None:
         )
     folder.mkdir(parents=True, exist_ok=True)
     digest = save_tensors(folder / f"{model.name}.safetensors", model.module.state_dict())
-    description = {**model.describe(), "weights_digest": digest}
+    description = {**model.describe(), "weights_digest": digest, **more}
     write_atomically(folder / f"{model.name}.json", json.dumps(description, indent=1).encode())
 
 

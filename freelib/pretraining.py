@@ -18,7 +18,8 @@ from freelib.backbones import build_backbone
 from freelib.datasets import FewShotDataset
 from freelib.environment import keep_freed_memory
 from freelib.episodes import images_to_float
-from freelib.pool import ModelPool, PretrainedModel, save_member
+from freelib.pool import ModelPool, PretrainedModel, read_description, save_member
+from freelib.records import plain
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,27 @@ def _start_worker(fields: dict[str, Any]) -> None:
 
 
 def _pretrain_and_save(config: PoolConfig, folder: Path, seed: int, index: int) -> None:
-    save_member(pretrain_model(_worker_dataset, config, seed=seed, index=index), folder)
+    model = pretrain_model(_worker_dataset, config, seed=seed, index=index)
+    save_member(model, folder, training=training_of(_worker_dataset, config, seed))
+
+
+def training_of(dataset: FewShotDataset, config: PoolConfig, seed: int) -> dict[str, Any]:
+    """What all members of a pool share and their bits depend on; kept in the metadata of each."""
+    fields = {name: value for name, value in vars(config).items() if name not in ("n_models", "device")}
+    return plain({"data_digest": dataset.digest, "image_size": dataset.image_size, "seed": seed, **fields})
+
+
+def _refuse_a_mixture(dataset: FewShotDataset, folder: Path, training: dict[str, Any]) -> None:
+    for file in sorted(folder.glob(f"{dataset.name}-*.json")):
+        description = read_description(file)
+        there = description.get("training", training)  # not told in older pools: taken as it is
+        other = [name for name in training if there.get(name) != training[name]]
+        if other and description["domain"] == dataset.name:
+            was, wanted = (", ".join(f"{n}={d.get(n)}" for n in other) for d in (there, training))
+            raise ValueError(
+                f"{folder} has models of {dataset.name} trained with {was}; {wanted} was asked for: "
+                "give the pool another folder, or the settings that it began with."
+            )
 
 
 def pretrain_pool(
@@ -178,13 +199,15 @@ def pretrain_pool(
     dataset: the meta-training split; progress: called with (members done, members wanted)
     What is there stays: a run that was killed goes on where it was, and gives the same pool.
 
-    Raises ValueError where the data set has fewer classes than config.n_way.
+    Raises ValueError where the data set has fewer classes than config.n_way, or the folder has models of this
+    data set that were trained in another way, and leaves them as they are.
     """
     if dataset.n_classes < config.n_way:
         raise ValueError(
             f"{dataset.name} has {dataset.n_classes} training classes, too few for {config.n_way}-way models."
         )
     folder = Path(folder)
+    _refuse_a_mixture(dataset, folder, training_of(dataset, config, seed))
     names = [f"{dataset.name}-{config.archs[i % len(config.archs)]}-{i:04d}" for i in range(config.n_models)]
     missing = [i for i, name in enumerate(names) if not (folder / f"{name}.json").is_file()]
     done = config.n_models - len(missing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -65,6 +66,38 @@ def test_a_killed_run_goes_on_with_the_same_bits_by_another_number_of_workers(st
     assert bytes_of(tmp_path) == whole
     after = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
     assert {n for n in before if before[n] != after[n]} == {"tiny-conv4-0002.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("change", "seed", "sentence"),
+    [
+        ({"epochs": 2}, 3, r"trained with epochs=1; epochs=2 was asked for"),
+        ({"archs": ("conv4",)}, 3, r"archs=\['conv4', 'resnet10'\]; archs=\['conv4'\] was"),
+        ({}, 4, "trained with seed=3; seed=4 was asked for"),
+    ],
+)
+def test_a_folder_of_other_models_is_refused_and_left_as_it_is(
+    stored, tiny_dataset, monkeypatch, change, seed, sentence
+):
+    before, calls = bytes_of(stored[0]), []
+    monkeypatch.setattr(pretraining, "ProcessPoolExecutor", None)
+    config = replace(QUICK, **{"n_models": 5, **change})
+    with pytest.raises(ValueError, match=sentence):
+        pretrain_pool(tiny_dataset, config, stored[0], seed=seed, progress=lambda *done: calls.append(done))
+    assert not calls
+    assert bytes_of(stored[0]) == before
+
+
+def test_what_was_stored_without_its_settings_is_taken_as_it_is(stored, tiny_dataset, tmp_path, monkeypatch):
+    for name, data in bytes_of(stored[0]).items():
+        if name.endswith(".json"):
+            description = json.loads(data)
+            assert description.pop("training")["epochs"] == 1
+            data = json.dumps(description).encode()
+        (tmp_path / name).write_bytes(data)
+    monkeypatch.setattr(pretraining, "ProcessPoolExecutor", None)
+    pool = pretrain_pool(tiny_dataset, replace(QUICK, epochs=2, device="cuda"), tmp_path, seed=3)
+    assert pool.digest == stored[1].digest
 
 
 def test_a_whole_pool_needs_no_process(stored, tiny_dataset, monkeypatch):
