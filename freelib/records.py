@@ -66,7 +66,13 @@ _NULLABLE: dict[str, tuple[type, ...]] = {
     "extra": (dict,),
 }
 FIELDS = (*_REQUIRED, *_NULLABLE)
-"""Every field of a record; one that does not apply is null, never left out."""
+"""Every field of a record; one that does not apply is null, never left out.
+
+seconds: of wall-clock time, by phase. A run has `training` (the whole of it, all sittings of a run that was
+  killed, the looks at the validation classes included) and `test`; where it was trained on the CPU also
+  `training_cpu`: processor time, all threads, so that what else the machine did does not count. Older
+  records have no `training_cpu`, and the last sitting's time as `training`.
+"""
 
 KEYED = (
     "method", "method_revision", "config", "dataset", "data_digest", "pool", "seed",

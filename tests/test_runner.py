@@ -9,8 +9,16 @@ import pytest
 import torch
 from fake_methods import TINY, Shotless
 
-from freelib.experiments.runner import Run, known_record, learner_file, run_unit, with_overrides
+from freelib.experiments.runner import (
+    Run,
+    known_record,
+    learner_file,
+    run_unit,
+    time_spent,
+    with_overrides,
+)
 from freelib.experiments.units import Unit
+from freelib.methods.running import TrainingLog, clocks
 from freelib.profiles import Profile
 from freelib.records import RecordStore
 from freelib.storage import load_tensors
@@ -185,6 +193,17 @@ def test_killed_in_the_middle_and_started_again(tiny_world, tmp_path):
     assert not checkpoint.exists()
     whole = run_unit(unit, TINY, RecordStore(tmp_path / "whole"))
     assert lasting(resumed) == lasting(whole)
+    for seconds in (resumed["seconds"], whole["seconds"]):
+        assert seconds["training"] >= 8 * 0.3  # of both sittings
+        assert 0 < seconds["training_cpu"] < seconds["training"] - 1  # the pauses take no processor
+
+
+def test_processor_time_is_told_where_the_processor_trained():
+    log = TrainingLog(earlier={"training": 50.0, "training_cpu": 40.0})
+    began = {name: now - 5 for name, now in clocks().items()}
+    assert time_spent(log, began, "cpu") == pytest.approx({"training": 55, "training_cpu": 45}, abs=3)
+    assert time_spent(log, began, "cuda:0") == pytest.approx({"training": 55}, abs=3)
+    assert time_spent(None, began, "cpu") == pytest.approx({"training": 5, "training_cpu": 5}, abs=3)
 
 
 def test_two_processes_with_one_unit_make_one_record(tiny_world, tmp_path):

@@ -55,14 +55,13 @@ def train(
     of the pool is seen, and without --select-on no other image either. A run that was stopped goes on where
     it was.
     """
-    import time
-
     from freelib.datasets import load_dataset
     from freelib.experiments.learners import save_learner
     from freelib.experiments.pools import pretrain_into
-    from freelib.experiments.runner import Run
+    from freelib.experiments.runner import Run, time_spent
     from freelib.experiments.units import Unit, parse_overrides, unit_config
     from freelib.methods import get_method
+    from freelib.methods.running import clocks
     from freelib.pool import ModelPool
     from freelib.profiles import get_profile
     from freelib.progress import Progress
@@ -81,13 +80,13 @@ def train(
     oracle = {"dataset": load_dataset(name, "train", size=pool.image_size)} if trained_with.oracle else {}
     run = digest_of([method, trained_with.revision, config, seed, pool.digest, select_on])
     checkpoint = Checkpoint(out / f"checkpoint-{run}.pt")
-    start = time.perf_counter()
+    began = clocks()
     with Progress(f"train {method}") as progress:
         monitor = Run(unit, chosen).monitor(progress.note) if select_on else None
         learner = trained_with.meta_train(
             pool, config, seed=seed, monitor=monitor, checkpoint=checkpoint, **oracle
         )
-    seconds = round(time.perf_counter() - start, 1)
+    seconds = round(time_spent(learner.log, began, config.device)["training"], 1)
     save_learner(learner, out, method=method, config=config, seed=seed, pool=pool, pool_folder=pool_folder)
     checkpoint.remove()
     value = {

@@ -22,6 +22,7 @@ from freelib.experiments.units import Unit, unit_config
 from freelib.meta_learner import MetaLearner
 from freelib.methods import get_method
 from freelib.methods.base import Monitor
+from freelib.methods.running import TrainingLog, clocks
 from freelib.profiles import Profile
 from freelib.records import Record, RecordStore, complete, config_digest, digest_of
 from freelib.storage import Checkpoint, save_tensors
@@ -195,13 +196,14 @@ def _execute(runs: Sequence[Run], checkpoint: Checkpoint, message: Message) -> l
     unit, profile = run.unit, run.profile
     method, config, captured = get_method(unit.method), run.settings["config"], environment()
     pool = get_pool(unit.dataset, profile, unit.seed, cache=run.cache)
-    start = time.perf_counter()
+    began = clocks()
     oracle = {"dataset": run.dataset("train")} if method.oracle else {}
     learner = method.meta_train(
         pool, config, seed=unit.seed, monitor=run.monitor(message), checkpoint=checkpoint, **oracle
     )
-    trained = time.perf_counter() - start
     log = learner.log
+    seconds = {} if log is None else dict(log.seconds)
+    seconds |= time_spent(log, began, config.device)
     shared = {
         **captured,
         "experiment": unit.experiment,
@@ -215,10 +217,17 @@ def _execute(runs: Sequence[Run], checkpoint: Checkpoint, message: Message) -> l
         "device": device_name(config.device),
         "extra": {"selected_round": learner.selected_round},
     }
-    phases = {} if log is None else {name: round(value, 3) for name, value in log.seconds.items()}
-    return [
-        _tested(each, learner, shared, {**phases, "training": round(trained, 3)}, message) for each in runs
-    ]
+    seconds = {name: round(value, 3) for name, value in seconds.items()}
+    return [_tested(each, learner, shared, seconds, message) for each in runs]
+
+
+def time_spent(log: TrainingLog | None, began: dict[str, float], device: str) -> dict[str, float]:
+    """Seconds of a whole training, as a record has them: `training` and, on the CPU, `training_cpu`.
+
+    began: what the `clocks` read when this sitting began
+    """
+    spent = (log or TrainingLog()).spent(began)
+    return spent if torch.device(device).type == "cpu" else {"training": spent["training"]}
 
 
 def _tested(

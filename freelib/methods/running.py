@@ -18,16 +18,24 @@ from freelib.replay import EpisodeShape, ReplayConfig, replay
 from freelib.storage import Checkpoint
 
 
+def clocks() -> dict[str, float]:
+    """Readings in seconds: "training" of the wall's clock, "training_cpu" of this process's, all threads."""
+    return {"training": time.perf_counter(), "training_cpu": time.process_time()}
+
+
 @dataclass
 class TrainingLog:
     """What happened while a learner was trained; part of its checkpoint and of its record.
 
     history: a list of numbers for each column; seconds: by phase; passes: generate-forward-backward passes
+    earlier: seconds, under the names of `clocks`, of a killed run's sittings before, up to their checkpoint
     """
 
     history: dict[str, list[float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     passes: int = 0
+    earlier: dict[str, float] = field(default_factory=dict)
+    began: dict[str, float] = field(default_factory=clocks)
 
     def append(self, **values: float | int | Tensor) -> None:
         """Adds one number to each named column."""
@@ -45,13 +53,27 @@ class TrainingLog:
                 torch.cuda.synchronize()
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
 
+    def spent(self, began: Mapping[str, float] | None = None) -> dict[str, float]:
+        """Seconds, under the names of `clocks`, of the whole training: those of earlier sittings count too.
+
+        began: what the clocks read when this sitting began, if not with this log
+        """
+        began = began or self.began
+        return {name: now - began[name] + self.earlier.get(name, 0.0) for name, now in clocks().items()}
+
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint."""
-        return {"history": self.history, "seconds": self.seconds, "passes": self.passes}
+        return {
+            "history": self.history,
+            "seconds": self.seconds,
+            "passes": self.passes,
+            "spent": self.spent(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Back to a state that `state_dict` gave."""
         self.history, self.seconds, self.passes = state["history"], state["seconds"], state["passes"]
+        self.earlier = state.get("spent", {})  # an older checkpoint has none
 
 
 class Selection:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -77,6 +78,27 @@ def test_a_log_takes_numbers_and_tensors():
         with log.phase("work"):
             pass
     assert 0 < log.seconds["work"] < 1
+
+
+def test_the_time_of_all_sittings_is_counted(monkeypatch):
+    now = {"training": 100.0, "training_cpu": 10.0}
+    clock = SimpleNamespace(perf_counter=lambda: now["training"], process_time=lambda: now["training_cpu"])
+    monkeypatch.setattr(running, "time", clock)
+    first = TrainingLog()
+    now |= {"training": 130.0, "training_cpu": 12.0}
+    state = first.state_dict()
+    now |= {"training": 500.0, "training_cpu": 99.0}  # what it did after the checkpoint is lost, and its time
+    began = running.clocks()
+    now["training"] = 501.0
+    second = TrainingLog()
+    second.load_state_dict(state)
+    now |= {"training": 507.0, "training_cpu": 103.0}
+    assert second.spent() == {"training": 30 + 6, "training_cpu": 2 + 4}
+    assert second.spent(began) == {"training": 30 + 7, "training_cpu": 2 + 4}
+    assert second.state_dict()["spent"] == second.spent()
+    del state["spent"]
+    second.load_state_dict(state)
+    assert second.spent() == {"training": 6, "training_cpu": 4}
 
 
 def test_a_phase_counts_when_it_fails():
