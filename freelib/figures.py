@@ -57,11 +57,11 @@ def new_figure(
     return figure, figure.subplots(rows, columns, squeeze=False, **subplots)
 
 
-def png_bytes(figure: Figure, *, dpi: int) -> bytes:
-    """The figure as PNG, without date or version in it."""
+def png_bytes(figure: Figure, *, dpi: int, **words: str) -> bytes:
+    """The figure as PNG, without date or version in it; words: its metadata, such as a `Description`."""
     buffer = io.BytesIO()
     with mpl.rc_context(STYLE):
-        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None})
+        figure.savefig(buffer, format="png", dpi=dpi, metadata={"Software": None, **words})
     return buffer.getvalue()
 
 

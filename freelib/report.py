@@ -107,15 +107,12 @@ def facts(store: RecordStore) -> dict[str, str]:
     if not records:
         return {}
     unique = {record["config_digest"]: record for record in records}.values()
-    seconds = sum(
-        (r["seconds"] or {}).get("training", 0.0) + (r["seconds"] or {}).get("test", 0.0) for r in unique
-    )
     days = sorted(record["started"][:10] for record in unique)
     span = days[0] if days[0] == days[-1] else f"{days[0]} to {days[-1]}"
     return {
         "records": str(len(unique)),
         "started": span,
-        "time in training and test": duration(seconds),
+        "time in training and test": duration(spent(unique)),
         "processor": _values(unique, "cpu"),
         "device": _values(unique, "device"),
         "threads": _values(unique, "threads"),
@@ -124,6 +121,18 @@ def facts(store: RecordStore) -> dict[str, str]:
         "torch": _values(unique, "torch"),
         "freelib": _values(unique, "freelib_version"),
     }
+
+
+def spent(records: Iterable[Record]) -> float:
+    """Seconds of training and test of some runs; a training that several records share counts once."""
+    trainings = {}
+    test = 0.0
+    for record in records:
+        seconds = record["seconds"] or {}
+        key = tuple(record[name] for name in ("method", "dataset", "seed", "started", "git_commit"))
+        trainings[key, seconds.get("training", 0.0)] = seconds.get("training", 0.0)
+        test += seconds.get("test", 0.0)
+    return sum(trainings.values()) + test
 
 
 def _values(records: Iterable[Record], field: str) -> str:

@@ -1,55 +1,53 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from fake_methods import TINY
+from made_records import made
 
-from freelib.cli import main
 from freelib.experiments import summary
-from freelib.experiments.claims import CLAIMS
+from freelib.experiments.evidence import Evidence
+from freelib.experiments.units import Unit
+from freelib.records import RecordStore
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "cpu"
 
 
-def test_results_page_and_readme_say_what_the_committed_records_say():
-    """No number in them is typed by hand: `freelib report` writes both again as they are."""
-    assert (ROOT / "results" / "README.md").read_text(encoding="utf-8") == summary.results_page(RESULTS)
+def test_readme_says_what_the_committed_records_say():
+    """No number in its results is typed by hand: `freelib report` writes them again as they are."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert summary.with_results(readme, summary.first_screen(RESULTS)) == readme
+    assert summary.with_results(readme, summary.first_screen(summary.gathered(RESULTS))) == readme
 
 
-def test_the_page_follows_the_records(tmp_path):
+def test_the_table_follows_the_records(tmp_path):
     folder = tmp_path / "cpu"
-    assert summary.first_screen(folder) == "No records yet."
-    empty = summary.results_page(folder)
-    assert empty.count("**not measured yet**") == len(CLAIMS)
+    assert summary.first_screen(summary.gathered(folder)) == "No records yet."
     shutil.copytree(RESULTS / "records" / "table1", folder / "records" / "table1")
-    assert summary.first_screen(folder) == summary.first_screen(RESULTS)
-    records = sorted((folder / "records" / "table1").glob("*.json"))
-    for path in records:
+    whole = summary.first_screen(summary.gathered(folder))
+    assert "Best teacher" in whole
+    for path in (folder / "records" / "table1").glob("*.json"):
         if '"method": "best_teacher"' in path.read_text(encoding="utf-8"):
             path.unlink()
-    assert "Best teacher" not in summary.first_screen(folder)
-    assert "Best teacher" in summary.first_screen(RESULTS)
+    assert "Best teacher" not in summary.first_screen(summary.gathered(folder))
 
 
-def test_report_writes_both_files_or_neither(tmp_path):
-    shutil.copytree(RESULTS / "records" / "table1", tmp_path / "results" / "cpu" / "records" / "table1")
-    readme = tmp_path / "README.md"
-    readme.write_text("# a\n", encoding="utf-8")
-    refused = CliRunner().invoke(main, ["report", "--profile", "cpu", "--root", str(tmp_path)])
-    assert refused.exit_code == 2
-    assert "no place for results" in refused.output
-    assert not (tmp_path / "results" / "README.md").exists()
-    readme.write_text(f"# a\n{summary.BEGIN}\nold\n{summary.END}\nb\n", encoding="utf-8")
-    done = CliRunner().invoke(main, ["report", "--profile", "cpu", "--root", str(tmp_path)])
-    assert done.exit_code == 0, done.output
-    text = readme.read_text(encoding="utf-8")
-    assert text.startswith("# a\n")
-    assert text.endswith(f"{summary.END}\nb\n")
-    assert "old" not in text
-    assert "Best teacher" in text
+def test_each_row_has_its_own_seeds(tmp_path):
+    profile = replace(TINY, shots=(1, 5), seeds=(0, 1, 2), pool_seed=0, n_episodes=2)
+    store = RecordStore(tmp_path)
+    for method, n_shot, seeds in (("free", 1, 2), ("free", 5, 1), ("random", 1, 3), ("best_teacher", 1, 1)):
+        for seed in range(seeds):
+            episodes = [30.0 + n_shot, 32.0 + n_shot]
+            store.put(made(Unit("table1", method, "cifar-fs", n_shot, seed), profile, episodes))
+    lines = summary.first_screen(Evidence(profile, store)).splitlines()
+    assert lines[0] == "| method | models at test | 1-shot, % | 5-shot, % | seeds |"
+    assert sorted(lines[2:5]) == [
+        "| Best teacher | 1 | 32.0 ± 2.0 | – | – |",
+        "| FREE | 1 | 32.0 ± 2.0 | 36.0 ± 2.0 | 2, 1 |",
+        "| Random | 1 | 32.0 ± 2.0 | – | 3 |",
+    ]
+    assert "seeds: –, nothing is drawn by chance" in lines[-1]
 
 
 @pytest.mark.parametrize("text", ["", summary.BEGIN, f"{summary.BEGIN}{summary.BEGIN}{summary.END}"])

@@ -24,7 +24,7 @@ def report(profile: str, root: Path, as_json: bool) -> None:
 
     Writes results/README.md, and the table between the two marks in README.md. Nothing is run.
     """
-    from freelib.experiments.summary import write
+    from freelib.experiments.results_page import write
 
     paths = [str(path) for path in write(root, profile)]
     emit({"written": paths}, as_json, "\n".join(paths))

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from freelib.evaluation import mean_over_seeds
 from freelib.experiments.grid import run_grid
-from freelib.experiments.units import grid
+from freelib.experiments.units import Unit, grid
 from freelib.figures import LINE_STYLES, PALETTE, new_figure, styled
 from freelib.profiles import Profile, get_profile
 from freelib.records import Record, RecordStore
@@ -41,17 +41,29 @@ def run(
     datasets: only these, each at the size of the table that has it; of `shots` the first counts; seeds: the
     profile's, or three where it has fewer. All seeds learn from one pool. See `run_grid`.
     """
-    records = []
+    profile = get_profile(profile)
+    store = RecordStore(Path(results) / profile.name / "records")
+    parts = plan(profile, datasets, shots, seeds)
+    return [record for own, units in parts for record in run_grid(units, own, store, cache=cache)]
+
+
+def plan(
+    profile: Profile,
+    datasets: Sequence[str] | None = None,
+    shots: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> list[tuple[Profile, list[Unit]]]:
+    """For each source its profile, and the runs in it; see `run`."""
+    parts = []
     for source in SOURCES:
-        own = get_profile(profile).for_experiment(source)
+        own = profile.for_experiment(source)
         own = replace(own, pool_seed=own.pool_seed or 0)
         chosen = [name for name in own.datasets if datasets is None or name in datasets]
         own_seeds = seeds or (own.seeds if len(own.seeds) > 1 else SEEDS)
         axes = (chosen, [(shots or own.shots)[0]], own_seeds)
         units = grid(EXPERIMENT, ["free"], *axes) + grid(EXPERIMENT, ["free"], *axes, {"alignment": "summed"})
-        store = RecordStore(Path(results) / own.name / "records")
-        records += run_grid(units, own, store, cache=cache)
-    return records
+        parts.append((own, units))
+    return parts
 
 
 def rows(records: Sequence[Record]) -> pd.DataFrame:

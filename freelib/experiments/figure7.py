@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from freelib.evaluation import mean_and_interval
 from freelib.experiments.grid import run_grid
-from freelib.experiments.units import grid, unit_config
+from freelib.experiments.units import Unit, grid, unit_config
 from freelib.figures import PALETTE, new_figure, styled
 from freelib.profiles import Profile, get_profile
 from freelib.records import Record, RecordStore
@@ -45,7 +45,20 @@ def run(
 
     Raises ValueError for a setting that FREE does not have; see `run_grid` too.
     """
-    profile = get_profile(profile).for_experiment(EXPERIMENT)
+    profile = get_profile(profile)
+    store = RecordStore(Path(results) / profile.name / "records")
+    parts = plan(profile, datasets, shots, seeds)
+    return [record for own, units in parts for record in run_grid(units, own, store, cache=cache)]
+
+
+def plan(
+    profile: Profile,
+    datasets: Sequence[str] | None = None,
+    shots: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> list[tuple[Profile, list[Unit]]]:
+    """The runs with the whole pool, the base first, and those with each smaller one; see `run`."""
+    profile = profile.for_experiment(EXPERIMENT)
     dataset, n_shot = (datasets or profile.datasets)[0], (shots or profile.shots)[0]
     axes = (["free"], [dataset], [n_shot], seeds or profile.seeds[:1])
     base = grid(EXPERIMENT, *axes)
@@ -58,13 +71,8 @@ def run(
         if axis != "pool_size" and value != getattr(start, axis)
         for unit in grid(EXPERIMENT, *axes, {axis: value})
     ]
-    store = RecordStore(Path(results) / profile.name / "records")
-    records = run_grid(base + changed, profile, store, cache=cache)
-    for size in sizes:
-        if size != whole:
-            smaller = replace(profile, pool_parts=({"take": size},))
-            records += run_grid(base, smaller, store, cache=cache)
-    return records
+    smaller = [replace(profile, pool_parts=({"take": size},)) for size in sizes if size != whole]
+    return [(profile, base + changed), *((own, base) for own in smaller)]
 
 
 def settings(record: Record) -> dict[str, int]:

@@ -15,10 +15,9 @@ import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
-from itertools import islice
 from pathlib import Path
 
-from freelib.experiments.pools import get_pool, pool_seed
+from freelib.experiments.pools import get_pool, is_the_pool, pool_seed
 from freelib.experiments.runner import Run, known_record
 from freelib.experiments.units import Unit
 from freelib.experiments.worker import Job
@@ -67,12 +66,18 @@ def run_grid(
 def standing(units: Sequence[Unit], profile: Profile, store: RecordStore) -> list[Record]:
     """The records of those units that have one, in their order; none is made, and no data is needed."""
     there = [record for experiment in store.experiments() for record in store.all(experiment)]
-    found = []
-    for unit in units:
-        wanted = plain(Run(unit, profile).settings)
-        same = (record for record in there if all(record[name] == wanted[name] for name in wanted))
-        found += [dict(record, experiment=unit.experiment) for record in islice(same, 1)]
-    return found
+    found = (record_of(unit, profile, there) for unit in units)
+    return [record for record in found if record is not None]
+
+
+def record_of(unit: Unit, profile: Profile, there: Iterable[Record]) -> Record | None:
+    """The first of some records that is a unit's, under the unit's experiment; no data is read."""
+    wanted = plain(Run(unit, profile).settings)
+    for record in there:
+        same = all(record[name] == wanted[name] for name in wanted)
+        if same and is_the_pool(record["pool"], unit.dataset, profile, unit.seed):
+            return dict(record, experiment=unit.experiment)
+    return None
 
 
 def _make_pools(units: Iterable[Unit], profile: Profile, cache: str | Path | None) -> None:

@@ -15,7 +15,7 @@ from freelib.experiments.units import checked_fields, domains
 from freelib.pool import ModelPool
 from freelib.pretraining import PoolConfig, pretrain_pool
 from freelib.profiles import Profile
-from freelib.records import digest_of
+from freelib.records import digest_of, plain
 
 
 def pool_config(dataset: str, profile: Profile, **fields: Any) -> PoolConfig:
@@ -59,6 +59,19 @@ def whole_identity(parts: list[PoolPart], trains: list[FewShotDataset], seed: in
     splits = {train.name: train for train in trains}
     identities = [part.identity(splits[part.dataset], seed) for part in parts]
     return identities[0] if len(identities) == 1 else {"parts": identities}
+
+
+def is_the_pool(found: dict[str, Any] | None, dataset: str, profile: Profile, seed: int) -> bool:
+    """Whether a record's `pool` is that of runs with this seed; the images behind it are not looked at."""
+    wanted = [
+        {"dataset": part.dataset, "seed": pool_seed(profile, seed), "config": asdict(part.config)}
+        | ({} if part.take is None else {"take": part.take})
+        for part in pool_parts(dataset, profile)
+    ]
+    parts = (found or {}).get("parts", [found or {}])
+    there = [{name: part.get(name) for name in each} for part, each in zip(parts, wanted, strict=False)]
+    takes = [part.get("take") for part in parts]
+    return there == plain(wanted) and takes == [each.get("take") for each in wanted]
 
 
 def pool_seed(profile: Profile, seed: int) -> int:

@@ -17,7 +17,7 @@ from freelib.datasets.cache import cache_folder
 from freelib.environment import device_name, environment, peak_memory_mib
 from freelib.episodes import EpisodeSampler
 from freelib.evaluation import Score, evaluate
-from freelib.experiments.pools import get_pool, pool_parts, pool_seed, whole_identity
+from freelib.experiments.pools import get_pool, is_the_pool, pool_parts, pool_seed, whole_identity
 from freelib.experiments.units import Unit, unit_config
 from freelib.meta_learner import MetaLearner
 from freelib.methods import get_method
@@ -145,7 +145,8 @@ def known_record(run: Run, store: RecordStore) -> Record | None:
         return store.adopt(run.unit.experiment, run.digest)
     except MissingDataError:
         for record in store.find({"experiment": run.unit.experiment, **run.settings}):
-            return record
+            if is_the_pool(record["pool"], run.unit.dataset, run.profile, run.unit.seed):
+                return record
         raise
 
 

@@ -11,7 +11,7 @@ import torch
 from freelib.evaluation import mean_and_interval
 from freelib.experiments.alignment_claim import SUMMED, pairs, sentence, variant
 from freelib.experiments.grid import run_grid
-from freelib.experiments.units import domains, grid, without_repeats
+from freelib.experiments.units import Unit, domains, grid, without_repeats
 from freelib.profiles import Profile, get_profile
 from freelib.records import Record, RecordStore
 from freelib.tables import DATASET_TITLES, accuracy_rows
@@ -33,13 +33,23 @@ def run(
     See `table1.run`. FREE comes twice: with BelL, and with summed gradients.
     """
     profile = get_profile(profile).for_experiment(EXPERIMENT)
+    chosen = units(profile, shots, seeds, methods)
+    return run_grid(chosen, profile, RecordStore(Path(results) / profile.name / "records"), cache=cache)
+
+
+def units(
+    profile: Profile,
+    shots: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+    methods: Sequence[str] | None = None,
+) -> list[Unit]:
+    """The runs behind the table's cells; what is None is the profile's, as this table wants it."""
     methods = tuple(methods or profile.methods)
     axes = (profile.datasets, shots or profile.shots, seeds or profile.seeds)
-    units = grid(EXPERIMENT, methods, *axes)
+    chosen = grid(EXPERIMENT, methods, *axes)
     if "free" in methods:
-        units += grid(EXPERIMENT, ["free"], *axes, SUMMED)
-    units = without_repeats(units, profile)
-    return run_grid(units, profile, RecordStore(Path(results) / profile.name / "records"), cache=cache)
+        chosen += grid(EXPERIMENT, ["free"], *axes, SUMMED)
+    return without_repeats(chosen, profile)
 
 
 def by_domain(record: Record) -> list[Record]:

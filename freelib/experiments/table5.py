@@ -43,14 +43,23 @@ def run(
     datasets, seeds: the profile's where None; of `shots` the first counts. Errors are `run_grid`'s.
     """
     profile = get_profile(profile)
-    n_shot = (shots or profile.shots)[0]
-    units = [
-        Unit(EXPERIMENT, method, dataset, n_shot, seed, overrides)
+    chosen = units(profile, datasets, shots, seeds)
+    return run_grid(chosen, profile, RecordStore(Path(results) / profile.name / "records"), cache=cache)
+
+
+def units(
+    profile: Profile,
+    datasets: Sequence[str] | None = None,
+    shots: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+) -> list[Unit]:
+    """The learners' runs; see `run`."""
+    return [
+        Unit(EXPERIMENT, method, dataset, (shots or profile.shots)[0], seed, overrides)
         for dataset in datasets or profile.datasets
         for method, overrides in LEARNERS.values()
         for seed in (seeds or profile.seeds_for(dataset))[:1]
     ]
-    return run_grid(units, profile, RecordStore(Path(results) / profile.name / "records"), cache=cache)
 
 
 def rows(costs: pd.DataFrame, learners: Sequence[Record]) -> pd.DataFrame:

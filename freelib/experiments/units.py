@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from functools import cache
 from types import UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -116,9 +117,14 @@ def make_config(method: str, overrides: Mapping[str, Any]) -> MethodConfig:
     return config_class(**checked_fields(config_class, overrides, f"method {method}"))
 
 
+@cache
+def _hints(config_class: type) -> dict[str, Any]:
+    return get_type_hints(config_class)
+
+
 def checked_fields(config_class: type, overrides: Mapping[str, Any], owner: str) -> dict[str, Any]:
     """`overrides` as arguments of a flat dataclass. Raises ValueError for unknown names and wrong types."""
-    hints = get_type_hints(config_class)
+    hints = _hints(config_class)
     known = [item.name for item in fields(config_class)]
     unknown = sorted(set(overrides) - set(known))
     if unknown:

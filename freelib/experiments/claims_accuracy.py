@@ -1,0 +1,183 @@
+"""Claims on accuracy: FREE and our own student against other methods (tables 1 to 3)."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pandas as pd
+
+from freelib.experiments import table1, table2, table3
+from freelib.experiments.evidence import Evidence, Runs, setting
+from freelib.experiments.units import Unit
+from freelib.experiments.verdicts import OPEN, Cell, Verdict, judged, span
+from freelib.methods import get_method
+from freelib.tables import plus_minus, reference_values
+
+Rows = dict[Hashable, Any]
+
+
+def columns(experiment: str, runs: Runs, method: str) -> Iterator[tuple[str, Rows]]:
+    """A table's columns in which a method has a record: ("CIFAR-FS, 1-shot", all its rows by method)."""
+    if not runs.records:
+        return
+    if experiment == "table1":
+        table = table1.rows(runs.records, reference=method)
+    else:
+        table = table2.rows(runs.records) if experiment == "table2" else table3.rows(runs.records)
+    by = ["dataset", "n_shot", *(["student"] if "student" in table else [])]
+    for key, group in table.groupby(by, sort=False):
+        rows = {row["method"]: row for row in group.to_dict("records")}
+        if method in rows:
+            student = f", student {table3.STUDENTS[str(key[2])]}" if len(key) > 2 else ""
+            yield setting(str(key[0]), int(key[1])) + student, rows
+
+
+def ahead(rows: Rows, others: Sequence[str], where: str) -> Cell | None:
+    """The method that the rows are held against, minus the best of some others; None where there is none."""
+    there = [rows[name] for name in others if name in rows and not pd.isna(rows[name]["difference"])]
+    if not there:
+        return None
+    best = max(there, key=lambda row: row["accuracy"])
+    return Cell(where, best["title"], 0.0 - best["difference"], best["difference_ci95"])
+
+
+def against(
+    evidence: Evidence,
+    claim: str,
+    others: Sequence[str],
+    *,
+    method: str = "free",
+    experiment: str = "table1",
+    notebooks: tuple[str, ...] = ("01_table1",),
+    ours: bool = False,
+    also_missing: tuple[str, ...] = (),
+) -> Verdict:
+    """A method against the best of some others, in every column of a table."""
+    runs = evidence.runs(experiment)
+    found = list(columns(experiment, runs, method))
+    cells = [cell for where, rows in found if (cell := ahead(rows, others, where)) is not None]
+    if not cells:
+        return Verdict(claim, OPEN, notebooks=notebooks, ours=ours)
+
+    def concerns(unit: Unit) -> bool:
+        return unit.method in {method, *(name.partition(" ")[0] for name in others)} and (
+            "alignment" not in unit.overrides
+        )
+
+    missing = (*runs.lacking(concerns), *also_missing)
+    title, rest = get_method(method).title, {cell.other for cell in cells}
+    wanted = len({(unit.dataset, unit.n_shot) for unit in runs.wanted})
+    total = f"; {len(cells)} of {wanted} columns measured" if experiment == "table1" else ""
+    best = rest.pop() if len(rest) == 1 else f"the best of the others ({' or '.join(sorted(rest))})"
+    return Verdict(
+        claim,
+        judged([cell.sign for cell in cells], missing=bool(missing)),
+        f"{title} minus {best}: {span(cells)}{total}",
+        tuple(f"{title}, points: {cell}" for cell in cells),
+        missing,
+        notebooks,
+        ours,
+    )
+
+
+def beats_published(evidence: Evidence) -> Verdict:
+    """FREE against the best of the methods that the paper compares it with (table 1)."""
+    claim = (
+        "FREE is ahead of every method that it is compared with, by 1.42 to 4.78 points over the strongest"
+    )
+    verdict = against(evidence, claim, table1.PUBLISHED)
+    if verdict.verdict == OPEN:
+        return verdict
+    sentences = table1.against_the_paper(table1.rows(evidence.runs("table1").records))
+    return replace(verdict, numbers=tuple(sentences.splitlines()))
+
+
+def _mixed(evidence: Evidence, experiment: str, claim: str, notebook: str) -> Verdict:
+    """FREE against those of the published methods that the profile runs on a mixed pool."""
+    run = evidence.profile.for_experiment(experiment).methods
+    usable = [m for m in table1.PUBLISHED if experiment != "table3" or not table3.needs_one_architecture(m)]
+    others = [name for name in usable if name in run]
+    titles = ", ".join(get_method(name).title for name in usable if name not in run)
+    absent = (f"not among this profile's runs: {titles}",) if titles else ()
+    return against(evidence, claim, others, experiment=experiment, notebooks=(notebook,), also_missing=absent)
+
+
+def beats_on_mixed_domains(evidence: Evidence) -> Verdict:
+    """FREE on a pool of models from several data sets (table 2)."""
+    claim = "With models of several data sets in one pool, FREE is ahead of the others on each of them"
+    return _mixed(evidence, "table2", claim, "02_table2")
+
+
+def beats_on_mixed_architectures(evidence: Evidence) -> Verdict:
+    """FREE on a pool of several architectures (table 3)."""
+    claim = "With several architectures in one pool, FREE is ahead of the others that can use it"
+    return _mixed(evidence, "table3", claim, "03_table3")
+
+
+def reaches_the_papers_accuracy(evidence: Evidence) -> Verdict:
+    """FREE's accuracy beside the values that are known to us (table 1); sizes differ."""
+    claim = "FREE reaches the accuracy that others report for it"
+    found = [
+        (where, rows["free"])
+        for where, rows in columns("table1", evidence.runs("table1"), "free")
+        if not pd.isna(rows["free"]["paper"])
+    ]
+    if not found:
+        return Verdict(claim, OPEN, notebooks=("01_table1",))
+    numbers = tuple(
+        f"{where}: {plus_minus(row['accuracy'], row['ci95'])} %, reported "
+        f"{row['paper']:.2f} % ({row['source']})"
+        for where, row in found
+    )
+    gaps = [row["accuracy"] - row["paper"] for _, row in found]
+    signs = [(gap > row["ci95"]) - (gap < -row["ci95"]) for gap, (_, row) in zip(gaps, found, strict=True)]
+    known = {key for key in reference_values("table1") if key[1] == "free"}
+    missing = evidence.runs("table1").lacking(lambda u: (u.dataset, u.method, u.n_shot) in known)
+    return Verdict(
+        claim,
+        judged([1 if sign >= 0 else -1 for sign in signs], missing=bool(missing)),
+        "; ".join(numbers),
+        ("The sizes of the two are not the same: see what was run.",),
+        missing,
+        ("01_table1",),
+    )
+
+
+POOL = ("pool_features", "pool_features (not centred)")
+DISTILLED: dict[str, Any] = {
+    "method": "pool_distillation",
+    "notebooks": ("01_table1", "06_beyond_the_paper"),
+    "ours": True,
+}
+
+
+def beats_best_teacher(evidence: Evidence) -> Verdict:
+    """FREE against one model of its own pool (table 1)."""
+    claim = "FREE beats the nearest class mean on the features of the pool's best model"
+    return against(evidence, claim, ("best_teacher",), ours=True)
+
+
+def beats_pool_features(evidence: Evidence) -> Verdict:
+    """FREE against all models of its pool, none of them trained further (table 1)."""
+    claim = "FREE beats the nearest class mean on the features of all the pool's models"
+    return against(evidence, claim, POOL, ours=True)
+
+
+def distilled_beats_best_teacher(evidence: Evidence) -> Verdict:
+    """Our own student against one model of its pool (table 1)."""
+    claim = "One student, distilled from the pool without data, beats the pool's best model"
+    return against(evidence, claim, ("best_teacher",), **DISTILLED)
+
+
+def distilled_beats_pool(evidence: Evidence) -> Verdict:
+    """Our own student, one Conv4, against all models of its pool together (table 1)."""
+    claim = "One student, distilled from the pool without data, beats all models of the pool together"
+    return against(evidence, claim, POOL, **DISTILLED)
+
+
+def distilled_beats_oracle(evidence: Evidence) -> Verdict:
+    """Our own student against a prototypical network that sees the real images (table 1)."""
+    claim = "One student, distilled without data, beats the same network trained on the real images"
+    return against(evidence, claim, ("oracle_protonet",), **DISTILLED)

@@ -1,0 +1,198 @@
+"""Claims on FREE's parts: what each is worth (table 4), and what alignment does (figure 5, the lemma)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+
+from freelib.evaluation import mean_over_seeds
+from freelib.experiments import figure5, lemma1, table2, table3, table4
+from freelib.experiments.alignment_claim import pairs, sentence
+from freelib.experiments.evidence import Evidence, Runs, setting
+from freelib.experiments.units import Unit, unit_config
+from freelib.experiments.verdicts import OPEN, Cell, Verdict, judged, span
+from freelib.methods.free import FreeConfig
+from freelib.tables import signed
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of FREE: the words of table 4's row without it, and of one that is shown beside it."""
+
+    words: str
+    also: str
+
+
+FIVE = Part(table4.PARTS[0], "generator from scratch, twice the passes")
+BELL = Part(table4.PARTS[1], "one align sweep")
+REPLAY = Part(table4.PARTS[2], "replay within models")
+
+
+def ablation_rows(runs: Runs) -> pd.DataFrame:
+    """Table 4's rows of those records whose full method, of the same seed, has a record too."""
+
+    def column(unit: Unit) -> tuple[str, int, int]:
+        return unit.dataset, unit.n_shot, unit.seed
+
+    full = {column(unit) for unit in runs.wanted if not unit.overrides} - {
+        column(unit) for unit in runs.missing if not unit.overrides and unit.selection == "validation"
+    }
+    held = [r for r in runs.records if (r["dataset"], r["n_shot"], r["seed"]) in full]
+    return table4.rows(held) if held else pd.DataFrame(columns=["variant"])
+
+
+def part_cells(rows: pd.DataFrame, words: str) -> list[Cell]:
+    """The full method minus the row without a part, a cell a data set and number of shots."""
+    cells = []
+    for row in rows[rows["variant"] == words].to_dict("records"):
+        by_seed = -torch.tensor(row["by_seed"], dtype=torch.float64)
+        seeds = mean_over_seeds(by_seed) if len(by_seed) > 1 else None
+        where = setting(row["dataset"], row["n_shot"])
+        cells.append(Cell(where, words, 0.0 - row["difference"], row["difference_ci95"], seeds))
+    return cells
+
+
+def _part_numbers(rows: pd.DataFrame, words: str) -> tuple[str, ...]:
+    """What table 4 says of a row, in a sentence a column, with each seed's difference."""
+    said = []
+    for row in rows[rows["variant"] == words].to_dict("records"):
+        text = f"{setting(row['dataset'], row['n_shot'])}, {words}: "
+        text += table4.verdict(row["difference"], row["difference_ci95"])
+        if len(row["by_seed"]) > 1:
+            each = ", ".join(f"{value:+.1f}" for value in row["by_seed"])
+            over = signed(*mean_over_seeds(torch.tensor(row["by_seed"], dtype=torch.float64)))
+            text += f"; by seed {each}, over seeds {over}"
+        said.append(text.replace(" -", " −"))
+    return tuple(said)
+
+
+def _lacks(evidence: Evidence, part: Part) -> tuple[str, ...]:
+    runs = evidence.runs("table4")
+    config = unit_config(runs.wanted[0], evidence.profile.for_experiment("table4"))
+    assert isinstance(config, FreeConfig)
+    rows = {}, table4.variants(config).get(part.words)
+    return runs.lacking(lambda unit: unit.selection == "validation" and unit.overrides in rows)
+
+
+def part_helps(evidence: Evidence, claim: str, part: Part) -> Verdict:
+    """The full method against the one without a part (table 4)."""
+    rows = ablation_rows(evidence.runs("table4"))
+    cells, missing = part_cells(rows, part.words), _lacks(evidence, part)
+    if not cells:
+        return Verdict(claim, OPEN, notebooks=("04_table4",))
+    numbers = tuple(text for words in (part.words, part.also) for text in _part_numbers(rows, words))
+    finding = f"FREE minus FREE with {part.words}: {span(cells)}"
+    if all(cell.seeds is None for cell in cells):
+        finding += ", one seed"
+    verdict = judged([cell.sign for cell in cells], missing=bool(missing))
+    return Verdict(claim, verdict, finding, numbers, missing, ("04_table4",))
+
+
+def five_helps(evidence: Evidence) -> Verdict:
+    """FIve against a generator from scratch for each model, at equal passes (table 4)."""
+    claim = "The meta-generator makes the learner better than generators from scratch in as many passes"
+    return part_helps(evidence, claim, FIVE)
+
+
+def replay_helps(evidence: Evidence) -> Verdict:
+    """Cross-task replay against none (table 4)."""
+    return part_helps(evidence, "Cross-task replay makes the learner better", REPLAY)
+
+
+def alignment_helps(evidence: Evidence) -> Verdict:
+    """BelL against summed gradients: on one pool (table 4), on mixed ones (tables 2 and 3)."""
+    claim, notebooks = "Aligned gradients (BelL) make the learner better than summed ones", (
+        "04_table4", "02_table2", "03_table3",
+    )  # fmt: skip
+    rows = ablation_rows(evidence.runs("table4"))
+    cells, numbers = part_cells(rows, BELL.words), list(_part_numbers(rows, BELL.words))
+    numbers += _part_numbers(rows, BELL.also)
+    missing = [f"table 4: {text}" for text in _lacks(evidence, BELL)]
+    for name, module in (("table2", table2), ("table3", table3)):
+        runs = evidence.runs(name)
+        found = pairs(module.rows(runs.records)) if runs.records else pd.DataFrame()
+        for _, row in found.dropna(subset=["difference"]).iterrows() if len(found) else ():
+            where = f"{setting(row['dataset'], row['n_shot'])}"
+            if name == "table3":
+                where += f", mixed architectures, student {table3.STUDENTS[row['student']]}"
+            else:
+                where += ", from the mixed pool"
+            cells.append(Cell(where, BELL.words, 0.0 - row["difference"], row["difference_ci95"]))
+            numbers.append(sentence(row, where))
+        lacking = runs.lacking(lambda unit: unit.method == "free")
+        missing += [f"table {name[-1]}: {text}" for text in lacking]
+    if not cells:
+        return Verdict(claim, OPEN, notebooks=notebooks)
+    signs = [cell.sign for cell in cells]
+    finding = f"aligned minus summed: {span(cells)}; above zero in {signs.count(1)} of {len(cells)} columns"
+    return Verdict(
+        claim, judged(signs, missing=bool(missing)), finding, tuple(numbers), tuple(missing), notebooks
+    )
+
+
+def alignment_raises_agreement(evidence: Evidence) -> Verdict:
+    """The inner product of two tasks' gradients while FREE trains, aligned and summed (figure 5)."""
+    claim, notebooks = "Alignment raises the inner product of the tasks' gradients", ("15_figure5",)
+    runs = evidence.runs("figure5")
+    held = [r for r in runs.records if (r["history"] or {}).get("measured_round")]
+    kinds = {(r["dataset"], r["seed"], r["config"]["alignment"]) for r in held}
+    both = [r for r in held if {(r["dataset"], r["seed"], kind) for kind in figure5.KINDS} <= kinds]
+    if not both:
+        return Verdict(claim, OPEN, notebooks=notebooks)
+    found = figure5.differences(figure5.rows(both))
+    signs = [
+        (row["difference"] > row["ci95"]) - (row["difference"] < -row["ci95"])
+        for row in found.to_dict("records")
+    ]
+    cells = figure5.difference_table(found).cells.to_dict("records")
+    missing = runs.lacking()
+    return Verdict(
+        claim,
+        judged(signs, missing=bool(missing)),
+        figure5.conclusion(found),
+        tuple(
+            f"{row['data set']}, {row['measure']}: aligned {row['aligned']}, summed {row['summed']}, "
+            f"difference {row['aligned − summed']} over {row['seeds']} seed(s)"
+            for row in cells
+        ),
+        missing,
+        notebooks,
+    )
+
+
+def lemma_holds(evidence: Evidence) -> Verdict:
+    """The slopes of the lemma's residual, in the code that trains."""
+    claim = "Lemma 1: an aligned step is the summed gradients and a step up their inner products, up to α³"
+    notebooks = ("21_lemma1_theorem1",)
+    found = evidence.latest("expansion")
+    if not found:
+        return Verdict(claim, OPEN, notebooks=notebooks)
+    rows = pd.DataFrame(found[0]["extra"])
+    slopes = lemma1.slopes(rows)
+    smooth = slopes[slopes["activation"] == "tanh"]
+    numbers = [
+        f"{row['activation φ(u)']}, {row['tasks']} tasks: slope {row['slope measured, lowest to highest']}, "
+        f"expected {row['slope expected']}"
+        for row in lemma1.slope_table(rows).cells.to_dict("records")
+    ]
+    finding = (
+        f"the residual falls with α to the power of {smooth['min'].min():.2f} to {smooth['max'].max():.2f} "
+        f"(expected: 3) in {rows['seed'].nunique()} random problems"
+    )
+    verdict = judged([1 if lemma1.holds(rows, "tanh") else -1])
+    return Verdict(claim, verdict, finding, tuple(numbers), (), notebooks)
+
+
+def theorem_is_seen(evidence: Evidence) -> Verdict:
+    """Training small problems with plain steps, aligned and summed: what we can test of Theorem 1."""
+    claim = "Theorem 1 (its text is not known to us): training with aligned steps raises the inner product"
+    notebooks = ("21_lemma1_theorem1",)
+    found = evidence.latest("training")
+    if not found:
+        return Verdict(claim, OPEN, notebooks=notebooks)
+    rows = pd.DataFrame(found[0]["extra"])
+    mean, half_width = lemma1.mean_difference(rows)
+    finding = f"{signed(mean, half_width, 3)} over {rows['seed'].nunique()} random small problems"
+    return Verdict(claim, judged([(mean > half_width) - (mean < -half_width)]), finding, (), (), notebooks)

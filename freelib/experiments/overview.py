@@ -1,0 +1,165 @@
+"""README's picture: models, images recovered from them, the student they teach, and its accuracy."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
+from PIL import Image
+
+from freelib.experiments import table1
+from freelib.experiments.evidence import Evidence
+from freelib.experiments.figure2 import evenly
+from freelib.experiments.measure import measured
+from freelib.experiments.scene import Scene
+from freelib.figures import PALETTE, png_bytes, styled
+from freelib.records import Record
+from freelib.storage import write_atomically
+
+EXPERIMENT, NAME = "overview", "overview images"
+WARMUP_ROUNDS, MODELS = 5, 4
+BARS = ("random", "best_teacher", "free", "pool_features", "pool_distillation")
+"""The methods with a bar: what is untrained, the pool itself, and what is learned from it without data."""
+
+
+class Recovery(Scene):
+    """Images of every class of some models of the pool, recovered by a warm meta-generator."""
+
+    experiment = EXPERIMENT
+
+    def record(self) -> Record:
+        """The images, one a class and model, as a PNG of a row a model."""
+        about = {"free": self.config, "warmup_rounds": WARMUP_ROUNDS, "models": MODELS}
+        return measured(self.run, NAME, about, self._measure, self.store)
+
+    def _measure(self) -> dict[str, Any]:
+        rng = self.rng()
+        generator = self.warm_generator(rng, rounds=WARMUP_ROUNDS)
+        tasks = [generator.adapt(model, None, rng) for model in evenly(self.pool, MODELS)]
+        rows = []
+        for task in tasks:
+            firsts = [task.images[task.labels == c][0] for c in range(task.model.n_way)]
+            rows.append(np.concatenate([image.permute(1, 2, 0).numpy() for image in firsts], axis=1))
+        pixels = (np.concatenate(rows).clip(0, 1) * 255).round().astype(np.uint8)
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
+        return {
+            "png": base64.b64encode(buffer.getvalue()).decode(),
+            "models": [task.model.name for task in tasks],
+            "class_names": [list(task.model.class_names) for task in tasks],
+            "agreement": [round(float(task.agreement), 4) for task in tasks],
+            "pool": len(self.pool),
+            "steps": self.config.adapt_steps,
+            "passes": generator.passes,
+        }
+
+
+def drawn(evidence: Evidence) -> dict[str, Any] | None:
+    """All that the picture shows, from records; None where the images have none, or no method has."""
+    dataset = evidence.profile.datasets[0]
+    images = evidence.latest(NAME, [dataset])
+    records = [r for r in evidence.runs("table1").records if r["dataset"] == dataset and r["method"] in BARS]
+    if not images or not records:
+        return None
+    rows = table1.rows(records)
+    rows = rows[rows["method"].isin(BARS)]
+    columns = ["method", "title", "n_shot", "models", "n_seeds", "accuracy", "ci95"]
+    bars = rows[columns].round(2).to_dict("list")
+    return {"dataset": dataset, "images": images[0]["config_digest"], "bars": bars}
+
+
+def draw(folder: str | Path, evidence: Evidence) -> Path | None:
+    """Draw `figures/overview.png` where what it shows has changed; its path, None where it can't be drawn.
+
+    What it shows stands in the picture's own metadata, see `shown`.
+    """
+    wanted, path = drawn(evidence), Path(folder) / "figures" / "overview.png"
+    if wanted is None:
+        return None
+    if not path.is_file() or shown(path) != wanted:
+        (record,) = evidence.latest(NAME, [wanted["dataset"]])[:1]
+        figure = overview_figure(record, pd.DataFrame(wanted["bars"]))
+        write_atomically(path, png_bytes(figure, dpi=150, Description=json.dumps(wanted)))
+    return path
+
+
+def shown(path: Path) -> dict[str, Any]:
+    """What a picture says that it shows; empty where it says nothing."""
+    with Image.open(path) as picture:
+        return json.loads(picture.info.get("Description", "{}"))
+
+
+@styled
+def overview_figure(record: Record, bars: pd.DataFrame) -> Figure:
+    """Pool, recovered images, student, and bars of accuracy with 95 % intervals; places are in inches."""
+    extra = record["extra"]
+    figure = Figure(figsize=(8.6, 2.4))
+    scene = figure.add_axes((0, 0, 1, 1), xlim=(0, 8.6), ylim=(0, 2.4))
+    scene.set_axis_off()
+    _box(scene, 0.06, 0.95, PALETTE[0], f"pool of\n{extra['pool']} trained\nmodels,\nno data")
+    _arrow(scene, 1.08, 1.52, f"{extra['steps']} steps\na model")
+    with Image.open(io.BytesIO(base64.b64decode(extra["png"]))) as picture:
+        pixels = np.asarray(picture)
+    rows, side = len(extra["models"]), 0.44
+    columns = pixels.shape[1] * rows // pixels.shape[0]
+    left, bottom = 1.58, 1.2 - rows * side / 2
+    extent = (left, left + columns * side, bottom, bottom + rows * side)
+    scene.imshow(pixels, interpolation="nearest", extent=extent)
+    for i in range(1, max(rows, columns)):  # white lines between the images
+        scene.plot(
+            [left + i * side] * 2 if i < columns else [], extent[2:] if i < columns else [], "w", lw=1.5
+        )
+        scene.plot(extent[:2] if i < rows else [], [bottom + i * side] * 2 if i < rows else [], "w", lw=1.5)
+    words = f"images recovered from {rows} models, one a class"
+    scene.text(left, extent[3] + 0.06, words, size=7, va="bottom")
+    end = extent[1]
+    _arrow(scene, end + 0.06, end + 0.4, "teach")
+    _box(scene, end + 0.46, 0.8, PALETTE[2], "student:\none small\nnetwork")
+    _arrow(scene, end + 1.32, end + 1.6, "")
+    scene.set(xlim=(0, 8.6), ylim=(0, 2.4), aspect="auto")
+    _draw_bars(figure.add_axes((0.735, 0.17, 0.25, 0.68)), bars)
+    return figure
+
+
+def _draw_bars(axis: Axes, bars: pd.DataFrame) -> None:
+    methods, shots = [name for name in BARS if name in set(bars["method"])], sorted(set(bars["n_shot"]))
+    height = 0.8 / len(shots)
+    for i, n_shot in enumerate(shots):
+        for row in bars[bars["n_shot"] == n_shot].to_dict("records"):
+            y = methods.index(row["method"]) + (i - (len(shots) - 1) / 2) * height
+            label = f"{n_shot} shot{'s' if n_shot > 1 else ''}" if row["method"] == methods[0] else None
+            axis.barh(y, row["accuracy"], height, xerr=row["ci95"], color=PALETTE[i], label=label)
+            axis.text(row["accuracy"] + 2.5, y, f"{row['accuracy']:.1f}", size=6, va="center")
+    models = bars.groupby("method")["models"].first()
+    titles = bars.groupby("method")["title"].first()
+    several = {name: f" ({models[name]:.0f} models)" for name in methods if models[name] > 1}
+    axis.set_yticks(range(len(methods)), [titles[m] + several.get(m, "") for m in methods], size=7)
+    axis.set(xlim=(0, 85), ylim=(len(methods) - 0.45, -0.55))
+    axis.set_xlabel("accuracy on new classes, %", size=7, labelpad=1)
+    axis.tick_params("x", labelsize=6)
+    axis.grid(visible=False, axis="y")
+    axis.legend(loc="lower right", bbox_to_anchor=(1.02, 1), ncols=len(shots), borderaxespad=0.1)
+
+
+def _box(axis: Axes, x: float, width: float, color: str, words: str) -> None:
+    style: dict[str, Any] = {
+        "boxstyle": "round,pad=0,rounding_size=0.08",
+        "facecolor": "#f2f2f2",
+        "edgecolor": color,
+    }
+    axis.add_patch(FancyBboxPatch((x, 0.72), width, 0.96, linewidth=1.4, **style))
+    axis.text(x + width / 2, 1.2, words, ha="center", va="center", size=8, linespacing=1.3)
+
+
+def _arrow(axis: Axes, start: float, end: float, words: str) -> None:
+    look: dict[str, Any] = {"arrowstyle": "-|>", "mutation_scale": 10, "shrinkA": 0, "shrinkB": 0}
+    axis.add_patch(FancyArrowPatch((start, 1.2), (end, 1.2), color="#555555", linewidth=1.2, **look))
+    axis.text((start + end) / 2, 1.28, words, ha="center", va="bottom", size=6.5)

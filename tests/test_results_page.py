@@ -1,0 +1,94 @@
+import shutil
+from pathlib import Path
+
+import pytest
+from fake_methods import TINY
+from made_records import made
+
+from freelib.experiments import results_page
+from freelib.experiments.claims import CLAIMS
+from freelib.experiments.evidence import PLANS
+from freelib.profiles import PROFILES
+from freelib.records import RecordStore
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "results" / "cpu"
+
+
+def test_the_page_says_what_the_committed_records_say():
+    """No number in it is typed by hand: `freelib report` writes it again as it is."""
+    page = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    assert page == results_page.results_page(RESULTS)
+
+
+def test_every_figure_and_notebook_that_the_page_names_is_there():
+    page = (ROOT / "results" / "README.md").read_text(encoding="utf-8")
+    links = [part.split(")")[0] for part in page.split("](")[1:]]
+    anchors = {link for link in links if link.startswith("#")}
+    assert anchors == {
+        f"#{line[4:].lower().replace(' ', '-')}" for line in page.splitlines() if "### Claim" in line
+    }
+    assert all((ROOT / "results" / link).is_file() for link in links if link not in anchors)
+
+
+def test_without_records_the_page_says_how_to_make_them(tmp_path):
+    page = results_page.results_page(tmp_path / "cpu")
+    assert page.count("| not measured yet | `freelib reproduce --profile cpu --notebook ") == len(CLAIMS)
+    assert "### Claim" not in page
+    assert "| table 1 | 0 | 120 | 0 s |" in page
+
+
+@pytest.fixture
+def whole(tmp_path, monkeypatch):
+    """The page of a profile whose tables 1 to 5 and figures 5 and 7 are all there."""
+    monkeypatch.setitem(PROFILES, "tiny", TINY)
+    store = RecordStore(tmp_path / "tiny" / "records")
+    history = {
+        "teacher_agreement": [0.5, 0.6], "validation_round": [2.0, 4.0, 6.0],
+        "validation_accuracy": [30.0, 40.5, 41.25], "measured_round": [1.0],
+        "cosine": [0.1], "inner_product": [0.2],
+    }  # fmt: skip
+    for plan in PLANS.values():
+        for profile, units in plan(TINY):
+            for i, unit in enumerate(units):
+                episodes = [40.0 + i, 50.0 + i] * (profile.n_episodes // 2)
+                record = made(unit, profile, episodes, n_episodes=len(episodes), history=history)
+                store.put(record)
+    (tmp_path / "tiny" / "figures").mkdir()
+    for name in ("figure7", "table1_bars"):
+        (tmp_path / "tiny" / "figures" / f"{name}.png").touch()
+    return results_page.results_page(tmp_path / "tiny")
+
+
+def test_tables_appear_with_their_records(whole):
+    for number in (1, 4):
+        assert f"\n## Table {number}" in whole
+    assert "| Random | 1 | 40.0" not in whole
+    assert "![What FREE's accuracy owes to its settings](tiny/figures/figure7.png)" in whole
+    assert "Lowest and highest accuracy by setting" in whole
+    assert "[table1_bars](tiny/figures/table1_bars.png)" in whole
+    assert "| FREE | CIFAR-FS, 1-shot, seed 0 | 30.0 | 40.5 | 41.2 | +0.8 |" in whole
+    assert "- *Does a data-free meta-learner beat" in whole
+
+
+def test_report_writes_both_files_or_neither(tmp_path):
+    from click.testing import CliRunner
+
+    from freelib.cli import main
+    from freelib.experiments.summary import BEGIN, END
+
+    shutil.copytree(RESULTS / "records" / "table1", tmp_path / "results" / "cpu" / "records" / "table1")
+    readme = tmp_path / "README.md"
+    readme.write_text("# a\n", encoding="utf-8")
+    refused = CliRunner().invoke(main, ["report", "--profile", "cpu", "--root", str(tmp_path)])
+    assert refused.exit_code == 2
+    assert "no place for results" in refused.output
+    assert not (tmp_path / "results" / "README.md").exists()
+    readme.write_text(f"# a\n{BEGIN}\nold\n{END}\nb\n", encoding="utf-8")
+    done = CliRunner().invoke(main, ["report", "--profile", "cpu", "--root", str(tmp_path)])
+    assert done.exit_code == 0, done.output
+    text = readme.read_text(encoding="utf-8")
+    assert text.startswith("# a\n")
+    assert text.endswith(f"{END}\nb\n")
+    assert "old" not in text
+    assert "Best teacher" in text

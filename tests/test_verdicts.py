@@ -1,0 +1,47 @@
+import pytest
+
+from freelib.experiments.verdicts import (
+    FAILS,
+    HOLDS,
+    HOLDS_IN_PART,
+    OPEN,
+    SO_FAR,
+    UNCLEAR,
+    Cell,
+    judged,
+    span,
+)
+
+
+@pytest.mark.parametrize(
+    ("signs", "missing", "verdict"),
+    [
+        ([], False, OPEN),
+        ([1, 1], False, HOLDS),
+        ([1, 1], True, SO_FAR),
+        ([1, 0], False, HOLDS_IN_PART),
+        ([1, -1], True, HOLDS_IN_PART),
+        ([0, 0], True, UNCLEAR),
+        ([0, -1], False, FAILS),
+        ([-1], True, FAILS),
+    ],
+)
+def test_the_verdict_over_several_settings(signs, missing, verdict):
+    assert judged(signs, missing=missing) == verdict
+
+
+def test_a_difference_must_stand_the_test_over_seeds_too():
+    assert Cell("s", "x", 0.6, 0.5).sign == 1
+    assert Cell("s", "x", 0.4, 0.5).sign == 0
+    assert Cell("s", "x", -0.6, 0.5).sign == -1
+    assert Cell("s", "x", 0.6, 0.5, seeds=(0.6, 0.9)).sign == 0
+    assert Cell("s", "x", 0.6, 0.5, seeds=(0.6, 0.1)).sign == 1
+    assert Cell("s", "x", 0.4, 0.5, seeds=(0.4, 0.1)).sign == 0
+
+
+def test_cells_in_words():
+    cells = [Cell("CUB, 1-shot", "OTA", -0.96, 0.5), Cell("s", "x", 2.0, 0.5, seeds=(2.0, 3.25))]
+    assert str(cells[0]) == "CUB, 1-shot: −1.0 ± 0.5 against OTA"
+    assert str(cells[1]) == "s: +2.0 ± 0.5 against x; over seeds +2.0 ± 3.2"
+    assert span(cells[:1]) == "−1.0 ± 0.5 points"
+    assert span(cells) == "−1.0 to +2.0 points"
