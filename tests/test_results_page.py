@@ -1,4 +1,5 @@
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,9 @@ def test_without_records_the_page_says_how_to_make_them(tmp_path):
 @pytest.fixture
 def whole(tmp_path, monkeypatch):
     """The page of a profile whose tables 1 to 5 and figures 5 and 7 are all there."""
-    monkeypatch.setitem(PROFILES, "tiny", TINY)
+    mixed = {"datasets": ("cifar-fs+mini-imagenet+cub",)}
+    tiny = replace(TINY, methods=("random", "free"), experiments={"table2": mixed})
+    monkeypatch.setitem(PROFILES, "tiny", tiny)
     store = RecordStore(tmp_path / "tiny" / "records")
     history = {
         "teacher_agreement": [0.5, 0.6], "validation_round": [2.0, 4.0, 6.0],
@@ -49,11 +52,10 @@ def whole(tmp_path, monkeypatch):
         "cosine": [0.1], "inner_product": [0.2],
     }  # fmt: skip
     for plan in PLANS.values():
-        for profile, units in plan(TINY):
+        for profile, units in plan(tiny):
             for i, unit in enumerate(units):
-                episodes = [40.0 + i, 50.0 + i] * (profile.n_episodes // 2)
-                record = made(unit, profile, episodes, n_episodes=len(episodes), history=history)
-                store.put(record)
+                episodes = [40.0 + i, 50.0 + i] * 3 * len(unit.domains)
+                store.put(made(unit, profile, episodes, history=history))
     (tmp_path / "tiny" / "figures").mkdir()
     for name in ("figure7", "table1_bars"):
         (tmp_path / "tiny" / "figures" / f"{name}.png").touch()
@@ -61,9 +63,13 @@ def whole(tmp_path, monkeypatch):
 
 
 def test_tables_appear_with_their_records(whole):
-    for number in (1, 4):
+    for number in (1, 2, 3, 4):
         assert f"\n## Table {number}" in whole
-    assert "| Random | 1 | 40.0" not in whole
+    assert (
+        "| method | models at test | CIFAR-FS, % | mini-ImageNet, % | CUB, % | mean of the three, % |"
+        in whole
+    )
+    assert "| table 4 | 15 | 15 |" in whole
     assert "![What FREE's accuracy owes to its settings](tiny/figures/figure7.png)" in whole
     assert "Lowest and highest accuracy by setting" in whole
     assert "[table1_bars](tiny/figures/table1_bars.png)" in whole

@@ -18,13 +18,22 @@ from freelib.commands import emit, json_option, profile_option
     type=click.Path(path_type=Path),
     help="The checkout: the folder of README.md and results.",
 )
+@click.option(
+    "--recover",
+    is_flag=True,
+    help="First recover the images of README's picture, where they have no record: needs the data set.",
+)
 @json_option
-def report(profile: str, root: Path, as_json: bool) -> None:
+def report(profile: str, root: Path, recover: bool, as_json: bool) -> None:
     """Hold the paper's claims against the records of a profile.
 
-    Writes results/README.md, and the table between the two marks in README.md. Nothing is run.
+    Writes results/README.md, the table between the two marks in README.md, and its picture where the records
+    have the images. Nothing is run.
     """
+    from freelib.experiments.overview import Recovery
     from freelib.experiments.results_page import write
 
+    if recover:
+        Recovery.of(profile, results=root / "results").record()
     paths = [str(path) for path in write(root, profile)]
     emit({"written": paths}, as_json, "\n".join(paths))

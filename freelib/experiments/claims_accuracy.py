@@ -31,7 +31,7 @@ def columns(experiment: str, runs: Runs, method: str) -> Iterator[tuple[str, Row
         rows = {row["method"]: row for row in group.to_dict("records")}
         if method in rows:
             student = f", student {table3.STUDENTS[str(key[2])]}" if len(key) > 2 else ""
-            yield setting(str(key[0]), int(key[1])) + student, rows
+            yield setting(str(key[0]), int(str(key[1]))) + student, rows
 
 
 def ahead(rows: Rows, others: Sequence[str], where: str) -> Cell | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 import torch
@@ -72,7 +73,7 @@ def _lacks(evidence: Evidence, part: Part) -> tuple[str, ...]:
     runs = evidence.runs("table4")
     config = unit_config(runs.wanted[0], evidence.profile.for_experiment("table4"))
     assert isinstance(config, FreeConfig)
-    rows = {}, table4.variants(config).get(part.words)
+    rows: list[Any] = [{}, table4.variants(config).get(part.words)]
     return runs.lacking(lambda unit: unit.selection == "validation" and unit.overrides in rows)
 
 

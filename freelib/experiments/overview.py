@@ -113,11 +113,10 @@ def overview_figure(record: Record, bars: pd.DataFrame) -> Figure:
     left, bottom = 1.58, 1.2 - rows * side / 2
     extent = (left, left + columns * side, bottom, bottom + rows * side)
     scene.imshow(pixels, interpolation="nearest", extent=extent)
-    for i in range(1, max(rows, columns)):  # white lines between the images
-        scene.plot(
-            [left + i * side] * 2 if i < columns else [], extent[2:] if i < columns else [], "w", lw=1.5
-        )
-        scene.plot(extent[:2] if i < rows else [], [bottom + i * side] * 2 if i < rows else [], "w", lw=1.5)
+    for i in range(1, columns):  # white lines between the images
+        scene.plot([left + i * side] * 2, extent[2:], "w", linewidth=1.5)
+    for i in range(1, rows):
+        scene.plot(extent[:2], [bottom + i * side] * 2, "w", linewidth=1.5)
     words = f"images recovered from {rows} models, one a class"
     scene.text(left, extent[3] + 0.06, words, size=7, va="bottom")
     end = extent[1]

@@ -10,10 +10,12 @@ from freelib.experiments import figure7, recovery_cost, table1, table2, table3, 
 from freelib.experiments.claims import QUESTIONS, all_verdicts
 from freelib.experiments.claims_parts import ablation_rows
 from freelib.experiments.evidence import PLANS, Evidence, name_of
+from freelib.experiments.overview import draw
 from freelib.experiments.summary import SEEDS_NOTE, by_method, first_screen, gathered, with_results
 from freelib.experiments.units import make_config
 from freelib.experiments.verdicts import OPEN, Verdict
 from freelib.methods import get_method
+from freelib.methods.free import FreeConfig
 from freelib.pretraining import PoolConfig
 from freelib.profiles import Profile, get_profile
 from freelib.report import duration, facts, spent
@@ -209,19 +211,21 @@ def _differences(evidence: Evidence) -> Iterator[str]:
         )
     for name in ("table2", "table3", "table4", "figure7"):
         own = profile.for_experiment(name)
-        rounds = own.method_fields("free").get("rounds", there.rounds)
-        yield f"- {name[:-1].capitalize()} {name[-1]}: {rounds} rounds of FREE ({there.rounds})."
+        rounds = own.method_fields("free").get("rounds", FreeConfig().rounds)
+        yield f"- {name[:-1].capitalize()} {name[-1]}: {rounds} rounds of FREE ({FreeConfig().rounds})."
     yield "- The round that is tested is picked on the meta-validation classes (on the test classes)."
     yield "- Nothing of this was run on a GPU."
     yield ""
 
 
 def write(root: str | Path = ".", profile: str = "cpu") -> list[Path]:
-    """Write `results/README.md` and the results in `README.md` anew; the paths of both."""
+    """Write `results/README.md`, and the results in `README.md` with its picture, anew; their paths."""
     root = Path(root)
     folder, readme = root / "results" / profile, root / "README.md"
-    text = with_results(readme.read_text(encoding="utf-8"), first_screen(gathered(folder)))
+    evidence = gathered(folder)
+    text = with_results(readme.read_text(encoding="utf-8"), first_screen(evidence))
+    picture = draw(folder, evidence)
     page = root / "results" / "README.md"
     write_atomically(page, results_page(folder).encode())
     write_atomically(readme, text.encode())
-    return [page, readme]
+    return [page, readme, *([picture] if picture else [])]
