@@ -68,6 +68,6 @@ def test_the_bars_are_the_accuracies(store):
     rows = overview.table1.rows(evidence.runs("table1").records)
     scene, bars = overview.overview_figure(images(), rows).axes
     assert bars.patches[0].get_width() == 35.0
-    assert bars.get_yticklabels()[0].get_text() == "FREE"
+    assert bars.get_yticklabels()[0].get_text() == "student: FREE"
     assert any("7 trained" in text.get_text() for text in scene.texts)
     assert scene.images[0].get_array().shape == (16, 24, 3)

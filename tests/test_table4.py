@@ -31,6 +31,7 @@ def test_variants_change_something_and_release_defaults_drop_what_they_already_a
     assert "one align sweep" not in release  # one is what it takes
     assert release["a head for each model"] == {"kd_heads": "per_model"}
     assert release["with λ_bn"] == {"lambda_bn": 0.05}
+    assert "cross-entropy alone" not in release  # that is without λ_adv, where there is no λ_bn
 
 
 def test_units_are_the_full_method_its_variants_and_its_selections():

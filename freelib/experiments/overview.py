@@ -26,7 +26,13 @@ from freelib.storage import write_atomically
 
 EXPERIMENT, NAME = "overview", "overview images"
 WARMUP_ROUNDS, MODELS = 5, 4
-BARS = ("random", "best_teacher", "free", "pool_features", "pool_distillation")
+LABELS = {
+    "random": "student, untrained",
+    "best_teacher": "pool's best model",
+    "free": "student: FREE",
+    "pool_features": "all {:.0f} models",
+    "pool_distillation": "student: distilled\nfrom all",
+}
 """The methods with a bar: what is untrained, the pool itself, and what is learned from it without data."""
 
 
@@ -66,11 +72,13 @@ def drawn(evidence: Evidence) -> dict[str, Any] | None:
     """All that the picture shows, from records; None where the images have none, or no method has."""
     dataset = evidence.profile.datasets[0]
     images = evidence.latest(NAME, [dataset])
-    records = [r for r in evidence.runs("table1").records if r["dataset"] == dataset and r["method"] in BARS]
+    records = [
+        r for r in evidence.runs("table1").records if r["dataset"] == dataset and r["method"] in LABELS
+    ]
     if not images or not records:
         return None
     rows = table1.rows(records)
-    rows = rows[rows["method"].isin(BARS)]
+    rows = rows[rows["method"].isin(list(LABELS))]
     columns = ["method", "title", "n_shot", "models", "n_seeds", "accuracy", "ci95"]
     bars = rows[columns].round(2).to_dict("list")
     return {"dataset": dataset, "images": images[0]["config_digest"], "bars": bars}
@@ -108,7 +116,7 @@ def overview_figure(record: Record, bars: pd.DataFrame) -> Figure:
     _arrow(scene, 1.08, 1.52, f"{extra['steps']} steps\na model")
     with Image.open(io.BytesIO(base64.b64decode(extra["png"]))) as picture:
         pixels = np.asarray(picture)
-    rows, side = len(extra["models"]), 0.44
+    rows, side = len(extra["models"]), 0.42
     columns = pixels.shape[1] * rows // pixels.shape[0]
     left, bottom = 1.58, 1.2 - rows * side / 2
     extent = (left, left + columns * side, bottom, bottom + rows * side)
@@ -129,7 +137,7 @@ def overview_figure(record: Record, bars: pd.DataFrame) -> Figure:
 
 
 def _draw_bars(axis: Axes, bars: pd.DataFrame) -> None:
-    methods, shots = [name for name in BARS if name in set(bars["method"])], sorted(set(bars["n_shot"]))
+    methods, shots = [name for name in LABELS if name in set(bars["method"])], sorted(set(bars["n_shot"]))
     height = 0.8 / len(shots)
     for i, n_shot in enumerate(shots):
         for row in bars[bars["n_shot"] == n_shot].to_dict("records"):
@@ -138,9 +146,8 @@ def _draw_bars(axis: Axes, bars: pd.DataFrame) -> None:
             axis.barh(y, row["accuracy"], height, xerr=row["ci95"], color=PALETTE[i], label=label)
             axis.text(row["accuracy"] + 2.5, y, f"{row['accuracy']:.1f}", size=6, va="center")
     models = bars.groupby("method")["models"].first()
-    titles = bars.groupby("method")["title"].first()
-    several = {name: f" ({models[name]:.0f} models)" for name in methods if models[name] > 1}
-    axis.set_yticks(range(len(methods)), [titles[m] + several.get(m, "") for m in methods], size=7)
+    labels = [LABELS[name].format(models[name]) for name in methods]
+    axis.set_yticks(range(len(methods)), labels, size=7)
     axis.set(xlim=(0, 85), ylim=(len(methods) - 0.45, -0.55))
     axis.set_xlabel("accuracy on new classes, %", size=7, labelpad=1)
     axis.tick_params("x", labelsize=6)

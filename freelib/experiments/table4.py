@@ -44,7 +44,13 @@ def variants(full: FreeConfig) -> dict[str, dict[str, Any]]:
             "kd_heads": "shared" if per_model else "per_model"
         },
     }
-    return {words: fields for words, fields in all_variants.items() if replace(full, **fields) != full}
+    found: dict[str, dict[str, Any]] = {}
+    configs = [full]
+    for words, fields in all_variants.items():  # without λ_bn, two of them are one
+        if (changed := replace(full, **fields)) not in configs:
+            configs.append(changed)
+            found[words] = fields
+    return found
 
 
 def units(
