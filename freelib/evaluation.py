@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from freelib.episodes import EpisodeSampler, class_major_labels
-from freelib.meta_learner import Classifier, MetaLearner, prototype_logits
+from freelib.meta_learner import CENTRES, Classifier, MetaLearner, prototype_logits
 
 
 class Learner(Protocol):
@@ -84,16 +84,43 @@ def evaluate(
 
 
 @torch.no_grad()
-def predict_from_features(learner: MetaLearner, sampler: EpisodeSampler, n_episodes: int) -> Iterator[Tensor]:
-    """Each episode's predictions `(n_way * n_query,)`; an image is embedded once, in however many it is."""
+def episode_features(
+    learner: MetaLearner, sampler: EpisodeSampler, n_episodes: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Each episode's features of support and query; an image is embedded once, in however many it is."""
     rows = torch.stack([sampler.indices(i) for i in range(n_episodes)])  # (n, n_way, n_shot + n_query)
     used, places = rows.unique(return_inverse=True)
     features = torch.cat([learner.embed(sampler.dataset.images[part]) for part in used.split(500)])
-    labels = class_major_labels(sampler.n_way, sampler.n_shot).to(features.device)
     for place in places:
         support, query = place[:, : sampler.n_shot].flatten(), place[:, sampler.n_shot :].flatten()
-        logits = prototype_logits(features[support], labels, features[query], centre=learner.centre)
-        yield logits.argmax(1)
+        yield features[support], features[query]
+
+
+def predict_from_features(learner: MetaLearner, sampler: EpisodeSampler, n_episodes: int) -> Iterator[Tensor]:
+    """Each episode's predictions `(n_way * n_query,)` by class means."""
+    labels = class_major_labels(sampler.n_way, sampler.n_shot).to(learner.device)
+    for support, query in episode_features(learner, sampler, n_episodes):
+        yield prototype_logits(support, labels, query, centre=learner.centre).argmax(1)
+
+
+def evaluate_centres(
+    learner: MetaLearner, sampler: EpisodeSampler, n_episodes: int, centres: Sequence[str] = CENTRES
+) -> dict[str, Score]:
+    """The same features scored with each of the means that a prototype head may take off.
+
+    Raises ValueError for a learner that does not embed images one by one.
+    """
+    if not learner.embeds_images_one_by_one:
+        raise ValueError("Only a prototype head on fixed BatchNorm statistics has features to centre.")
+    shots, queries = (
+        class_major_labels(sampler.n_way, n).to(learner.device) for n in (sampler.n_shot, sampler.n_query)
+    )
+    hits: dict[str, list[Tensor]] = {centre: [] for centre in centres}
+    for support, query in episode_features(learner, sampler, n_episodes):
+        for centre in centres:
+            predicted = prototype_logits(support, shots, query, centre=centre).argmax(1)
+            hits[centre].append((predicted == queries).double().mean() * 100)
+    return {centre: Score(torch.stack(found).cpu()) for centre, found in hits.items()}
 
 
 def paired_difference(a: Tensor, b: Tensor) -> tuple[float, float]:

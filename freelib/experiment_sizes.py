@@ -10,6 +10,7 @@ Settings = Mapping[str, Mapping[str, Any]]
 _BRIEF: dict[str, Any] = {
     "n_episodes": 30,
     "validation_episodes": 5,
+    "image_size": 16,
     "pool": {"n_models": 6, "epochs": 2, "width": 8},
     "overrides": {
         "*": {"width": 8},

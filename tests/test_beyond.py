@@ -19,7 +19,7 @@ SMALL = {
 
 def test_a_variant_changes_fields_that_there_are():
     known = {item.name for item in fields(PoolDistillationConfig)}
-    variants = beyond.variants(1000)
+    variants = beyond.variants(1000, 32)
     assert variants[0].fields == {}
     assert all(variant.fields and set(variant.fields) <= known for variant in variants[1:])
     assert [variant.label for variant in variants if variant.real] == ["real (oracle)"]
@@ -29,9 +29,9 @@ def test_a_variant_changes_fields_that_there_are():
 
 
 def test_the_ablation_measures_every_variant_once(tiny_world, tmp_path, monkeypatch):
-    wanted = beyond.variants(16)
+    wanted = beyond.variants(16, 4)
     chosen = [wanted[0], wanted[5], wanted[8]]
-    monkeypatch.setattr(beyond, "variants", lambda n: chosen if n == 16 else None)
+    monkeypatch.setattr(beyond, "variants", lambda n, width: chosen if (n, width) == (16, 4) else None)
     profile = replace(TINY, overrides={"pool_distillation": SMALL})
     records = beyond.ablation(profile, results=tmp_path)
     assert [r["config"]["label"] for r in records] == [variant.label for variant in chosen]

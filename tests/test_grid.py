@@ -1,16 +1,17 @@
 import os
-import pickle
-import subprocess
-import sys
+import queue
+import threading
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from fake_methods import TINY
 
+from freelib.experiments import grid
 from freelib.experiments.grid import GridError, _longest_first, run_grid, standing
 from freelib.experiments.runner import run_unit
 from freelib.experiments.units import Unit
-from freelib.experiments.worker import Job
+from freelib.experiments.worker import Job, Worker
 from freelib.records import RecordStore
 
 DRIFTING = "fake_methods:Drifting"
@@ -47,21 +48,55 @@ def test_what_stands_is_shown_without_data_and_nothing_is_made(tiny_world, tmp_p
     ]
 
 
-def test_a_worker_ends_with_its_parent(tiny_world, tmp_path):
-    unit = Unit("t", DRIFTING, "cifar-fs", 1, 0, {"rounds": 1000, "pause": 0.1})
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "freelib.experiments.worker"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
-    )
-    worker.stdin.write(pickle.dumps(Job(unit, TINY, tmp_path, None)))
-    worker.stdin.flush()
-    assert b"round 2" in worker.stdout.readline()
-    worker.stdin.close()
-    assert worker.wait(timeout=30) == 1
-    worker.stdout.close()
-    assert RecordStore(tmp_path).all("t") == []
+def test_a_worker_takes_several_jobs_and_ends_with_its_parent(tiny_world, tmp_path):
+    worker = Worker(1)
+    notes = []
+    quick = Unit("t", DRIFTING, "cifar-fs", 1, 0, {"rounds": 2})
+    bad = Unit("t", DRIFTING, "cifar-fs", 1, 0, {"fail_at": 1})
+    assert worker.run(Job(quick, TINY, tmp_path, None), notes.append) == (0, "")
+    assert any("round 2" in note for note in notes)
+    status, written = worker.run(Job(bad, TINY, tmp_path, None), notes.append)
+    assert status == 1
+    assert written.endswith("told to fail in round 1")
+    assert worker.alive
+    found = queue.SimpleQueue()
+    endless = Unit("t", DRIFTING, "cifar-fs", 1, 0, {"rounds": 1000, "pause": 0.1})
+    job = Job(endless, TINY, tmp_path, None)
+    doing = threading.Thread(target=worker.run, args=(job, found.put))
+    doing.start()
+    assert "round 2" in found.get(timeout=60)
+    children = Path(f"/proc/{worker.process.pid}/task/{worker.process.pid}/children")  # on Linux
+    child = int(children.read_text()) if children.exists() else None
+    os.close(worker._lifeline)  # as when this process dies
+    doing.join(timeout=30)
+    assert not doing.is_alive()
+    assert child is None or not Path(f"/proc/{child}").exists()
+    worker._lifeline = os.open(os.devnull, os.O_RDONLY)
+    worker.close()
+    assert not worker.alive
+    (record,) = RecordStore(tmp_path).all("t")
+    assert record["config"]["rounds"] == 2
+
+
+def test_a_killed_worker_is_replaced(tiny_world, tmp_path, monkeypatch):
+    started = []
+
+    class Recorded(Worker):
+        def __init__(self, threads):
+            super().__init__(threads)
+            started.append(self)
+
+        def run(self, job, note):
+            if job.unit.seed == 0:
+                self.process.kill()
+            return super().run(job, note)
+
+    monkeypatch.setattr(grid, "Worker", Recorded)
+    units = [Unit("t", DRIFTING, "cifar-fs", 1, seed, {"rounds": 1}) for seed in (0, 1)]
+    with pytest.raises(GridError, match=r"(?s)1 of 2 units.*seed 0.*ended by signal 9 \(memory ran out\?\)"):
+        run_grid(units, TINY, RecordStore(tmp_path), workers=1)
+    assert len(started) == 2
+    assert len(RecordStore(tmp_path).all("t")) == 1
 
 
 def test_missing_data_and_bad_overrides_are_found_before_anything_runs(tiny_world, tmp_path):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from freelib.backbones import build_backbone
 from freelib.conv4_derivatives import InnerLoop, weight_names
 from freelib.episodes import Episode, EpisodeSampler, class_major_labels
-from freelib.evaluation import evaluate
+from freelib.evaluation import evaluate, evaluate_centres
 from freelib.meta_learner import MetaLearner
 
 
@@ -94,3 +94,18 @@ def test_prototypes_embed_each_image_once_where_its_features_are_its_own(
         for e in sampler.take(12)
     ]
     torch.testing.assert_close(score.accuracies, torch.stack(expected))
+
+
+def test_several_centres_at_once_give_what_each_gives_alone(tiny_dataset: object) -> None:
+    backbone = build_backbone("conv4", width=6, image_size=16, batch_stats=False, seed=1).eval()
+    module = Counting(backbone)
+    kind = {"mean": (0.4,) * 3, "std": (0.3,) * 3, "image_size": 16, "head": "prototypes"}
+    sampler = EpisodeSampler(tiny_dataset, n_shot=2, n_query=6, seed=4)
+    scores = evaluate_centres(MetaLearner(module, **kind), sampler, 12)
+    assert module.seen <= len(tiny_dataset.images)
+    assert list(scores) == ["none", "support", "episode"]
+    for centre, score in scores.items():
+        alone = evaluate(MetaLearner(module, centre=centre, **kind), sampler, 12)
+        torch.testing.assert_close(score.accuracies, alone.accuracies)
+    with pytest.raises(ValueError, match="fixed BatchNorm statistics"):
+        evaluate_centres(MetaLearner(module, **{**kind, "head": "maml"}), sampler, 12)

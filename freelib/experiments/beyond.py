@@ -10,15 +10,16 @@ from typing import Any
 import pandas as pd
 import torch
 
+from freelib.backbones import DEFAULT_WIDTH
 from freelib.datasets.cache import cache_folder
 from freelib.episodes import EpisodeSampler
-from freelib.evaluation import evaluate, mean_and_interval, paired_difference
+from freelib.evaluation import evaluate_centres, mean_and_interval, paired_difference
 from freelib.experiments.grid import run_grid
 from freelib.experiments.measure import measured
 from freelib.experiments.pools import get_pool
 from freelib.experiments.runner import TEST_SEED, VALIDATION_SEED, Run, learner_file
 from freelib.experiments.units import Unit, grid, unit_config
-from freelib.meta_learner import CENTRES, MetaLearner
+from freelib.meta_learner import MetaLearner
 from freelib.methods.base import build_student
 from freelib.methods.pool_distillation import PoolDistillation, PoolDistillationConfig, recovered_images
 from freelib.methods.running import TrainingLog
@@ -43,8 +44,11 @@ class Variant:
     real: bool = False
 
 
-def variants(n: int) -> list[Variant]:
-    """What is changed, one thing at a time, of a run with n images; the first is what it is compared with."""
+def variants(n: int, width: int) -> list[Variant]:
+    """What is changed, one thing at a time, of a run with n images; the first is what it is compared with.
+
+    width: of its student
+    """
     half = n // 2
     return [
         Variant("as it is", "half recovered, half procedural"),
@@ -63,7 +67,7 @@ def variants(n: int) -> list[Variant]:
         Variant("teacher", "features, no whitening", {"teach": "features", "whitening": 0.0}),
         Variant("loss", "places only", {"relation_weight": 0.0}),
         Variant("student", "its own axes not whitened", {"student_whitening": 0.0}),
-        Variant("student", "twice as wide", {"width": 64}),
+        Variant("student", "twice as wide", {"width": 2 * width}),
     ]
 
 
@@ -107,7 +111,7 @@ def ablation(
     n = max((base.recovered + base.procedural + base.mixed) // SHARE, 4 * base.batch_size)
     base = replace(base, recovered=n // 2, procedural=n // 2, mixed=0)
     records = []
-    for variant in variants(n):
+    for variant in variants(n, base.width or DEFAULT_WIDTH[base.arch]):
         config = replace(base, **variant.fields)
         about = {"group": variant.group, "label": variant.label, "real": variant.real, **asdict(config)}
         run = Run(unit, profile, cache)
@@ -152,17 +156,13 @@ def _score(run: Run, learner: MetaLearner, split: str = "validation") -> dict[st
     """Accuracies by shots and by the mean that is taken off: episodes' for the learner's own, else means."""
     seed = VALIDATION_SEED if split == "validation" else TEST_SEED
     found: dict[str, Any] = {}
-    own = learner.centre
     for n_shot in run.profile.shots:
         shape = {"n_way": run.profile.n_way, "n_shot": n_shot, "n_query": run.profile.n_query}
         sampler = EpisodeSampler(run.dataset(split), **shape, seed=seed)
-        for centre in CENTRES:
-            learner.centre = centre
-            score = evaluate(learner, sampler, run.profile.n_episodes)
+        for centre, score in evaluate_centres(learner, sampler, run.profile.n_episodes).items():
             found[f"{n_shot} {centre}"] = round(score.mean, 3)
-            if centre == own:
+            if centre == learner.centre:
                 found[f"{n_shot} episodes"] = [round(value, 2) for value in score.accuracies.tolist()]
-    learner.centre = own
     seconds = {} if learner.log is None else learner.log.seconds
     return found | {"split": split, "training": {name: round(value, 1) for name, value in seconds.items()}}
 

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import math
 import os
-import pickle
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 
 from freelib.experiments.pools import get_pool, is_the_pool, pool_seed
 from freelib.experiments.runner import Run, known_record
 from freelib.experiments.units import Unit
-from freelib.experiments.worker import Job
+from freelib.experiments.worker import Job, Worker
 from freelib.profiles import Profile
 from freelib.progress import Progress
 from freelib.records import Record, RecordStore, plain
@@ -103,24 +101,34 @@ def _longest_first(units: Sequence[Unit], store: RecordStore) -> list[Unit]:
 def _run_all(
     units: Sequence[Unit], profile: Profile, store: RecordStore, workers: int, cache: str | Path | None
 ) -> None:
-    running: list[subprocess.Popen] = []
     failures: dict[str, str] = {}
+    idle: SimpleQueue[Worker | None] = SimpleQueue()  # None: one may be started
+    busy: list[Worker] = []
+    workers = min(workers, len(units))
+    for _ in range(workers):
+        idle.put(None)
+
+    def do(unit: Unit) -> str | None:
+        worker = idle.get()
+        if worker is None:
+            worker = Worker(profile.threads)
+            busy.append(worker)
+        error = _error(*worker.run(Job(unit, profile, store.root, cache), progress.note))
+        idle.put(worker if worker.alive else None)
+        return error
+
     with Progress(units[0].experiment) as progress, ThreadPoolExecutor(workers) as executor:
         progress(0, len(units))
-        jobs: dict[Future, Unit] = {
-            executor.submit(_run_in_process, Job(unit, profile, store.root, cache), running, progress): unit
-            for unit in units
-        }
+        jobs: dict[Future, Unit] = {executor.submit(do, unit): unit for unit in units}
         try:
             for done, job in enumerate(as_completed(jobs), start=1):
                 if (error := job.result()) is not None:
                     failures[jobs[job].name] = error
                 progress(done, len(units))
-        except BaseException:  # an interrupt: what waits is dropped, what runs is ended
+        finally:  # also an interrupt: what waits is dropped, what runs is ended
             executor.shutdown(wait=False, cancel_futures=True)
-            for process in running:
-                process.terminate()
-            raise
+            for worker in busy:
+                worker.close()
     if failures:
         reports = "\n\n".join(f"{name}\n{error}" for name, error in sorted(failures.items()))
         raise GridError(
@@ -128,40 +136,13 @@ def _run_all(
         )
 
 
-def _run_in_process(job: Job, running: list[subprocess.Popen], progress: Progress) -> str | None:
-    """Run one unit in a process of its own; None, or the end of what it wrote on standard error."""
-    threads = str(job.profile.threads)
-    environment = os.environ | {
-        "OMP_NUM_THREADS": threads,
-        "MKL_NUM_THREADS": threads,
-        # methods that lie beside a user's own script are found from here too
-        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),  # noqa: PTH109
-    }
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "freelib.experiments.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=environment,
-        )
-        running.append(process)
-        with process:
-            assert process.stdin is not None
-            assert process.stdout is not None
-            with suppress(BrokenPipeError):  # it ended before it read its job: the return code says so
-                process.stdin.write(pickle.dumps(job))
-                process.stdin.flush()  # left open: its end tells the worker that we are gone
-            for line in process.stdout:
-                progress.note(line.decode(errors="replace").rstrip())
-        running.remove(process)
-        errors.seek(0)
-        written = errors.read().strip()
-    if process.returncode == 0:
+def _error(status: int, written: str) -> str | None:
+    """None for a unit that went well, else the end of what it wrote on standard error."""
+    if status == 0:
         if written:  # a warning, such as that of a damaged record
             sys.stderr.write(written + "\n")
         return None
-    if process.returncode < 0:
-        written = f"{written}\nended by signal {-process.returncode}".strip()
-        written += " (memory ran out?)" if process.returncode == -9 else ""
+    if status < 0:
+        written = f"{written}\nended by signal {-status}".strip()
+        written += " (memory ran out?)" if status == -9 else ""
     return "\n".join(written.splitlines()[-15:])
