@@ -96,7 +96,7 @@ PROFILES: dict[str, Profile] = {
         shots=(1,),
         n_episodes=200,
         validation_episodes=30,
-        pool={"n_models": 10, "epochs": 6, "width": 16},
+        pool={"n_models": 10, "epochs": 4, "width": 16},
         monitor_every=5,
         overrides={
             "*": {"width": 16},
@@ -125,7 +125,7 @@ PROFILES: dict[str, Profile] = {
                 "jitter": 1,
                 "eci_start": 9,
                 "icfil_inversion_steps": 3,
-                "monitor_every": 12,
+                "monitor_every": 0,
             },
             "bidf_mkd": {
                 "rounds": 3,
@@ -139,10 +139,10 @@ PROFILES: dict[str, Profile] = {
                 "replay_batches": 8,
                 "replay_episodes": 2,
                 "replay_patience": 0,
-                "monitor_every": 2,
+                "monitor_every": 0,
             },
             "recovery_cost": {"rounds": 15, "held_out": 3, "steps": 60},
-            "oracle_maml": {"rounds": 10, "round_batches": 4},
+            "oracle_maml": {"rounds": 8, "round_batches": 4, "monitor_every": 0},
             "oracle_protonet": {"rounds": 10, "round_batches": 10},
             "pool_distillation": {
                 "recovered": 400,

@@ -124,8 +124,8 @@ def accuracy_rows(
     difference, difference_ci95: to the reference method on the same episodes, paired; NaN for the method
     itself
     last: accuracy of the last round instead of the selected one
-    seconds: of meta-training, without the looks at the validation classes; passes: of images through a model
-    and back; both means over seeds
+    seconds: of meta-training, without the looks at the validation classes, median over seeds (a crowded
+      machine makes single ones long); passes: of images through a model and back, mean over seeds
     models: networks that answer at test time, NaN where the record does not say how many the pool has
     paper, source: the value that others report, NaN where we do not know it
 
@@ -169,7 +169,7 @@ def accuracy_rows(
                 "difference": difference[0],
                 "difference_ci95": difference[1],
                 "last": _mean(record["accuracy_last"] for record in seeds),
-                "seconds": _mean(training_seconds(record) for record in seeds),
+                "seconds": _median(training_seconds(record) for record in seeds),
                 "passes": _mean(record["passes"] for record in seeds),
                 "models": method.models_at_test or _pool_size(seeds[0]),
                 "paper": paper,
@@ -193,6 +193,10 @@ def _pool_size(record: Record) -> float:
 
 def _mean(values: Iterable[float | None]) -> float:
     return pd.Series(list(values), dtype="float64").mean()
+
+
+def _median(values: Iterable[float | None]) -> float:
+    return pd.Series(list(values), dtype="float64").median()
 
 
 def plus_minus(value: float, half_width: float, digits: int = 1) -> str:
