@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import platform
 import resource
@@ -10,6 +11,7 @@ import subprocess
 import sys
 from datetime import UTC, datetime
 from functools import cache
+from multiprocessing.context import BaseContext
 from pathlib import Path
 from typing import Any
 
@@ -74,6 +76,19 @@ def peak_memory_mib() -> float:
     """Largest resident size of this process so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
+
+
+@cache
+def process_context() -> BaseContext:
+    """For processes of our own: forked from one that has imported torch, so that it is imported once.
+
+    Where there is no such thing (Windows), each imports it for itself.
+    """
+    if "forkserver" not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["torch._dynamo", "freelib.pretraining"])  # the first: an optimiser's step
+    return context
 
 
 def keep_freed_memory() -> bool:

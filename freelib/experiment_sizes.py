@@ -36,6 +36,7 @@ SMOKE: Settings = {
     "table2": {
         **_BRIEF,
         "datasets": ("glyphs-latin+glyphs-greek-cyrillic+glyphs-signs",),
+        "image_size_by_dataset": {"glyphs-signs": 20},
         "methods": ("random", "average", "best_teacher", "pool_features", "free"),
         "pool": {"n_models": 4, "epochs": 4, "width": 8},
     },

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from torch import Tensor, nn
 from freelib.augmentation import random_crop_flip
 from freelib.backbones import build_backbone
 from freelib.datasets import FewShotDataset
-from freelib.environment import keep_freed_memory
+from freelib.environment import keep_freed_memory, process_context
 from freelib.episodes import images_to_float
 from freelib.pool import ModelPool, PretrainedModel, read_description, save_member
 from freelib.records import plain
@@ -215,7 +214,7 @@ def pretrain_pool(
         progress(done, config.n_models)
     if missing:
         # Child processes always, so that the bits don't depend on this process's thread count.
-        context = multiprocessing.get_context("spawn")
+        context = process_context()
         # As an array the images go through a pipe: a tensor takes shared memory, which containers lack.
         fields = {**vars(dataset), "images": dataset.images.numpy()}
         with ProcessPoolExecutor(min(workers, len(missing)), context, _start_worker, (fields,)) as executor:

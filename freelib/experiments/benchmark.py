@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import multiprocessing
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from torch import Tensor, nn
 
 from freelib.backbones import build_backbone
 from freelib.datasets import FewShotDataset
-from freelib.environment import keep_freed_memory, peak_memory_mib
+from freelib.environment import keep_freed_memory, peak_memory_mib, process_context
 from freelib.episodes import EpisodeSampler
 from freelib.experiments.machine import cost, peaks, seconds_of
 from freelib.generator import Generator, MetaGenerator, RecoveredTask
@@ -247,6 +246,5 @@ def measure_pools(job: Job) -> dict[int, dict[str, float]]:
 
 def in_processes(run: Callable[..., Any], *calls: tuple[Any, ...]) -> list[Any]:
     """Results of `run(*call)` for each call, all at the same time, each in a process that ends after it."""
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(len(calls), context) as executor:
+    with ProcessPoolExecutor(len(calls), process_context()) as executor:
         return [job.result() for job in [executor.submit(run, *call) for call in calls]]
