@@ -39,7 +39,8 @@ test-lib: $(STAMP) ## library tests, two at a time, with coverage
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov --cov-report=term --durations=10 tests
 
 test-notebooks: $(STAMP) ## run the notebooks and compare what they print with what is committed
-	$(SAME_BITS) $(BIN)/pytest --nbval-lax --nbval-current-env -p no:cacheprovider -W ignore -n 2 --dist loadfile --durations=5 notebooks
+	$(SAME_BITS) FREELIB_WORKERS=1 $(BIN)/pytest --nbval-lax --nbval-current-env -p no:cacheprovider -W ignore \
+	    -n 2 --dist loadfile --no-loadscope-reorder --durations=5 notebooks
 
 lint: $(STAMP) ## style and formatting
 	$(BIN)/ruff check

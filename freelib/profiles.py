@@ -5,6 +5,7 @@ A profile is one dataclass; notebooks take its name as a parameter and never bra
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -68,6 +69,17 @@ class Profile:
         """The profile as an experiment wants it: what it sets for itself is laid over the rest."""
         changes = self.experiments.get(experiment, {})
         return replace(self, **{name: _laid_over(getattr(self, name), new) for name, new in changes.items()})
+
+    @property
+    def processes(self) -> int:
+        """Runs side by side: $FREELIB_WORKERS where that is set, else `workers`.
+
+        Raises ValueError where it is no whole number above zero.
+        """
+        given = os.environ.get("FREELIB_WORKERS", "")
+        if given and not (given.isdecimal() and int(given) > 0):
+            raise ValueError(f"FREELIB_WORKERS is {given!r}, expected a whole number above zero")
+        return int(given) if given else self.workers
 
     def size_of(self, dataset: str) -> int | None:
         """Side of a data set's images in pixels, None for its native size."""

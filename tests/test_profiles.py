@@ -37,6 +37,17 @@ def test_an_experiment_lays_its_own_settings_over_the_rest():
     assert [profile.size_of(name) for name in ("glyphs", "cub")] == [32, 84]
 
 
+def test_the_environment_says_how_many_processes(monkeypatch):
+    profile = Profile(name="mine", datasets=("glyphs",), workers=3)
+    assert profile.processes == 3
+    monkeypatch.setenv("FREELIB_WORKERS", "1")
+    assert profile.processes == 1
+    for wrong in ("none", "0", "-2", "1.5"):
+        monkeypatch.setenv("FREELIB_WORKERS", wrong)
+        with pytest.raises(ValueError, match=f"FREELIB_WORKERS is '{wrong}'"):
+            _ = profile.processes
+
+
 def test_paper_has_the_papers_numbers():
     paper = get_profile("paper")
     assert (paper.n_way, paper.n_query, paper.n_episodes, paper.shots) == (5, 15, 600, (1, 5))

@@ -37,7 +37,7 @@ def run_grid(
 ) -> list[Record]:
     """The units' records, in their order; those that stand are read, the others made, the longest first.
 
-    workers: processes at a time; the profile's number if None
+    workers: processes at a time; `Profile.processes` if None
 
     With FREELIB_RUNS=none in the environment nothing is made: the records that stand are given.
 
@@ -54,7 +54,7 @@ def run_grid(
         _make_pools(missing, profile, cache)
         trainings = {Run(unit, profile).trained_as.name: unit for unit in missing}  # one may serve many units
         _run_all(
-            _longest_first(list(trainings.values()), store), profile, store, workers or profile.workers, cache
+            _longest_first(list(trainings.values()), store), profile, store, workers or profile.processes, cache
         )
     records = [known[unit.name] or known_record(Run(unit, profile, cache), store) for unit in units]
     return [record for record in records if record is not None]

@@ -117,7 +117,7 @@ def pretrain_into(
     folder = pool_folder(pool_identity(train, config, seed), cache) if folder is None else Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / ".lock"):  # released by the system when its holder dies, however it dies
-        pretrain_pool(train, config, folder, seed=seed, workers=profile.workers, progress=progress)
+        pretrain_pool(train, config, folder, seed=seed, workers=profile.processes, progress=progress)
     return ModelPool.load(folder, device=config.device), folder
 
 
