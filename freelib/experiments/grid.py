@@ -53,9 +53,8 @@ def run_grid(
     if missing:
         _make_pools(missing, profile, cache)
         trainings = {Run(unit, profile).trained_as.name: unit for unit in missing}  # one may serve many units
-        _run_all(
-            _longest_first(list(trainings.values()), store), profile, store, workers or profile.processes, cache
-        )
+        ordered = _longest_first(list(trainings.values()), store)
+        _run_all(ordered, profile, store, workers or profile.processes, cache)
     records = [known[unit.name] or known_record(Run(unit, profile, cache), store) for unit in units]
     return [record for record in records if record is not None]
 
