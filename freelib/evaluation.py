@@ -66,21 +66,20 @@ def evaluate(
     """Accuracy on the sampler's first n_episodes: adapt to each support set, classify its queries."""
     if n_episodes < 1:
         raise ValueError(f"n_episodes must be at least 1, got {n_episodes}.")
-    predictions: Iterator[Tensor]
     if isinstance(learner, MetaLearner) and learner.embeds_images_one_by_one:
-        predictions = predict_from_features(learner, sampler, n_episodes)
-    else:
-        predictions = (
-            learner.adapt(episode.support, episode.support_labels).predict(episode.query)
-            for episode in sampler.take(n_episodes)
-        )
+        return evaluate_centres(learner, sampler, n_episodes, [learner.centre], progress)[learner.centre]
     labels = class_major_labels(sampler.n_way, sampler.n_query)
     accuracies = []
-    for i, predicted in enumerate(predictions):
-        accuracies.append((predicted == labels.to(predicted.device)).double().mean() * 100)
+    for i, episode in enumerate(sampler.take(n_episodes), start=1):
+        predicted = learner.adapt(episode.support, episode.support_labels).predict(episode.query)
+        accuracies.append(_accuracy(predicted, labels.to(predicted.device)))
         if progress:
-            progress(i + 1, n_episodes)
+            progress(i, n_episodes)
     return Score(torch.stack(accuracies).cpu())
+
+
+def _accuracy(predicted: Tensor, labels: Tensor) -> Tensor:
+    return (predicted == labels).double().mean() * 100
 
 
 @torch.no_grad()
@@ -96,17 +95,15 @@ def episode_features(
         yield features[support], features[query]
 
 
-def predict_from_features(learner: MetaLearner, sampler: EpisodeSampler, n_episodes: int) -> Iterator[Tensor]:
-    """Each episode's predictions `(n_way * n_query,)` by class means."""
-    labels = class_major_labels(sampler.n_way, sampler.n_shot).to(learner.device)
-    for support, query in episode_features(learner, sampler, n_episodes):
-        yield prototype_logits(support, labels, query, centre=learner.centre).argmax(1)
-
-
+@torch.no_grad()
 def evaluate_centres(
-    learner: MetaLearner, sampler: EpisodeSampler, n_episodes: int, centres: Sequence[str] = CENTRES
+    learner: MetaLearner,
+    sampler: EpisodeSampler,
+    n_episodes: int,
+    centres: Sequence[str] = CENTRES,
+    progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Score]:
-    """The same features scored with each of the means that a prototype head may take off.
+    """The same features scored with each of the means that a prototype head may take off, by its name.
 
     Raises ValueError for a learner that does not embed images one by one.
     """
@@ -116,10 +113,12 @@ def evaluate_centres(
         class_major_labels(sampler.n_way, n).to(learner.device) for n in (sampler.n_shot, sampler.n_query)
     )
     hits: dict[str, list[Tensor]] = {centre: [] for centre in centres}
-    for support, query in episode_features(learner, sampler, n_episodes):
+    for i, (support, query) in enumerate(episode_features(learner, sampler, n_episodes), start=1):
         for centre in centres:
             predicted = prototype_logits(support, shots, query, centre=centre).argmax(1)
-            hits[centre].append((predicted == queries).double().mean() * 100)
+            hits[centre].append(_accuracy(predicted, queries))
+        if progress:
+            progress(i, n_episodes)
     return {centre: Score(torch.stack(found).cpu()) for centre, found in hits.items()}
 
 

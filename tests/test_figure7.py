@@ -4,7 +4,7 @@ import pytest
 from fake_methods import TINY
 from test_tables import record
 
-from freelib.experiments import figure7
+from freelib.experiments import figure7, grid
 
 CONFIG = {"adapt_steps": 5, "meta_batch": 4, "images_per_class": 20}
 
@@ -68,7 +68,7 @@ def test_what_is_run(monkeypatch, tmp_path):
         asked.extend((unit, profile) for unit in units)
         return []
 
-    monkeypatch.setattr(figure7, "run_grid", fake_grid)
+    monkeypatch.setattr(grid, "run_grid", fake_grid)
     points = {"adapt_steps": (1, 5), "pool_size": (1, 2), "meta_batch": (2, 4)}
     profile = replace(TINY, experiments={"figure7": {"sensitivity": points, "n_episodes": 4}})
     figure7.run(profile, results=tmp_path)

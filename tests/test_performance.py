@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from freelib.experiments import performance, precision
+from freelib.experiments import performance
 from freelib.experiments.benchmark import PIECES, SMALL, VARIANTS
-from freelib.profiles import get_profile
-from freelib.records import RecordStore, complete
 
 SECONDS = {"pretraining": 1.0, "recovery": 2.0, "replay": 0.1, "test": 0.05}
 
@@ -107,31 +105,3 @@ def test_records_that_stand_are_read_and_measured_anew_only_when_asked(tmp_path,
     performance.run("smoke", results=tmp_path, reference="r.py", again=True)
     assert runs == [SMALL, SMALL]
     assert len(list((tmp_path / "smoke" / "records" / "benchmark").glob("*.json"))) == len(first)
-
-
-def test_precision_compares_the_same_seeds(tmp_path, monkeypatch):
-    profile = get_profile("smoke")
-    units = precision.units(profile, "glyphs", [0, 1, 2])
-    assert [(u.overrides["precision"], u.seed) for u in units] == [
-        (p, s) for p in ("float32", "bfloat16") for s in (0, 1, 2)
-    ]
-
-    def run_grid(units, profile, store, cache):
-        assert isinstance(store, RecordStore)
-        return [
-            complete(
-                dict.fromkeys(("data_digest", "pool", "n_way", "n_shot", "n_query", "split", "n_episodes"))
-                | {
-                    "experiment": "precision", "method": "free", "method_revision": 1, "dataset": "glyphs",
-                    "seed": u.seed, "config": {}, "freelib_version": "0", "python": "3", "torch": "2",
-                    "started": "now", "evaluation": None, "precision": u.overrides["precision"],
-                    "accuracy": 40.0 + u.seed, "accuracy_ci95": 1.0, "seconds": {"recovery": 12.0},
-                }
-            )
-            for u in units
-        ]  # fmt: skip
-
-    monkeypatch.setattr(precision, "run_grid", run_grid)
-    table = precision.table("smoke", results=tmp_path, seeds=[0, 1, 2])
-    assert table.note == "Means: bfloat16: 41.0 %, float32: 41.0 %."
-    assert table.cells.iloc[4].tolist() == ["bfloat16", "1", "41.0 ± 1.0", "12"]

@@ -23,11 +23,15 @@ def run_of(fields, accuracies, *, agreement=(0.0, 0.4, 0.6), **changes):
 
 def test_variants_change_something_and_release_defaults_drop_what_they_already_are():
     changed = table4.variants(FULL)
-    assert len(changed) == 12
+    assert len(changed) == 13
     assert all(replace(FULL, **fields) != FULL for fields in changed.values())
     assert changed["generator from scratch, equal passes"]["scratch_steps"] == FULL.adapt_steps
     assert changed["without λ_bn"] == {"lambda_bn": 0.0}
+    assert changed["recovery in bfloat16"] == {"precision": "bfloat16"}
     release = table4.variants(FreeConfig())
+    assert table4.variants(replace(FULL, precision="bfloat16"))["recovery in float32"] == {
+        "precision": "float32"
+    }
     assert "one align sweep" not in release  # one is what it takes
     assert release["a head for each model"] == {"kd_heads": "per_model"}
     assert release["with λ_bn"] == {"lambda_bn": 0.05}
@@ -37,11 +41,11 @@ def test_variants_change_something_and_release_defaults_drop_what_they_already_a
 def test_units_are_the_full_method_its_variants_and_its_selections():
     profile = get_profile("cpu").for_experiment("table4")
     units = table4.units(profile, ["cifar-fs"], [1], [0, 1])
-    assert len(units) == 2 * (1 + 12 + 2)
+    assert len(units) == 2 * (1 + 13 + 2)
     assert (units[0].overrides, units[0].selection) == ({}, "validation")
-    assert [unit.selection for unit in units[13:15]] == ["test", "last"]
-    configs = [unit_config(unit, profile) for unit in units[:13]]
-    assert len({str(config) for config in configs}) == 13
+    assert [unit.selection for unit in units[14:16]] == ["test", "last"]
+    configs = [unit_config(unit, profile) for unit in units[:14]]
+    assert len({str(config) for config in configs}) == 14
     assert configs[0].rounds == 50
 
 

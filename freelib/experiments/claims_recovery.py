@@ -36,11 +36,11 @@ def recovers_faster(evidence: Evidence) -> Verdict:
     if not records:
         return Verdict(claim, OPEN, notebooks=notebooks)
     costs, missing = recovery_cost.rows(records), unmeasured_seeds(evidence.profile, records)
-    found = {str(name): figure1.speed_up(group) for name, group in costs.groupby("dataset", sort=False)}
+    groups = {str(name): group for name, group in costs.groupby("dataset", sort=False)}
+    found = {name: figure1.speed_up(group) for name, group in groups.items()}
     # a part of it holds where at least half of the claimed factor is there
     share = min(times["seconds"] for times in found.values()) / figure1.REPORTED
     verdict = (SO_FAR if missing else HOLDS) if share >= 1 else HOLDS_IN_PART if share >= 0.5 else FAILS
-    groups = {str(name): group for name, group in costs.groupby("dataset", sort=False)}
     words = "; ".join(_faster(name, found[name], group) for name, group in groups.items())
     numbers = tuple(map(figure1.conclusion, groups.values()))
     return Verdict(claim, verdict, words, numbers, missing, notebooks)
@@ -74,7 +74,6 @@ def recovered_tasks_teach(evidence: Evidence) -> Verdict:
                 row["difference_ci95"],
             )
             for row in table.dropna(subset=["difference"]).to_dict("records")
-            for where in [setting(row["dataset"], row["n_shot"])]
         ]
     if not cells:
         return Verdict(claim, OPEN, notebooks=notebooks)

@@ -7,14 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from freelib.experiments import figure5, figure7, table1, table2, table3, table4, table5
-from freelib.experiments.grid import record_of
+from freelib.experiments.grid import Plan, record_of
 from freelib.experiments.units import Unit
 from freelib.methods import get_method
 from freelib.profiles import Profile
 from freelib.records import Record, RecordStore
 from freelib.tables import DATASET_TITLES
-
-Plan = list[tuple[Profile, list[Unit]]]
 
 
 def _table(module: object, own: Profile) -> Plan:

@@ -24,13 +24,13 @@ from freelib.alignment import (
     summed_gradient,
 )
 from freelib.episodes import Episode
-from freelib.experiments.scene import Scene
+from freelib.experiments.scene import WARMUP_ROUNDS, Scene
 from freelib.figures import PAGE_WIDTH, PALETTE, brief, new_figure, styled
 from freelib.generator import RecoveredTask
 from freelib.memory import TaskMemory
 from freelib.methods.base import build_student
 
-WARMUP_ROUNDS, ROUNDS = 6, 4
+ROUNDS = 4
 INK, SOFT = "#333333", "#f2f2f2"
 
 

@@ -12,11 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from freelib.evaluation import mean_over_seeds
-from freelib.experiments.grid import run_grid
-from freelib.experiments.units import Unit, grid
+from freelib.experiments.grid import Plan, run_plan
+from freelib.experiments.units import grid
 from freelib.figures import LINE_STYLES, PALETTE, new_figure, styled
 from freelib.profiles import Profile, get_profile
-from freelib.records import Record, RecordStore
+from freelib.records import Record
 from freelib.tables import DATASET_TITLES, Table
 
 EXPERIMENT = "figure5"
@@ -41,10 +41,7 @@ def run(
     datasets: only these, each at the size of the table that has it; of `shots` the first counts; seeds: the
     profile's, or three where it has fewer. All seeds learn from one pool. See `run_grid`.
     """
-    profile = get_profile(profile)
-    store = RecordStore(Path(results) / profile.name / "records")
-    parts = plan(profile, datasets, shots, seeds)
-    return [record for own, units in parts for record in run_grid(units, own, store, cache=cache)]
+    return run_plan(plan(get_profile(profile), datasets, shots, seeds), results, cache=cache)
 
 
 def plan(
@@ -52,7 +49,7 @@ def plan(
     datasets: Sequence[str] | None = None,
     shots: Sequence[int] | None = None,
     seeds: Sequence[int] | None = None,
-) -> list[tuple[Profile, list[Unit]]]:
+) -> Plan:
     """For each source its profile, and the runs in it; see `run`."""
     parts = []
     for source in SOURCES:

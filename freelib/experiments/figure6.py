@@ -11,13 +11,12 @@ from torch import Tensor
 
 from freelib.episodes import images_to_float
 from freelib.experiments.measure import measured
-from freelib.experiments.scene import Scene
+from freelib.experiments.scene import WARMUP_ROUNDS, Scene
 from freelib.figures import new_figure, styled
 from freelib.generator import RecoveredTask
 from freelib.records import Record
 
 STEPS = (0, 1, 5, 50)
-WARMUP_ROUNDS = 10
 
 
 class Recovered(Scene):

@@ -12,11 +12,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from freelib.evaluation import mean_and_interval
-from freelib.experiments.grid import run_grid
-from freelib.experiments.units import Unit, grid, unit_config
+from freelib.experiments.grid import Plan, run_plan
+from freelib.experiments.units import grid, unit_config
 from freelib.figures import PALETTE, new_figure, styled
 from freelib.profiles import Profile, get_profile
-from freelib.records import Record, RecordStore
+from freelib.records import Record
 from freelib.tables import Table, episode_means, plus_minus
 
 EXPERIMENT = "figure7"
@@ -45,10 +45,7 @@ def run(
 
     Raises ValueError for a setting that FREE does not have; see `run_grid` too.
     """
-    profile = get_profile(profile)
-    store = RecordStore(Path(results) / profile.name / "records")
-    parts = plan(profile, datasets, shots, seeds)
-    return [record for own, units in parts for record in run_grid(units, own, store, cache=cache)]
+    return run_plan(plan(get_profile(profile), datasets, shots, seeds), results, cache=cache)
 
 
 def plan(
@@ -56,7 +53,7 @@ def plan(
     datasets: Sequence[str] | None = None,
     shots: Sequence[int] | None = None,
     seeds: Sequence[int] | None = None,
-) -> list[tuple[Profile, list[Unit]]]:
+) -> Plan:
     """The runs with the whole pool, the base first, and those with each smaller one; see `run`."""
     profile = profile.for_experiment(EXPERIMENT)
     dataset, n_shot = (datasets or profile.datasets)[0], (shots or profile.shots)[0]

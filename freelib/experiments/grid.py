@@ -22,6 +22,9 @@ from freelib.profiles import Profile
 from freelib.progress import Progress
 from freelib.records import Record, RecordStore, plain
 
+Plan = list[tuple[Profile, list[Unit]]]
+"""Units, each part with the profile that they run in."""
+
 
 class GridError(RuntimeError):
     """Some units of a grid failed; the records of the others are written."""
@@ -57,6 +60,17 @@ def run_grid(
         _run_all(ordered, profile, store, workers or profile.processes, cache)
     records = [known[unit.name] or known_record(Run(unit, profile, cache), store) for unit in units]
     return [record for record in records if record is not None]
+
+
+def run_plan(plan: Plan, results: str | Path, *, cache: str | Path | None = None) -> list[Record]:
+    """The records of all units of a plan, kept in `<results>/<profile>/records`; see `run_grid`."""
+    return [
+        record
+        for profile, units in plan
+        for record in run_grid(
+            units, profile, RecordStore(Path(results) / profile.name / "records"), cache=cache
+        )
+    ]
 
 
 def standing(units: Sequence[Unit], profile: Profile, store: RecordStore) -> list[Record]:

@@ -19,13 +19,13 @@ from freelib.experiments import table1
 from freelib.experiments.evidence import Evidence
 from freelib.experiments.figure2 import evenly
 from freelib.experiments.measure import measured
-from freelib.experiments.scene import Scene
+from freelib.experiments.scene import WARMUP_ROUNDS, Scene
 from freelib.figures import PALETTE, png_bytes, styled
 from freelib.records import Record
 from freelib.storage import write_atomically
 
 EXPERIMENT, NAME = "overview", "overview images"
-WARMUP_ROUNDS, MODELS = 5, 4
+MODELS = 4
 LABELS = {
     "random": "student, untrained",
     "best_teacher": "pool's best model",
@@ -48,7 +48,7 @@ class Recovery(Scene):
 
     def _measure(self) -> dict[str, Any]:
         rng = self.rng()
-        generator = self.warm_generator(rng, rounds=WARMUP_ROUNDS)
+        generator = self.warm_generator(rng)
         tasks = [generator.adapt(model, None, rng) for model in evenly(self.pool, MODELS)]
         rows = []
         for task in tasks:

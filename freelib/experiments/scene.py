@@ -20,7 +20,7 @@ from freelib.pool import ModelPool
 from freelib.profiles import Profile, get_profile
 from freelib.records import RecordStore
 
-WARMUP_ROUNDS = 10
+WARMUP_ROUNDS = 5
 SceneType = TypeVar("SceneType", bound="Scene")
 
 

@@ -27,6 +27,7 @@ def variants(full: FreeConfig) -> dict[str, dict[str, Any]]:
     """What each row of the ablation sets, by its words; what `full` already is, is left out."""
     many = SCRATCH_STEPS * full.adapt_steps
     scratch = {"recovery": "scratch", "warmup_rounds": 0}  # there is no generator to warm up
+    other = "float32" if full.precision == "bfloat16" else "bfloat16"
     per_model = full.kd_heads == "per_model"
     all_variants: dict[str, dict[str, Any]] = {
         "generator from scratch, equal passes": {**scratch, "scratch_steps": full.adapt_steps},
@@ -43,6 +44,7 @@ def variants(full: FreeConfig) -> dict[str, dict[str, Any]]:
         "one head for all models" if per_model else "a head for each model": {
             "kd_heads": "shared" if per_model else "per_model"
         },
+        f"recovery in {other}": {"precision": other},
     }
     found: dict[str, dict[str, Any]] = {}
     configs = [full]
