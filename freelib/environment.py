@@ -91,6 +91,18 @@ def process_context() -> BaseContext:
     return context
 
 
+def refuse_unguarded_script() -> None:
+    """Raises RuntimeError in a process of ours that is still importing the script it was started from.
+
+    Such a process would wait for what its parent holds, and its parent for it.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "This starts processes, each of which imports the script first: put what the script does behind "
+            'if __name__ == "__main__":'
+        )
+
+
 def keep_freed_memory() -> bool:
     """Makes this process keep the memory that it frees, for its next tensors; True where libc can (glibc).
 

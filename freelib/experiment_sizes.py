@@ -7,6 +7,10 @@ from typing import Any
 
 Settings = Mapping[str, Mapping[str, Any]]
 
+# Rows of tables 2 and 3: what learns without a pool of one architecture and one domain, and what is simplest.
+MIXED_DOMAINS = ("random", "average", "best_teacher", "pool_features", "free", "pool_distillation")
+MIXED_ARCHITECTURES = ("random", "best_teacher", "pool_features", "free", "pool_distillation")
+
 _BRIEF: dict[str, Any] = {
     "n_episodes": 30,
     "validation_episodes": 5,
@@ -23,6 +27,15 @@ _BRIEF: dict[str, Any] = {
             "align_sweeps": 2,
             "replay_batches": 1,
         },
+        "pool_distillation": {
+            "recovered": 64,
+            "procedural": 192,
+            "mixed": 256,
+            "warmup_rounds": 1,
+            "ngf": 8,
+            "images_per_class": 8,
+            "epochs": 2,
+        },
     },
 }
 _HALF: dict[str, Any] = {
@@ -37,12 +50,12 @@ SMOKE: Settings = {
         **_BRIEF,
         "datasets": ("glyphs-latin+glyphs-greek-cyrillic+glyphs-signs",),
         "image_size_by_dataset": {"glyphs-signs": 20},
-        "methods": ("random", "average", "best_teacher", "pool_features", "free"),
+        "methods": MIXED_DOMAINS,
         "pool": {"n_models": 4, "epochs": 4, "width": 8},
     },
     "table3": {
         **_BRIEF,
-        "methods": ("random", "best_teacher", "pool_features", "free"),
+        "methods": MIXED_ARCHITECTURES,
         "pool_parts": (
             {"take": 4},
             {"archs": ("resnet10",), "width": 8, "n_models": 2},
@@ -67,7 +80,7 @@ CPU: Settings = {
     "table2": {
         **_HALF,
         "datasets": ("cifar-fs+mini-imagenet+cub",),
-        "methods": ("random", "average", "best_teacher", "pool_features", "free"),
+        "methods": MIXED_DOMAINS,
         "image_size_by_dataset": {"mini-imagenet": 48, "cub": 48},
         "pool_by_dataset": {"mini-imagenet": {"n_models": 14}, "cub": {"n_models": 14, "epochs": 60}},
         "pool_parts": ({"take": 14},),  # of CIFAR-FS, the first of table 1's pool
@@ -76,7 +89,7 @@ CPU: Settings = {
     },
     "table3": {
         **_HALF,
-        "methods": ("random", "best_teacher", "pool_features", "free"),
+        "methods": MIXED_ARCHITECTURES,
         "pool_parts": (
             {"take": 14},
             {"archs": ("resnet10",), "width": 16, "n_models": 6, "epochs": 20},
@@ -99,12 +112,12 @@ CPU: Settings = {
 PAPER: Settings = {
     "table2": {
         "datasets": ("cifar-fs+mini-imagenet+cub",),
-        "methods": ("random", "average", "best_teacher", "pool_features", "free"),
+        "methods": MIXED_DOMAINS,
         "pool_parts": ({"take": 34},),
     },
     "table3": {
         "datasets": ("cifar-fs",),
-        "methods": ("random", "best_teacher", "pool_features", "free"),
+        "methods": MIXED_ARCHITECTURES,
         "pool_parts": (
             {"take": 34},
             {"archs": ("resnet10",), "n_models": 33},

@@ -54,6 +54,16 @@ def test_a_clear_difference_is_called_so():
     assert "raises the cosine" in figure5.conclusion(found)
 
 
+def test_one_seed_has_no_interval_and_no_verdict():
+    found = figure5.differences(figure5.rows([trained("sequential", 0, [0.5]), trained("summed", 0, [0.1])]))
+    assert not found["raises"].any()
+    sentence = figure5.conclusion(found)
+    assert sentence.endswith(
+        "a difference in the cosine of the tasks' gradients (+0.400, one seed: no interval)."
+    )
+    assert figure5.difference_table(found).cells["aligned − summed"].tolist() == ["+0.4", "+0.8"]
+
+
 def test_the_figure_has_a_line_a_kind():
     figure = figure5.agreement_figure(figure5.rows(RECORDS))
     left, right = figure.axes

@@ -1,4 +1,8 @@
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from fake_methods import TINY
@@ -45,3 +49,20 @@ def test_a_pool_is_made_once_and_found_by_what_determines_it(tiny_world, monkeyp
     calls = []
     again, place = pretrain_into("cifar-fs", TINY, 0, progress=lambda *numbers: calls.append(numbers))
     assert (again.digest, place, calls) == (pool.digest, folder, [(2, 2)])
+
+
+def test_a_script_without_a_guard_is_refused_and_does_not_hang(tiny_world, tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from fake_methods import TINY\nfrom freelib.experiments.pools import get_pool\nget_pool('cifar-fs', TINY, 5)\n"
+    )
+    path = ":".join([str(Path(__file__).parent), *sys.path])
+    found = subprocess.run(
+        [sys.executable, script],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert found.returncode == 1
+    assert 'put what the script does behind if __name__ == "__main__":' in found.stderr

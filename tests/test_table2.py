@@ -70,6 +70,19 @@ def test_free_and_fused_weights_learn_from_models_of_two_sizes(two_domains, tmp_
     assert table.groupby("dataset")["method"].nunique().tolist() == [3, 3, 3]
 
 
+def test_pool_distillation_learns_from_models_of_two_sizes(two_domains, tmp_path):
+    small = {
+        "recovered": 8, "procedural": 12, "mixed": 8, "warmup_rounds": 0, "ngf": 4, "z_dim": 8,
+        "images_per_class": 2, "adapt_steps": 1, "embedding": 4, "epochs": 1, "batch_size": 4,
+    }  # fmt: skip
+    made = run_unit(
+        Unit("table2", "pool_distillation", BOTH, 1, 0, small), MIXED, RecordStore(tmp_path / "records")
+    )
+    assert made["history"]["epoch"] == [1]
+    assert len(table2.by_domain(made)) == 2
+    assert made["evaluation"]["image_size"] == [16, 20]  # one student sees each domain at its own size
+
+
 def test_rows_are_by_domain_then_on_the_mean():
     def made(method, accuracies, **config):
         return record(method, accuracies, dataset="cifar-fs+cub", config=config)

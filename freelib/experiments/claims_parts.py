@@ -148,15 +148,16 @@ def alignment_raises_agreement(evidence: Evidence) -> Verdict:
         for row in found.to_dict("records")
     ]
     cells = figure5.difference_table(found).cells.to_dict("records")
+    seeds = [f"over {n} seeds" if n > 1 else "from one seed" for n in found["n_seeds"]]
     missing = runs.lacking()
     return Verdict(
         claim,
         judged(signs, missing=bool(missing)),
-        figure5.conclusion(found),
+        figure5.conclusion(found).removesuffix("."),
         tuple(
             f"{row['data set']}, {row['measure']}: aligned {row['aligned']}, summed {row['summed']}, "
-            f"difference {row['aligned − summed']} over {row['seeds']} seed(s)"
-            for row in cells
+            f"difference {row['aligned − summed']} {words}"
+            for row, words in zip(cells, seeds, strict=True)
         ),
         missing,
         notebooks,

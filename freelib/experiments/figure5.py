@@ -136,7 +136,7 @@ def difference_table(found: pd.DataFrame) -> Table:
             "aligned": [f"{value:.3g}" for value in found["aligned"]],
             "summed": [f"{value:.3g}" for value in found["summed"]],
             "aligned − summed": [
-                f"{gap:+.2g} ± {width:.2g}".replace("-", "−")
+                _signed(gap, width, ".2g")
                 for gap, width in zip(found["difference"], found["ci95"], strict=True)
             ],
             "seeds": found["n_seeds"],
@@ -175,10 +175,20 @@ def conclusion(found: pd.DataFrame) -> str:
     """What the measurements say, in a sentence a data set."""
     words = []
     for row in found[found["measure"] == "cosine"].to_dict("records"):
-        gap, width = row["difference"], row["ci95"]
-        verdict = "raises" if gap > width else "lowers" if gap < -width else "does not measurably change"
+        gap, width, n_seeds = row["difference"], row["ci95"], row["n_seeds"]
+        if n_seeds > 1:
+            verdict = "raises" if gap > width else "lowers" if gap < -width else "does not measurably change"
+            seeds = f" over {n_seeds} seeds"
+        else:
+            verdict, seeds = "goes with a difference in", ", one seed: no interval"
         words.append(
             f"On {title(row['dataset'])} alignment {verdict} the cosine of the "
-            f"tasks' gradients ({gap:+.3f} ± {width:.3f} over {row['n_seeds']} seeds)."
+            f"tasks' gradients ({_signed(gap, width, '.3f')}{seeds})."
         )
-    return " ".join(words).replace("-0.", "−0.")
+    return " ".join(words)
+
+
+def _signed(value: float, half_width: float, digits: str) -> str:
+    """The difference with its interval, where there is one: that of one seed is NaN."""
+    interval = "" if pd.isna(half_width) else f" ± {half_width:{digits}}"
+    return f"{value:+{digits}}{interval}".replace("-", "−")

@@ -11,6 +11,7 @@ from filelock import FileLock
 
 from freelib.datasets import FewShotDataset, load_dataset
 from freelib.datasets.cache import cache_folder
+from freelib.environment import refuse_unguarded_script
 from freelib.experiments.units import checked_fields, domains
 from freelib.pool import ModelPool
 from freelib.pretraining import PoolConfig, pretrain_pool
@@ -112,6 +113,7 @@ def pretrain_into(
 
     Raises MissingDataError where the data set is not there.
     """
+    refuse_unguarded_script()
     config = config or pool_config(dataset, profile)
     train = load_dataset(dataset, "train", size=profile.size_of(dataset), cache=cache)
     folder = pool_folder(pool_identity(train, config, seed), cache) if folder is None else Path(folder)
