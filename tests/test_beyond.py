@@ -10,6 +10,7 @@ from test_tables import record
 
 from freelib.experiments import beyond
 from freelib.methods.pool_distillation import PoolDistillationConfig
+from freelib.profiles import get_profile
 
 SMALL = {
     "recovered": 16, "procedural": 32, "mixed": 16, "warmup_rounds": 1, "meta_batch": 1, "adapt_steps": 1,
@@ -41,6 +42,10 @@ def test_the_ablation_measures_every_variant_once(tiny_world, tmp_path, monkeypa
     assert rows[f"{n_shot} accuracy"][1] == pytest.approx(records[1]["extra"][f"{n_shot} episode"], abs=0.01)
     monkeypatch.setattr(beyond, "_train", lambda *_, **__: pytest.fail("trained again"))
     assert beyond.ablation(profile, results=tmp_path) == records
+    monkeypatch.setattr(beyond, "variants", lambda *_: chosen)
+    newer = records[1] | {"started": "2999-01-01T00:00:00+00:00"}
+    assert beyond.latest_ablation([*reversed(records), newer]) == [records[0], newer, records[2]]
+    assert beyond.latest_ablation(records[1:]) == []  # without the first there is nothing to compare with
     table = beyond.ablation_table(rows, "Variants.")
     assert table.cells["label"].tolist() == [variant.label for variant in chosen]
     assert beyond.needs(rows).count("\n") == 1
@@ -54,5 +59,16 @@ def test_the_conclusion_follows_the_paired_differences():
     assert beyond.conclusion(rows) == (
         "CIFAR-FS, 5-way 1-shot: one student reaches 52.0 ± 2.3 %: +10.0 ± 1.1 against Best teacher."
     )
+    alone = beyond.rows([record("best_teacher", [40.0, 41.0, 45.0])])
+    assert beyond.conclusion(alone) == ""
     rows = beyond.rows([record("pool_distillation", [40.0, 44.0]), record("best_teacher", [41.0, 40.0])])
     assert not beyond.beats(rows, "best_teacher")
+
+
+def test_the_cpu_profile_adds_glyphs_and_keeps_each_data_sets_seeds():
+    profile = get_profile("cpu").for_experiment("beyond")
+    found = {(unit.dataset, unit.seed) for unit in beyond.units(profile) if unit.method == beyond.METHOD}
+    assert found == {("cifar-fs", 0), ("cifar-fs", 1), ("cifar-fs", 2)} | {
+        (name, 0) for name in ("mini-imagenet", "cub", "glyphs")
+    }
+    assert get_profile("cpu").datasets == ("cifar-fs", "mini-imagenet", "cub")

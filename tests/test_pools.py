@@ -54,7 +54,9 @@ def test_a_pool_is_made_once_and_found_by_what_determines_it(tiny_world, monkeyp
 def test_a_script_without_a_guard_is_refused_and_does_not_hang(tiny_world, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "from fake_methods import TINY\nfrom freelib.experiments.pools import get_pool\nget_pool('cifar-fs', TINY, 5)\n"
+        "from fake_methods import TINY\n"
+        "from freelib.experiments.pools import get_pool\n"
+        "get_pool('cifar-fs', TINY, 5)\n"
     )
     path = ":".join([str(Path(__file__).parent), *sys.path])
     found = subprocess.run(

@@ -43,7 +43,8 @@ def test_without_records_the_page_says_how_to_make_them(tmp_path):
 def whole(tmp_path, monkeypatch):
     """The page of a profile whose tables 1 to 5 and figures 5 and 7 are all there."""
     mixed = {"datasets": ("cifar-fs+mini-imagenet+cub",)}
-    tiny = replace(TINY, methods=("random", "free"), experiments={"table2": mixed})
+    more = {"datasets": ("cifar-fs", "glyphs")}
+    tiny = replace(TINY, methods=("random", "free"), experiments={"table2": mixed, "beyond": more})
     monkeypatch.setitem(PROFILES, "tiny", tiny)
     store = RecordStore(tmp_path / "tiny" / "records")
     history = {
@@ -70,6 +71,8 @@ def test_tables_appear_with_their_records(whole):
         in whole
     )
     assert "| table 4 | 14 | 14 |" in whole
+    assert "\n## Beyond the paper" in whole
+    assert whole.count("### glyphs") == 1
     assert "![What FREE's accuracy owes to its settings](tiny/figures/figure7.png)" in whole
     assert "Lowest and highest accuracy by setting" in whole
     assert "[table1_bars](tiny/figures/table1_bars.png)" in whole

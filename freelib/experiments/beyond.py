@@ -18,7 +18,7 @@ from freelib.experiments.grid import run_grid
 from freelib.experiments.measure import measured
 from freelib.experiments.pools import get_pool
 from freelib.experiments.runner import TEST_SEED, VALIDATION_SEED, Run, learner_file
-from freelib.experiments.units import Unit, grid, unit_config
+from freelib.experiments.units import Unit, grid, unit_config, without_repeats
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import build_student
 from freelib.methods.pool_distillation import PoolDistillation, PoolDistillationConfig, recovered_images
@@ -82,10 +82,24 @@ def run(
     cache: str | Path | None = None,
 ) -> list[Record]:
     """The records of the method and of its rivals on the meta-test classes; see `table1.run`."""
-    profile = get_profile(profile)
-    axes = datasets or profile.datasets, shots or profile.shots, seeds or profile.seeds
+    profile = get_profile(profile).for_experiment(EXPERIMENT)
     store = RecordStore(Path(results) / profile.name / "records")
-    return run_grid(grid(EXPERIMENT, methods, *axes), profile, store, cache=cache)
+    return run_grid(units(profile, datasets, shots, seeds, methods), profile, store, cache=cache)
+
+
+def units(
+    profile: Profile,
+    datasets: Sequence[str] | None = None,
+    shots: Sequence[int] | None = None,
+    seeds: Sequence[int] | None = None,
+    methods: Sequence[str] = (METHOD, *RIVALS),
+) -> list[Unit]:
+    """The runs behind the table's cells; the profile's data sets, shots and seeds where None."""
+    chosen: list[Unit] = []
+    for dataset in datasets or profile.datasets:
+        axes = [dataset], shots or profile.shots, seeds or profile.seeds_for(dataset)
+        chosen += grid(EXPERIMENT, methods, *axes)
+    return without_repeats(chosen, profile)
 
 
 def rows(records: Sequence[Record]) -> pd.DataFrame:
@@ -171,7 +185,7 @@ def centring(
     profile: str | Profile, *, results: str | Path, datasets: Sequence[str] | None = None, cache: Any = None
 ) -> list[Record]:
     """Accuracy of the trained students on the meta-test classes with and without centring, where kept."""
-    profile = get_profile(profile)
+    profile = get_profile(profile).for_experiment(EXPERIMENT)
     store = RecordStore(Path(results) / profile.name / "records")
     records = []
     for dataset in datasets or profile.datasets:
@@ -190,6 +204,17 @@ def centring(
         if learner_file(run.digest, cache).is_file() or any(True for _ in store.find(wanted)):
             records.append(measured(run, f"{METHOD} centring", about, make, store))
     return records
+
+
+def latest_ablation(records: Sequence[Record]) -> list[Record]:
+    """Of all records, the variants' newest of each label, in the order of `variants`."""
+    newest = {
+        r["config"]["label"]: r
+        for r in sorted(records, key=lambda record: record["started"])
+        if r["experiment"] == EXPERIMENT and r["method"] == f"{METHOD} variant"
+    }
+    order = [variant.label for variant in variants(1, 1)]
+    return [newest[label] for label in order if label in newest] if order[0] in newest else []
 
 
 def ablation_rows(records: Sequence[Record]) -> pd.DataFrame:
@@ -230,11 +255,12 @@ def ablation_table(rows: pd.DataFrame, caption: str) -> Table:
 
 
 def conclusion(rows: pd.DataFrame, centred: Sequence[Record] = ()) -> str:
-    """Pool distillation against each rival, a sentence for each data set and number of shots."""
+    """Pool distillation against each rival, a sentence for each data set and number of shots that has it."""
     sentences = []
     for (dataset, n_shot), group in rows.groupby(["dataset", "n_shot"], sort=False):
         by_name = {row["method"]: row for row in group.to_dict("records")}
-        own = by_name.pop(METHOD)
+        if (own := by_name.pop(METHOD, None)) is None:
+            continue
         gaps = [
             f"{signed(-row['difference'], row['difference_ci95'])} against {row['title']}"
             for row in by_name.values()
@@ -243,11 +269,17 @@ def conclusion(rows: pd.DataFrame, centred: Sequence[Record] = ()) -> str:
             f"{DATASET_TITLES.get(str(dataset), dataset)}, 5-way {n_shot}-shot: one student reaches "
             f"{plus_minus(own['accuracy'], own['ci95'])} %: {', '.join(gaps)}."
         )
+    return "\n".join([*sentences, *uncentred(centred)])
+
+
+def uncentred(centred: Sequence[Record]) -> list[str]:
+    """What `centring` found, in a sentence a data set."""
+    sentences = []
     for record in centred:
         found = ", ".join(f"{record['extra'][f'{n} none']:.1f} % with {n}" for n in _shots(record))
         title = DATASET_TITLES.get(record["dataset"], record["dataset"])
         sentences.append(f"{title}, without centring on the episode (not transductive): {found}.")
-    return "\n".join(sentences)
+    return sentences
 
 
 def beats(rows: pd.DataFrame, other: str) -> bool:

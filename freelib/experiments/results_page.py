@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from freelib.experiments import figure7, recovery_cost, table1, table2, table3, table4, table5
+from freelib.experiments import beyond, figure7, recovery_cost, table1, table2, table3, table4, table5
 from freelib.experiments.claims import QUESTIONS, all_verdicts
 from freelib.experiments.claims_parts import ablation_rows
 from freelib.experiments.evidence import PLANS, Evidence, name_of
@@ -133,6 +133,24 @@ def _tables(evidence: Evidence) -> Iterator[str]:
         rows = table5.rows(recovery_cost.rows(costs), evidence.runs("table5").records)
         made = table5.cost_table(rows, profile.name, profile.n_way * costs[0]["config"]["images_per_class"])
         yield from ("## Table 5: what a recovered task costs", "", made.markdown())
+    yield from _beyond(evidence)
+
+
+def _beyond(evidence: Evidence) -> list[str]:
+    """Pool distillation where table 1 has no column, without centring, and without one part at a time."""
+    lines: list[str] = []
+    records = evidence.runs("beyond").records
+    others = [r for r in records if r["dataset"] not in evidence.profile.datasets]
+    for dataset in dict.fromkeys(record["dataset"] for record in others):
+        rows = beyond.rows([record for record in others if record["dataset"] == dataset])
+        found = by_method(rows, "n_shot", lambda n_shot: f"{n_shot}-shot, %", {})
+        lines += [f"### {name_of(dataset)}", "", *found, ""]
+    for line in beyond.uncentred(evidence.latest(f"{beyond.METHOD} centring")):
+        lines += [line, ""]
+    if variants := beyond.latest_ablation(evidence.everything):
+        title = f"{name_of(variants[0]['dataset'])}, a sixteenth of the images."
+        lines.append(beyond.ablation_table(beyond.ablation_rows(variants), title).markdown())
+    return ["## Beyond the paper: pool distillation", "", *lines] if lines else []
 
 
 def _figures(folder: Path, evidence: Evidence) -> Iterator[str]:
@@ -159,7 +177,8 @@ def _what_was_run(evidence: Evidence) -> Iterator[str]:
     for name in PLANS:
         runs = evidence.runs(name)
         numbers = f"{len(runs.records)} | {len(runs.wanted)} | {duration(spent(runs.records))}"
-        yield f"| {name[:-1]} {name[-1]} | {numbers} |"
+        title = "beyond the paper" if name == beyond.EXPERIMENT else f"{name[:-1]} {name[-1]}"
+        yield f"| {title} | {numbers} |"
     yield from ("", "One run may serve several tables; its time is counted in each.", "")
     yield from (*_long_enough(evidence), "| | |", "| --- | --- |")
     yield from (f"| {name} | {value} |" for name, value in facts(evidence.store).items())
