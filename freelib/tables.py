@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -121,8 +121,8 @@ def accuracy_rows(
     accuracy, ci95: mean over episodes (averaged over seeds first) in percent, and its 95 % interval's
     half-width
     seed_spread: standard deviation of the seeds' accuracies, NaN for one seed; n_seeds
-    difference, difference_ci95: to the reference method on the same episodes, paired; NaN for the method
-    itself
+    difference, difference_ci95: to the reference method on the same episodes, paired, over the seeds that
+    both have (all, where one of them draws nothing by chance); NaN for the method itself
     last: accuracy of the last round instead of the selected one
     seconds: of meta-training, without the looks at the validation classes, median over seeds (a crowded
       machine makes single ones long); passes: of images through a model and back, mean over seeds
@@ -149,7 +149,7 @@ def accuracy_rows(
         difference = (float("nan"), float("nan"))
         other = groups.get((dataset, n_shot, reference, ""))
         if other is not None and other is not by_seed:
-            difference = paired_difference(episodes, episode_means(list(other.values())))
+            difference = paired_difference(*map(episode_means, _of_common_seeds(by_seed, other)))
         paper, source = (
             known.get((dataset, name, n_shot), (float("nan"), "")) if not words else (float("nan"), "")
         )
@@ -177,6 +177,13 @@ def accuracy_rows(
             }
         )
     return pd.DataFrame(rows)
+
+
+def _of_common_seeds(*groups: Mapping[int, Record]) -> list[list[Record]]:
+    """Each group's records of the seeds that all have; all records where chance has no part in a group."""
+    by_chance = all(get_method(record["method"]).uses_seed for group in groups for record in group.values())
+    common = set.intersection(*map(set, groups)) if by_chance else set()
+    return [[r for seed, r in group.items() if not common or seed in common] for group in groups]
 
 
 def training_seconds(record: Record) -> float | None:

@@ -41,7 +41,9 @@ def test_variants_change_something_and_release_defaults_drop_what_they_already_a
 def test_units_are_the_full_method_its_variants_and_its_selections():
     profile = get_profile("cpu").for_experiment("table4")
     units = table4.units(profile, ["cifar-fs"], [1], [0, 1])
-    assert len(units) == 2 * (1 + 13 + 2)
+    assert len(units) == (1 + 13 + 2) + (1 + 4)  # the second seed: the paper's three parts, the precision
+    again = {str(unit_config(unit, profile)) for unit in units[16:]}
+    assert again < {str(unit_config(unit, profile)) for unit in units[:16]}
     assert (units[0].overrides, units[0].selection) == ({}, "validation")
     assert [unit.selection for unit in units[14:16]] == ["test", "last"]
     configs = [unit_config(unit, profile) for unit in units[:14]]

@@ -57,11 +57,18 @@ def test_paired_difference_by_hand():
     assert free["seed_spread"] == pytest.approx(math.sqrt(8))  # of 50 and 54
     assert (free["n_seeds"], free["seconds"], free["passes"], free["models"]) == (2, 20, 4, 1)
     assert math.isnan(free["difference"])
-    # Random minus FREE: -12, -11, -13, -12. Mean -12, deviation sqrt(2 / 3)
-    assert random["difference"] == pytest.approx(-12)
+    # Random minus FREE of the seed that both have: -10, -9, -11, -10. Mean -10, deviation sqrt(2 / 3)
+    assert random["difference"] == pytest.approx(-10)
     assert random["difference_ci95"] == pytest.approx(1.96 * math.sqrt(2 / 3) / 2)
     assert math.isnan(random["seed_spread"])
     assert math.isnan(random["passes"])
+
+
+def test_differences_are_over_the_seeds_that_both_have_where_chance_has_a_part():
+    free = two_methods()[:2]
+    for other, seed, difference in (("purer", 1, -14), ("purer", 2, -12), ("average", 1, -12)):
+        rows = accuracy_rows([*free, record(other, [30.0, 40.0, 50.0, 40.0], seed=seed)], table="table1")
+        assert rows.loc[1, "difference"] == pytest.approx(difference)
 
 
 def test_budget_is_training_without_the_monitor_and_models_at_test_are_counted():
@@ -115,7 +122,7 @@ def test_cells():
     cells = table.cells.set_index("method")
     assert cells.loc["FREE", "accuracy, %"] == "**52.0 ± 8.0**"
     assert cells.loc["Random", "accuracy, %"] == "40.0 ± 7.6"
-    assert cells.loc["Random", "minus FREE, same episodes"] == "−12.0 ± 0.8"
+    assert cells.loc["Random", "minus FREE, same episodes"] == "−10.0 ± 0.8"
     assert cells.loc["FREE", "minus FREE, same episodes"] == ""
     assert cells.loc["FREE", "spread over seeds"] == "2.8"
     assert cells.loc["FREE", "paper, %"] == "39.13"
