@@ -216,10 +216,11 @@ def pool_table(records: Sequence[Record], caption: str) -> Table:
 def roofline(records: Sequence[Record]) -> Figure:
     """FLOP/s reached against operations a byte moved, ours (filled) and the reference's, below both roofs."""
     figure, axes = new_figure(1, 1, height=3.4)
-    axis, x = axes[0][0], np.geomspace(0.3, 300, 50)
+    axis = axes[0][0]
     found = [r for r in records if r["extra"]["piece"] in PIECES]
     for precision, style in (("float32", "-"), ("bfloat16", "--")):
         peak = next(r["extra"]["peaks"] for r in found if r["precision"] == precision)
+        x = np.array([0.3, peak["flops"] / peak["bytes"], 300])  # bounded by memory up to the ridge, then flat
         roof = np.minimum(peak["flops"], x * peak["bytes"]) / 1e9
         axis.plot(x, roof, style, color="black", linewidth=1, label=f"roof, {precision}")
     markers = dict(zip(PIECES, "osD^", strict=True))
