@@ -220,7 +220,7 @@ def roofline(records: Sequence[Record]) -> Figure:
     found = [r for r in records if r["extra"]["piece"] in PIECES]
     for precision, style in (("float32", "-"), ("bfloat16", "--")):
         peak = next(r["extra"]["peaks"] for r in found if r["precision"] == precision)
-        x = np.array([0.3, peak["flops"] / peak["bytes"], 300])  # bounded by memory up to the ridge, then flat
+        x = np.array([0.3, peak["flops"] / peak["bytes"], 300])  # memory's bound up to the ridge
         roof = np.minimum(peak["flops"], x * peak["bytes"]) / 1e9
         axis.plot(x, roof, style, color="black", linewidth=1, label=f"roof, {precision}")
     markers = dict(zip(PIECES, "osD^", strict=True))

@@ -44,8 +44,8 @@ def results_page(folder: str | Path) -> str:
         "",
         f"Written by `freelib report` from the records in `{folder.name}/records`, not by hand. Differences "
         "are paired, over the same episodes and seeds; ± is the half-width of a 95 % interval, over episodes "
-        "where nothing else is said. *Holds so far* means in all that is measured, while some of the profile's "
-        "runs are still to be made; *not told apart* means that the interval holds zero.",
+        "where nothing else is said. *Holds so far* means in all that is measured, while some of the "
+        "profile's runs are still to be made; *not told apart* means that the interval holds zero.",
         "",
         *_in_short(verdicts, numbered),
     ]
