@@ -23,7 +23,7 @@ def run_of(fields, accuracies, *, agreement=(0.0, 0.4, 0.6), **changes):
 
 def test_variants_change_something_and_release_defaults_drop_what_they_already_are():
     changed = table4.variants(FULL)
-    assert len(changed) == 13
+    assert len(changed) == 14
     assert all(replace(FULL, **fields) != FULL for fields in changed.values())
     assert changed["generator from scratch, equal passes"]["scratch_steps"] == FULL.adapt_steps
     assert changed["without λ_bn"] == {"lambda_bn": 0.0}
@@ -41,13 +41,13 @@ def test_variants_change_something_and_release_defaults_drop_what_they_already_a
 def test_units_are_the_full_method_its_variants_and_its_selections():
     profile = get_profile("cpu").for_experiment("table4")
     units = table4.units(profile, ["cifar-fs"], [1], [0, 1])
-    assert len(units) == (1 + 13 + 2) + (1 + 4)  # the second seed: the paper's three parts, the precision
-    again = {str(unit_config(unit, profile)) for unit in units[16:]}
-    assert again < {str(unit_config(unit, profile)) for unit in units[:16]}
+    assert len(units) == (1 + 14 + 2) + (1 + 4)  # the second seed: the paper's three parts, the precision
+    again = {str(unit_config(unit, profile)) for unit in units[17:]}
+    assert again < {str(unit_config(unit, profile)) for unit in units[:17]}
     assert (units[0].overrides, units[0].selection) == ({}, "validation")
-    assert [unit.selection for unit in units[14:16]] == ["test", "last"]
-    configs = [unit_config(unit, profile) for unit in units[:14]]
-    assert len({str(config) for config in configs}) == 14
+    assert [unit.selection for unit in units[15:17]] == ["test", "last"]
+    configs = [unit_config(unit, profile) for unit in units[:15]]
+    assert len({str(config) for config in configs}) == 15
     assert configs[0].rounds == 50
 
 

@@ -41,6 +41,7 @@ def variants(full: FreeConfig) -> dict[str, dict[str, Any]]:
         "without λ_bn" if full.lambda_bn else "with λ_bn": {"lambda_bn": 0.0 if full.lambda_bn else 0.05},
         "without λ_adv": {"lambda_adv": 0.0},
         "cross-entropy alone": {"lambda_bn": 0.0, "lambda_adv": 0.0},
+        "a third of the meta-step": {"meta_lr": full.meta_lr / 3},
         "the release's loss": {"distillation": "release"},
         "the release's memory": {"memory_tasks": "last"},
         "one head for all models" if per_model else "a head for each model": {
