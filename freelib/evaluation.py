@@ -20,11 +20,15 @@ class Learner(Protocol):
     def adapt(self, images: Tensor, labels: Tensor) -> Classifier: ...
 
 
-def mean_and_interval(values: Tensor) -> tuple[float, float]:
-    """Mean of `(n,)` values and half-width of its 95 % interval, 1.96 · s / √n (0 for one value)."""
-    values = values.double()
-    spread = float(values.std()) if len(values) > 1 else 0.0
-    return float(values.mean()), 1.96 * spread / math.sqrt(len(values))
+def mean_and_interval(values: Tensor, *, strata: int = 1) -> tuple[float, float]:
+    """Mean of `(n,)` values and half-width of its 95 % interval, 1.96 · s / √n (0 for one value).
+
+    strata: the values are of so many kinds, equally many of each, one kind after the other (the episodes of
+      several domains); s² is then the mean of their variances: how far the kinds lie apart is no error
+    """
+    parts = values.double().view(strata, -1)
+    spread = float(parts.var(1).mean().sqrt()) if parts.shape[1] > 1 else 0.0
+    return float(parts.mean()), 1.96 * spread / math.sqrt(len(values))
 
 
 def mean_over_seeds(values: Tensor) -> tuple[float, float]:
@@ -42,19 +46,23 @@ def mean_over_seeds(values: Tensor) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class Score:
-    """Accuracies over episodes `(n_episodes,)` in percent, their mean, and the 95 % interval's half-width."""
+    """Accuracies over episodes `(n_episodes,)` in percent, their mean, and the 95 % interval's half-width.
+
+    strata: see `mean_and_interval`
+    """
 
     accuracies: Tensor
+    strata: int = 1
 
     @property
     def mean(self) -> float:
         """Mean accuracy in percent."""
-        return mean_and_interval(self.accuracies)[0]
+        return mean_and_interval(self.accuracies, strata=self.strata)[0]
 
     @property
     def ci95(self) -> float:
         """Half-width of the 95 % confidence interval of the mean, in percentage points."""
-        return mean_and_interval(self.accuracies)[1]
+        return mean_and_interval(self.accuracies, strata=self.strata)[1]
 
 
 def evaluate(
@@ -122,8 +130,10 @@ def evaluate_centres(
     return {centre: Score(torch.stack(found).cpu()) for centre, found in hits.items()}
 
 
-def paired_difference(a: Tensor, b: Tensor) -> tuple[float, float]:
+def paired_difference(a: Tensor, b: Tensor, *, strata: int = 1) -> tuple[float, float]:
     """Mean of a − b over the same episodes, `(n,)` each, and the half-width of its 95 % confidence interval.
+
+    strata: see `mean_and_interval`
 
     Raises ValueError where the two were not measured on equally many episodes.
     """
@@ -131,4 +141,4 @@ def paired_difference(a: Tensor, b: Tensor) -> tuple[float, float]:
         raise ValueError(
             f"A paired comparison needs the same episodes: {tuple(a.shape)} against {tuple(b.shape)}."
         )
-    return mean_and_interval(a.double() - b.double())
+    return mean_and_interval(a.double() - b.double(), strata=strata)

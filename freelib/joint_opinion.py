@@ -72,7 +72,7 @@ class JointOpinion(nn.Module):
         self.members = nn.ModuleList([model.module for model in self.models])
         self.mean: Tensor = torch.zeros(())
         self.axes: Tensor | None = None
-        self.register_buffer("place", torch.zeros(()))  # where the models are
+        self.register_buffer("place", torch.zeros((), device=self.models[0].device))  # where they are
 
     @torch.no_grad()
     def answers(self, images: Tensor) -> Tensor:

@@ -175,6 +175,10 @@ class ModelPool(Sequence[PretrainedModel]):
             )
         return cls([read_description(file) for file in files], lambda d: load_member(folder, d).to(device))
 
+    def to(self, device: torch.device | str) -> ModelPool:
+        """The same pool, its models moved to a device when they are asked for."""
+        return ModelPool(self.descriptions, lambda description: self._read(description).to(device))
+
     def __len__(self) -> int:
         return len(self.descriptions)
 

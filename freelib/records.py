@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, is_dataclass
@@ -90,15 +91,15 @@ class RecordSchemaError(RecordError):
 
 
 def plain(value: Any) -> Any:
-    """`value` with dataclasses, tuples, paths and mappings turned into what JSON knows."""
+    """`value` with dataclasses, tuples, paths, mappings and infinite numbers turned into what JSON knows."""
     if is_dataclass(value) and not isinstance(value, type):
         value = asdict(value)
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
-    if isinstance(value, Path):
-        return str(value)
+    if isinstance(value, Path) or (isinstance(value, float) and not math.isfinite(value)):
+        return str(value)  # "inf" and "nan": JSON has no such numbers
     return value
 
 

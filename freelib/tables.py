@@ -144,12 +144,15 @@ def accuracy_rows(
     for (dataset, n_shot, name, words), by_seed in groups.items():
         seeds, method = list(by_seed.values()), get_method(name)
         episodes = episode_means(seeds)
-        _, ci95 = mean_and_interval(episodes)
+        strata = dataset.count("+") + 1
+        _, ci95 = mean_and_interval(episodes, strata=strata)
         accuracy = pd.Series([record["accuracy"] for record in seeds])
         difference = (float("nan"), float("nan"))
         other = groups.get((dataset, n_shot, reference, ""))
         if other is not None and other is not by_seed:
-            difference = paired_difference(*map(episode_means, _of_common_seeds(by_seed, other)))
+            difference = paired_difference(
+                *map(episode_means, _of_common_seeds(by_seed, other)), strata=strata
+            )
         paper, source = (
             known.get((dataset, name, n_shot), (float("nan"), "")) if not words else (float("nan"), "")
         )

@@ -46,6 +46,9 @@ def test_the_ablation_measures_every_variant_once(tiny_world, tmp_path, monkeypa
     newer = records[1] | {"started": "2999-01-01T00:00:00+00:00"}
     assert beyond.latest_ablation([*reversed(records), newer]) == [records[0], newer, records[2]]
     assert beyond.latest_ablation(records[1:]) == []  # without the first there is nothing to compare with
+    more = replace(profile, n_episodes=profile.n_episodes + 1)
+    with pytest.raises(BaseException, match="trained again"):  # other episodes: not the same measurement
+        beyond.ablation(more, results=tmp_path)
     table = beyond.ablation_table(rows, "Variants.")
     assert table.cells["label"].tolist() == [variant.label for variant in chosen]
     assert beyond.needs(rows).count("\n") == 1

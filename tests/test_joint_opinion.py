@@ -73,3 +73,8 @@ def test_places_need_axes():
 def test_models_of_several_kinds_and_sizes_answer_together():
     models = [tiny_model(0), tiny_model(1, arch="resnet10"), tiny_model(2, image_size=32, n_way=3)]
     assert JointOpinion(models, precision="bfloat16").answers(IMAGES).shape == (30, 13)
+
+
+def test_images_go_to_where_the_models_are():
+    opinion = JointOpinion([tiny_model(0).to("meta")])
+    assert opinion.answers(torch.rand(2, 3, 16, 16)).device.type == "meta"

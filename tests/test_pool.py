@@ -136,6 +136,14 @@ def test_weights_are_read_when_they_are_asked_for_and_once(folder, monkeypatch):
     assert read == ["tiny-conv4-0001"]
 
 
+def test_a_pool_moves_its_models_as_they_are_asked_for(folder):
+    pool = ModelPool.load(folder)
+    moved = pool.to("meta")
+    assert moved[0].device.type == moved[:2][1].device.type == "meta"
+    assert pool[0].device.type == "cpu"  # read for itself
+    assert moved.digest == pool.digest
+
+
 def test_a_pool_is_a_sequence():
     pool = tiny_pool(4)
     assert [m.name for m in pool] == [pool[i].name for i in range(4)]

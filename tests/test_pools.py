@@ -13,6 +13,7 @@ from freelib.experiments.pools import (
     pool_config,
     pool_folder,
     pool_identity,
+    pool_parts,
     pool_seed,
     pretrain_into,
 )
@@ -49,6 +50,17 @@ def test_a_pool_is_made_once_and_found_by_what_determines_it(tiny_world, monkeyp
     calls = []
     again, place = pretrain_into("cifar-fs", TINY, 0, progress=lambda *numbers: calls.append(numbers))
     assert (again.digest, place, calls) == (pool.digest, folder, [(2, 2)])
+
+
+def test_parts_of_one_data_set_have_models_of_different_classes(tiny_world):
+    """The classes of a model depend on the seed and on its place in its part: each part has its own seed."""
+    parts = ({}, {"archs": ("resnet10",), "n_models": 1, "epochs": 0}, {"width": 2, "archs": ("resnet18",)})
+    profile = replace(TINY, pool_parts=parts)
+    pool = get_pool("cifar-fs", profile, 0)
+    assert [d["arch"] for d in pool.descriptions] == ["conv4"] * 2 + ["resnet10"] + ["resnet18"] * 2
+    assert len({tuple(d["class_names"]) for d in pool.descriptions}) == 5
+    assert pool[:2].digest == get_pool("cifar-fs", TINY, 0).digest  # the first is the pool of its own
+    assert [part.seed(3) for part in pool_parts("cifar-fs+cub", profile)] == [3, 1003, 2003] * 2
 
 
 def test_a_script_without_a_guard_is_refused_and_does_not_hang(tiny_world, tmp_path):

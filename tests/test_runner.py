@@ -11,6 +11,7 @@ from fake_methods import TINY, Shotless
 
 from freelib.experiments.runner import (
     Run,
+    _history,
     known_record,
     learner_file,
     run_unit,
@@ -212,3 +213,10 @@ def test_two_processes_with_one_unit_make_one_record(tiny_world, tmp_path):
     assert [process.returncode for process in both] == [0, 0]
     assert len(RecordStore(tmp_path).all("table1")) == 1
     assert sorted(bool(output) for output in outputs) == [False, True]  # one computed, the other waited
+
+
+def test_what_is_not_finite_is_none_in_a_records_history():
+    """A run that diverges has a record all the same."""
+    columns = {"loss": [1.0, float("nan"), float("inf")], "monitor_score": [30.12345678]}
+    found = _history(columns, "validation")
+    assert found == {"loss": [1.0, None, None], "validation_accuracy": [30.1235]}

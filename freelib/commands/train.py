@@ -57,7 +57,7 @@ def train(
     """
     from freelib.datasets import load_dataset
     from freelib.experiments.learners import save_learner
-    from freelib.experiments.pools import pretrain_into
+    from freelib.experiments.pools import pool_seed, pretrain_into
     from freelib.experiments.runner import Run, time_spent
     from freelib.experiments.units import Unit, parse_overrides, unit_config
     from freelib.methods import get_method
@@ -69,15 +69,19 @@ def train(
     from freelib.storage import Checkpoint
 
     chosen, trained_with = get_profile(profile), get_method(method)
-    name = select_on or dataset or chosen.datasets[0]
+    trained_on = dataset or chosen.datasets[0]
+    name = select_on or trained_on
     unit = Unit("train", method, name, n_shot, seed, parse_overrides(settings))
     config = unit_config(unit, chosen)
     if pool_folder is None:
         with Progress("pool") as progress:
-            pool, pool_folder = pretrain_into(dataset or chosen.datasets[0], chosen, seed, progress=progress)
+            own = pool_seed(chosen, seed)
+            pool, pool_folder = pretrain_into(trained_on, chosen, own, progress=progress)
     else:
         pool = ModelPool.load(pool_folder, device=config.device)
-    oracle = {"dataset": load_dataset(name, "train", size=pool.image_size)} if trained_with.oracle else {}
+    oracle = (
+        {"dataset": load_dataset(trained_on, "train", size=pool.image_size)} if trained_with.oracle else {}
+    )
     run = digest_of([method, trained_with.revision, config, seed, pool.digest, select_on])
     checkpoint = Checkpoint(out / f"checkpoint-{run}.pt")
     began = clocks()

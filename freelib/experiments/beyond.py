@@ -29,7 +29,8 @@ from freelib.storage import Checkpoint, load_tensors, save_tensors
 from freelib.tables import DATASET_TITLES, Table, accuracy_rows, plus_minus, signed
 
 EXPERIMENT = "beyond"
-METHOD = "pool_distillation"
+METHOD = PoolDistillation.name
+REVISION = PoolDistillation.revision
 RIVALS = ("free", "best_teacher", "pool_features", "pool_opinions", "oracle_protonet")
 SHARE = 16  # the ablation's variants have this part of the method's images, or four batches if that is more
 
@@ -126,14 +127,14 @@ def ablation(
     base = replace(base, recovered=n // 2, procedural=n // 2, mixed=0)
     records = []
     for variant in variants(n, base.width or DEFAULT_WIDTH[base.arch]):
-        config = replace(base, **variant.fields)
+        config, run = replace(base, **variant.fields), Run(unit, profile, cache)
         about = {"group": variant.group, "label": variant.label, "real": variant.real, **asdict(config)}
-        run = Run(unit, profile, cache)
+        about |= _tested(run, "validation")
 
         def make(variant: Variant = variant, config: PoolDistillationConfig = config, run: Run = run) -> Any:
             return _score(run, _train(run, config, variant, most=n))
 
-        records.append(measured(run, f"{METHOD} variant", about, make, store))
+        records.append(measured(run, f"{METHOD} variant", about, make, store, revision=REVISION))
     return records
 
 
@@ -148,7 +149,7 @@ def _train(run: Run, config: PoolDistillationConfig, variant: Variant, *, most: 
     else:
         whole = replace(config, recovered=most)
         identity = {name: value for name, value in asdict(whole).items() if name in _RECOVERY}
-        file = folder / f"{digest_of([pool.digest, identity, run.unit.seed])}.safetensors"
+        file = folder / f"{digest_of([pool.digest, identity, run.unit.seed, REVISION])}.safetensors"
         if not file.is_file():
             made = recovered_images(pool, whole, seed=run.unit.seed, log=TrainingLog())
             save_tensors(file, {"images": made})
@@ -160,8 +161,15 @@ def _train(run: Run, config: PoolDistillationConfig, variant: Variant, *, most: 
     return learner
 
 
+def _tested(run: Run, split: str) -> dict[str, Any]:
+    """What a score depends on besides the learner."""
+    p, seed = run.profile, VALIDATION_SEED if split == "validation" else TEST_SEED
+    return {"split": split, "episode_seed": seed, "n_episodes": p.n_episodes, "shots": p.shots}
+
+
 _RECOVERY = (
-    "recovered", "warmup_rounds", "meta_batch", "lambda_ce", "lambda_bn", "adapt_steps", "images_per_class",
+    "recovered", "warmup_rounds", "meta_batch", "lambda_ce", "lambda_bn", "lambda_adv", "lambda_tv",
+    "lambda_l2", "adapt_steps", "images_per_class",
     "z_dim", "ngf", "generator_lr", "z_lr", "meta_lr", "augment_padding", "augment_flip", "precision",
 )  # fmt: skip
 
@@ -199,10 +207,10 @@ def centring(
             learner.backbone.load_state_dict(load_tensors(learner_file(run.digest, run.cache)))
             return _score(run, learner, "test")
 
-        about = asdict(run.settings["config"])
+        about = asdict(run.settings["config"]) | _tested(run, "test")
         wanted = {"experiment": EXPERIMENT, "method": f"{METHOD} centring", "dataset": dataset}
         if learner_file(run.digest, cache).is_file() or any(True for _ in store.find(wanted)):
-            records.append(measured(run, f"{METHOD} centring", about, make, store))
+            records.append(measured(run, f"{METHOD} centring", about, make, store, revision=REVISION))
     return records
 
 

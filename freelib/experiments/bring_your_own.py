@@ -17,7 +17,7 @@ from freelib.experiments.runner import TEST_SEED
 from freelib.experiments.scene import Scene
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import build_student
-from freelib.methods.free import FreeConfig
+from freelib.methods.free import Free, FreeConfig
 from freelib.own_models import Architecture
 from freelib.pool import ModelPool, PretrainedModel
 from freelib.pretraining import PoolConfig, accuracy_on, split_classes, train_classifier
@@ -95,6 +95,7 @@ class OwnModels(Scene):
             self.store,
             seed=self.unit.seed,
             precision=config.precision,
+            revision=Free.revision,
         )
 
 

@@ -39,7 +39,7 @@ class SameSamples(Scene):
         order = sorted(range(len(self.pool)), key=lambda i: self.pool.descriptions[i]["accuracy"] or 0.0)
         n = min(n_models, len(order))
         models = [self.pool[order[round(i * (len(order) - 1) / max(n - 1, 1))]] for i in range(n)]
-        features = [model.features(images) for model in models]
+        features = [model.features(images.to(model.device)).cpu() for model in models]
         near = [neighbours(x, k) for x in features]
         return {
             "models": [model.name for model in models],

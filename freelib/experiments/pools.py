@@ -30,24 +30,33 @@ def pool_config(dataset: str, profile: Profile, **fields: Any) -> PoolConfig:
 
 @dataclass(frozen=True)
 class PoolPart:
-    """Models of one data set and one PoolConfig: the first `take` of them, or all."""
+    """Models of one data set and one PoolConfig: the first `take` of them, or all.
+
+    number: how many parts of the data set come before; a model's classes depend on the seed and on its place
+      in its part alone, so each part has a seed of its own
+    """
 
     dataset: str
     config: PoolConfig
     take: int | None = None
+    number: int = 0
+
+    def seed(self, seed: int) -> int:
+        """The part's own seed, by the pool's."""
+        return seed + 1000 * self.number
 
     def identity(self, train: FewShotDataset, seed: int) -> dict[str, Any]:
         """`pool_identity`, and how many are taken."""
         taken = {} if self.take is None else {"take": self.take}
-        return pool_identity(train, self.config, seed) | taken
+        return pool_identity(train, self.config, self.seed(seed)) | taken
 
 
 def pool_parts(dataset: str, profile: Profile) -> list[PoolPart]:
     """What a pool is put together from: for each of the data sets (see `Unit`) the profile's `pool_parts`."""
     return [
-        PoolPart(name, pool_config(name, profile, **fields), part.get("take"))
+        PoolPart(name, pool_config(name, profile, **fields), part.get("take"), number)
         for name in domains(dataset)
-        for part in profile.pool_parts or ({},)
+        for number, part in enumerate(profile.pool_parts or ({},))
         for fields in [{key: value for key, value in part.items() if key != "take"}]
     ]
 
@@ -65,7 +74,7 @@ def whole_identity(parts: list[PoolPart], trains: list[FewShotDataset], seed: in
 def is_the_pool(found: dict[str, Any] | None, dataset: str, profile: Profile, seed: int) -> bool:
     """Whether a record's `pool` is that of runs with this seed; the images behind it are not looked at."""
     wanted = [
-        {"dataset": part.dataset, "seed": pool_seed(profile, seed), "config": asdict(part.config)}
+        {"dataset": part.dataset, "seed": part.seed(pool_seed(profile, seed)), "config": asdict(part.config)}
         | ({} if part.take is None else {"take": part.take})
         for part in pool_parts(dataset, profile)
     ]
@@ -136,7 +145,7 @@ def get_pool(
     pools = []
     for part in pool_parts(dataset, profile):
         made, _ = pretrain_into(
-            part.dataset, profile, seed, cache=cache, progress=progress, config=part.config
+            part.dataset, profile, part.seed(seed), cache=cache, progress=progress, config=part.config
         )
         pools.append(made[: part.take])
     return ModelPool.joined(pools)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -254,7 +255,8 @@ def _tested(
 
 def _scored(learner: MetaLearner, samplers: Sequence[EpisodeSampler], n_episodes: int) -> Score:
     """Accuracies on the first n_episodes of each sampler, one sampler's after the other's."""
-    return Score(torch.cat([evaluate(learner, sampler, n_episodes).accuracies for sampler in samplers]))
+    scores = [evaluate(learner, sampler, n_episodes).accuracies for sampler in samplers]
+    return Score(torch.cat(scores), strata=len(scores))
 
 
 def _test(run: Run, learner: MetaLearner) -> dict[str, Score]:
@@ -272,11 +274,15 @@ def _test(run: Run, learner: MetaLearner) -> dict[str, Score]:
     return {"selected": selected, "last": score}
 
 
-def _history(columns: dict[str, list[float]], split: str) -> dict[str, list[float]]:
-    """A training log's columns to six digits, the monitor's under the name of what it looked at."""
+def _history(columns: dict[str, list[float]], split: str) -> dict[str, list[float | None]]:
+    """A training log's columns to six digits, the monitor's under the name of what it looked at.
+
+    A record is JSON: what is not finite is None in it.
+    """
     names = {"monitor_round": f"{split}_round", "monitor_score": f"{split}_accuracy"}
     return {
-        names.get(name, name): [float(f"{value:.6g}") for value in column] for name, column in columns.items()
+        names.get(name, name): [float(f"{v:.6g}") if math.isfinite(v) else None for v in column]
+        for name, column in columns.items()
     }
 
 

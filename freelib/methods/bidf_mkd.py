@@ -157,6 +157,7 @@ class BidfMkd(Method):
                 f"A {config.n_way}-way student can't be distilled from {sorted(n_ways)}-way models."
             )
         rng = torch.Generator().manual_seed(stream_seed(seed, "draws"))
+        pool = pool.to(config.device)
         learner = build_student(pool, config, seed=seed)
         parameters = list(learner.params.values())
         optimizer = make_optimizer("adam", parameters, config.outer_lr)

@@ -95,6 +95,7 @@ class Free(Method):
     ) -> MetaLearner:
         """See `Method.meta_train`. The log holds losses, teacher agreement, seconds by phase and passes."""
         rng = torch.Generator().manual_seed(stream_seed(seed, "draws"))
+        pool = pool.to(config.device)
         learner = build_student(pool, config, seed=seed)
         heads = DistillationHeads.for_pool(learner, pool, config.kd_heads, seed=stream_seed(seed, "heads"))
         parameters = list(learner.params.values())

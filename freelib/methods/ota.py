@@ -67,7 +67,7 @@ def align_channels(other: State, anchor: State, transport: Callable[[Tensor], Te
         if moved is not None:
             weight = torch.einsum("oihw,ij->ojhw", weight, moved)
         target = anchor[f"{prefix}conv.weight"].double()
-        plan = transport(torch.cdist(weight.flatten(1), target.flatten(1)).square())
+        plan = transport(torch.cdist(weight.flatten(1), target.flatten(1)).square()).to(weight.device)
         moved = plan / plan.sum(0)
         aligned[f"{prefix}conv.weight"] = torch.einsum("oihw,oj->jihw", weight, moved)
         for name in CHANNEL_FIELDS:

@@ -175,6 +175,7 @@ class PoolDistillation(Method):
         checkpoint: Checkpoint | None = None,
     ) -> MetaLearner:
         """See `Method.meta_train`. A killed run goes on after the last of: recovery, answers, an epoch."""
+        pool = pool.to(config.device)
         learner, log = build_student(pool, config, seed=seed), TrainingLog()
         learner.centre = config.centre
         state = (checkpoint.load() if checkpoint else None) or {}
@@ -213,9 +214,8 @@ class PoolDistillation(Method):
         self, pool: ModelPool, config: PoolDistillationConfig, images: Tensor, *, seed: int
     ) -> Tensor:
         """The joint opinion of every image, `(n, embedding)` float16; axes that are missing are 0."""
-        models = [model.to(config.device) for model in pool]
         opinion = JointOpinion(
-            models, temperature=config.temperature, teach=config.teach, precision=config.precision
+            list(pool), temperature=config.temperature, teach=config.teach, precision=config.precision
         )
         answers = torch.cat([opinion.answers(part).half().cpu() for part in images.split(1024)])
         fit_opinion(opinion, answers, config, seed=seed)
@@ -238,7 +238,7 @@ class PoolDistillation(Method):
         network = learner.backbone.train()
         assert isinstance(network, Backbone)
         batches = list(_batches(len(images), config.batch_size, rng))
-        totals = torch.zeros(2)
+        totals = torch.zeros(2, device=config.device)
         for number, rows in enumerate(batches):
             progress = epoch * len(batches) + number, config.epochs * len(batches)
             for group in optimizer.param_groups:
@@ -260,7 +260,7 @@ class PoolDistillation(Method):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            totals += torch.stack([relations, places]).detach().cpu()
+            totals += torch.stack([relations, places]).detach()
         means = (totals / len(batches)).tolist()
         return means[0], means[1]
 

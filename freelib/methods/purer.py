@@ -213,6 +213,7 @@ class Purer(Method):
     ) -> MetaLearner:
         """See `Method.meta_train`. The log holds losses, teacher agreement, seconds by phase and passes."""
         rng = torch.Generator().manual_seed(stream_seed(seed, "draws"))
+        pool = pool.to(config.device)
         learner = build_student(pool, config, seed=seed)
         if config.icfil:
             learner = CalibratedLearner(learner, config.inversion, config)

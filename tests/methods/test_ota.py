@@ -7,6 +7,7 @@ from functools import partial
 
 import pytest
 import torch
+from tiny_models import tiny_model
 
 from freelib.backbones import Backbone, build_backbone
 from freelib.methods.ota import Ota, OtaConfig, align_channels, fuse_states, transport_plan
@@ -110,6 +111,12 @@ def test_masses_are_uniform_for_unequal_numbers_of_neurons(kind):
     plan = transport_plan(torch.rand(4, 6, generator=torch.Generator().manual_seed(0)), kind)
     torch.testing.assert_close(plan.sum(0), torch.full((6,), 1 / 6).double(), atol=1e-6, rtol=0)
     torch.testing.assert_close(plan.sum(1), torch.full((4,), 1 / 4).double(), atol=1e-6, rtol=0)
+
+
+def test_fused_weights_stay_on_their_device():
+    states = [{name: v.to("meta") for name, v in tiny_model(i).module.state_dict().items()} for i in range(2)]
+    fused = fuse_states(states, 0, lambda cost: torch.ones(cost.shape).double())  # a plan is made on the CPU
+    assert {value.device.type for value in fused.values()} == {"meta"}
 
 
 def test_equal_networks_need_no_transport():
