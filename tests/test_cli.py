@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import nbformat
@@ -128,6 +129,15 @@ def test_from_a_pool_to_an_accuracy(run, tmp_path):
     assert again.code == 0, again.err
     assert "Random trained" in again.out
     assert summary["models"] in [row["models"] for row in json.loads(run("pool", "list", "--json").out)]
+
+
+def test_all_seeds_train_on_the_profiles_one_pool(run, monkeypatch, tmp_path):
+    monkeypatch.setitem(PROFILES, "smoke", replace(TINY, pool_seed=0))
+    for seed in ("0", "3"):
+        assert run("train", "random", "--seed", seed, "--out", seed).code == 0
+    first, second = (json.loads((tmp_path / seed / "learner.json").read_text()) for seed in ("0", "3"))
+    assert first["pool_digest"] == second["pool_digest"]
+    assert first["seed"] != second["seed"]
 
 
 def test_reproduce_and_notebooks_pass_on_what_was_asked(run, monkeypatch, tmp_path):
