@@ -13,7 +13,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from freelib.evaluation import mean_and_interval, paired_difference
+from freelib.evaluation import mean_and_interval, mean_over_seeds, paired_difference
 from freelib.methods import get_method
 from freelib.records import Record
 from freelib.storage import write_atomically
@@ -123,6 +123,8 @@ def accuracy_rows(
     seed_spread: standard deviation of the seeds' accuracies, NaN for one seed; n_seeds
     difference, difference_ci95: to the reference method on the same episodes, paired, over the seeds that
     both have (all, where one of them draws nothing by chance); NaN for the method itself
+    seed_difference, seed_difference_ci95: mean of the differences seed by seed, with its interval over seeds;
+    NaN where they have no two seeds in common
     last: accuracy of the last round instead of the selected one
     seconds: of meta-training, without the looks at the validation classes, median over seeds (a crowded
       machine makes single ones long); passes: of images through a model and back, mean over seeds
@@ -147,12 +149,12 @@ def accuracy_rows(
         strata = dataset.count("+") + 1
         _, ci95 = mean_and_interval(episodes, strata=strata)
         accuracy = pd.Series([record["accuracy"] for record in seeds])
-        difference = (float("nan"), float("nan"))
+        difference = by_seed_difference = (float("nan"), float("nan"))
         other = groups.get((dataset, n_shot, reference, ""))
         if other is not None and other is not by_seed:
-            difference = paired_difference(
-                *map(episode_means, _of_common_seeds(by_seed, other)), strata=strata
-            )
+            pair = _of_common_seeds(by_seed, other)
+            difference = paired_difference(*map(episode_means, pair), strata=strata)
+            by_seed_difference = _over_seeds(*pair)
         paper, source = (
             known.get((dataset, name, n_shot), (float("nan"), "")) if not words else (float("nan"), "")
         )
@@ -171,6 +173,8 @@ def accuracy_rows(
                 "n_episodes": seeds[0]["n_episodes"],
                 "difference": difference[0],
                 "difference_ci95": difference[1],
+                "seed_difference": by_seed_difference[0],
+                "seed_difference_ci95": by_seed_difference[1],
                 "last": _mean(record["accuracy_last"] for record in seeds),
                 "seconds": _median(training_seconds(record) for record in seeds),
                 "passes": _mean(record["passes"] for record in seeds),
@@ -187,6 +191,16 @@ def _of_common_seeds(*groups: Mapping[int, Record]) -> list[list[Record]]:
     by_chance = all(get_method(record["method"]).uses_seed for group in groups for record in group.values())
     common = set.intersection(*map(set, groups)) if by_chance else set()
     return [[r for seed, r in group.items() if not common or seed in common] for group in groups]
+
+
+def _over_seeds(own: Sequence[Record], other: Sequence[Record]) -> tuple[float, float]:
+    """The accuracies' differences seed by seed: their mean and its interval; NaN without two seeds in common."""
+    seeds = [[record["seed"] for record in group] for group in (own, other)]
+    if len(own) < 2 or sorted(seeds[0]) != sorted(seeds[1]):
+        return math.nan, math.nan
+    theirs = {record["seed"]: record["accuracy"] for record in other}
+    gaps = [record["accuracy"] - theirs[record["seed"]] for record in own]
+    return mean_over_seeds(torch.tensor(gaps, dtype=torch.float64))
 
 
 def training_seconds(record: Record) -> float | None:

@@ -71,6 +71,17 @@ def test_differences_are_over_the_seeds_that_both_have_where_chance_has_a_part()
         assert rows.loc[1, "difference"] == pytest.approx(difference)
 
 
+def test_differences_seed_by_seed_have_an_interval_of_their_own():
+    free = two_methods()[:2]  # 50 and 54
+    purer = [record("purer", [40.0, 40.0, 40.0, 40.0]), record("purer", [46.0, 46.0, 46.0, 46.0], seed=1)]
+    row = accuracy_rows([*free, *purer], table="table1").loc[1]
+    assert row["seed_difference"] == pytest.approx(-9)  # -10 and -8
+    assert row["seed_difference_ci95"] == pytest.approx(12.7062 * 2**0.5 / 2**0.5, rel=1e-4)
+    for others in (purer[:1], [record("average", [40.0, 40.0, 40.0, 40.0])]):
+        row = accuracy_rows([*free, *others], table="table1").loc[1]
+        assert math.isnan(row["seed_difference"])
+
+
 def test_budget_is_training_without_the_monitor_and_models_at_test_are_counted():
     records = [record("pool_features", [50.0, 60.0], seconds={"training": 10.0, "monitor": 4.0})]
     (row,) = accuracy_rows(records, table="table1").to_dict("records")
