@@ -194,7 +194,7 @@ def _of_common_seeds(*groups: Mapping[int, Record]) -> list[list[Record]]:
 
 
 def _over_seeds(own: Sequence[Record], other: Sequence[Record]) -> tuple[float, float]:
-    """The accuracies' differences seed by seed: their mean and its interval; NaN without two seeds in common."""
+    """The accuracies' differences seed by seed: mean and interval; NaN without two seeds in common."""
     seeds = [[record["seed"] for record in group] for group in (own, other)]
     if len(own) < 2 or sorted(seeds[0]) != sorted(seeds[1]):
         return math.nan, math.nan
