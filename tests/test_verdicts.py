@@ -1,9 +1,12 @@
+import math
+
 import pytest
 
 from freelib.experiments.verdicts import (
     FAILS,
     HOLDS,
     HOLDS_IN_PART,
+    ONE_SEED,
     OPEN,
     SO_FAR,
     UNCLEAR,
@@ -24,6 +27,9 @@ from freelib.experiments.verdicts import (
         ([0, 0], True, UNCLEAR),
         ([0, -1], False, FAILS),
         ([-1], True, FAILS),
+        ([None, None], True, ONE_SEED),
+        ([1, None], False, SO_FAR),
+        ([0, None], False, UNCLEAR),
     ],
 )
 def test_the_verdict_over_several_settings(signs, missing, verdict):
@@ -37,6 +43,9 @@ def test_a_difference_must_stand_the_test_over_seeds_too():
     assert Cell("s", "x", 0.6, 0.5, seeds=(0.6, 0.9)).sign == 0
     assert Cell("s", "x", 0.6, 0.5, seeds=(0.6, 0.1)).sign == 1
     assert Cell("s", "x", 0.4, 0.5, seeds=(0.4, 0.1)).sign == 0
+    alone = Cell("s", "x", 0.6, 0.5, seeds=(0.6, math.nan))
+    assert alone.sign is None
+    assert str(alone) == "s: +0.6 ± 0.5 against x"
 
 
 def test_cells_in_words():

@@ -54,6 +54,30 @@ CLAIMS: tuple[Callable[[Evidence], Verdict], ...] = (
     reaches_speed_targets,
 )
 
+READING = "*our reading*"
+SOURCES: dict[str, str] = {
+    "recovers_faster": f"abstract, caption of figure 1; at equal agreement, counted in passes: {READING}",
+    "beats_published": f"abstract; which methods: {READING}",
+    "reaches_the_papers_accuracy": "a public leaderboard",
+    "beats_on_mixed_domains": f"public summary; ahead on each: {READING}",
+    "beats_on_mixed_architectures": f"public summary; ahead of all others: {READING}",
+    "five_helps": READING,
+    "alignment_helps": "abstract, caption of figure 2",
+    "replay_helps": f"{READING} of the public summary",
+    "recovered_tasks_teach": READING,
+    "alignment_raises_agreement": "captions of figures 2 and 5",
+    "lemma_holds": "list of parts; its formula is derived by us",
+    "theorem_is_seen": f"{READING}: of it only the name is known",
+    "pool_is_heterogeneous": "caption of figure 2",
+}
+"""Where each claim of the paper is from, for a reader who has the paper and wants to know what we had."""
+
+KNOWN_TEXT = (
+    "Of the paper's text we know the abstract, a public summary, the captions of figures 1 to 5, the "
+    "condition of Lemma 1, and the count of its parts. The claims are as we read them there; where that text "
+    f"does not say it in these words, the last column has {READING}."
+)
+
 QUESTIONS: dict[str, tuple[str, ...]] = {
     "Do five steps reach the agreement of a generator from scratch, and how much sooner?": (
         "recovers_faster",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from freelib.experiments import figure5, lemma1, table2, table3, table4
 from freelib.experiments.alignment_claim import pairs, sentence
 from freelib.experiments.evidence import Evidence, Runs, setting
 from freelib.experiments.units import Unit, unit_config
-from freelib.experiments.verdicts import OPEN, Cell, Verdict, judged, span
+from freelib.experiments.verdicts import OPEN, Cell, Verdict, judged, sign_of, span
 from freelib.methods.free import FreeConfig
 from freelib.tables import signed
 
@@ -48,8 +49,7 @@ def part_cells(rows: pd.DataFrame, words: str) -> list[Cell]:
     """The full method minus the row without a part, a cell a data set and number of shots."""
     cells = []
     for row in rows[rows["variant"] == words].to_dict("records"):
-        by_seed = -torch.tensor(row["by_seed"], dtype=torch.float64)
-        seeds = mean_over_seeds(by_seed) if len(by_seed) > 1 else None
+        seeds = mean_over_seeds(-torch.tensor(row["by_seed"], dtype=torch.float64))
         where = setting(row["dataset"], row["n_shot"])
         cells.append(Cell(where, words, 0.0 - row["difference"], row["difference_ci95"], seeds))
     return cells
@@ -85,10 +85,14 @@ def part_helps(evidence: Evidence, claim: str, part: Part) -> Verdict:
         return Verdict(claim, OPEN, notebooks=("04_table4",))
     numbers = tuple(text for words in (part.words, part.also) for text in _part_numbers(rows, words))
     finding = f"FREE minus FREE with {part.words}: {span(cells)}"
-    if all(cell.seeds is None for cell in cells):
-        finding += ", one seed"
-    verdict = judged([cell.sign for cell in cells], missing=bool(missing))
+    signs = [cell.sign for cell in cells]
+    finding += _one_seed(signs)
+    verdict = judged(signs, missing=bool(missing))
     return Verdict(claim, verdict, finding, numbers, missing, ("04_table4",))
+
+
+def _one_seed(signs: Sequence[int | None]) -> str:
+    return "" if None not in signs else ", one seed" if set(signs) == {None} else ", some from one seed"
 
 
 def five_helps(evidence: Evidence) -> Verdict:
@@ -127,7 +131,9 @@ def alignment_helps(evidence: Evidence) -> Verdict:
     if not cells:
         return Verdict(claim, OPEN, notebooks=notebooks)
     signs = [cell.sign for cell in cells]
-    finding = f"aligned minus summed: {span(cells)}; above zero in {signs.count(1)} of {len(cells)} columns"
+    finding = f"aligned minus summed: {span(cells)}{_one_seed(signs)}"
+    if told := [sign for sign in signs if sign is not None]:
+        finding += f"; above zero in {told.count(1)} of {len(told)} columns that can tell"
     return Verdict(
         claim, judged(signs, missing=bool(missing)), finding, tuple(numbers), tuple(missing), notebooks
     )
@@ -143,10 +149,7 @@ def alignment_raises_agreement(evidence: Evidence) -> Verdict:
     if not both:
         return Verdict(claim, OPEN, notebooks=notebooks)
     found = figure5.differences(figure5.rows(both))
-    signs = [
-        (row["difference"] > row["ci95"]) - (row["difference"] < -row["ci95"])
-        for row in found.to_dict("records")
-    ]
+    signs = [sign_of(row["difference"], row["ci95"]) for row in found.to_dict("records")]
     cells = figure5.difference_table(found).cells.to_dict("records")
     seeds = [f"over {n} seeds" if n > 1 else "from one seed" for n in found["n_seeds"]]
     missing = runs.lacking()
@@ -197,4 +200,4 @@ def theorem_is_seen(evidence: Evidence) -> Verdict:
     rows = pd.DataFrame(found[0]["extra"])
     mean, half_width = lemma1.mean_difference(rows)
     finding = f"{signed(mean, half_width, 3)} over {rows['seed'].nunique()} random small problems"
-    return Verdict(claim, judged([(mean > half_width) - (mean < -half_width)]), finding, (), (), notebooks)
+    return Verdict(claim, judged([sign_of(mean, half_width)]), finding, (), (), notebooks)

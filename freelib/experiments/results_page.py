@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 
 from freelib.experiments import beyond, figure7, recovery_cost, table1, table2, table3, table4, table5
-from freelib.experiments.claims import QUESTIONS, all_verdicts
+from freelib.experiments.claims import KNOWN_TEXT, QUESTIONS, SOURCES, all_verdicts
 from freelib.experiments.claims_parts import ablation_rows
 from freelib.experiments.evidence import PLANS, Evidence, name_of
 from freelib.experiments.overview import draw
-from freelib.experiments.summary import SEEDS_NOTE, by_method, first_screen, gathered, with_results
+from freelib.experiments.summary import (
+    PAIRED_NOTE,
+    SEEDS_NOTE,
+    by_method,
+    first_screen,
+    gathered,
+    with_results,
+)
 from freelib.experiments.units import make_config
 from freelib.experiments.verdicts import OPEN, Verdict
 from freelib.methods import get_method
 from freelib.methods.free import FreeConfig
 from freelib.pretraining import PoolConfig
 from freelib.profiles import Profile, get_profile
+from freelib.records import Record
 from freelib.report import duration, facts, spent
 from freelib.storage import write_atomically
 from freelib.tables import DATASET_TITLES, signed
@@ -42,18 +50,22 @@ def results_page(folder: str | Path) -> str:
     lines = [
         "# Results",
         "",
-        f"Written by `freelib report` from the records in `{folder.name}/records`, not by hand. Differences "
-        "are paired, over the same episodes and seeds; ± is the half-width of a 95 % interval, over episodes "
-        "where nothing else is said. *Holds so far* means in all that is measured, while some of the "
-        "profile's runs are still to be made; *not told apart* means that the interval holds zero.",
+        f"Written by `freelib report` from the records in `{folder.name}/records`, not by hand. "
+        "Differences are paired, over the same episodes and seeds; ± is the half-width of a 95 % interval, "
+        "over episodes where nothing else is said. *Holds so far* means in all that is measured, while some "
+        "of the profile's runs are still to be made; *not told apart* means that the interval holds zero; "
+        "*one seed* means that the interval that would tell is over seeds, and there is one.",
         "",
         *_in_short(verdicts, numbered),
     ]
     for title, ours in (("The paper's claims", False), ("What we ask besides", True)):
-        lines += [f"## {title}", "", "| | claim | verdict | measured |", "| --- | --- | --- | --- |"]
+        head = ["claim", "verdict", "measured", *([] if ours else ["known from"])]
+        lines += [f"## {title}", "", *([] if ours else [KNOWN_TEXT, ""])]
+        lines += [f"| | {' | '.join(head)} |", "| --- |" + " --- |" * len(head)]
         for name, verdict in verdicts.items():
             if verdict.ours == ours:
-                lines.append(_claim_line(verdict, numbered[name], evidence.profile))
+                known = "" if ours else f" {SOURCES[name]} |"
+                lines.append(_claim_line(verdict, numbered[name], evidence.profile) + known)
         lines.append("")
     lines += ["## The numbers behind them", ""]
     for name, verdict in verdicts.items():
@@ -117,7 +129,7 @@ def _tables(evidence: Evidence) -> Iterator[str]:
         lines = by_method(rows, "n_shot", lambda n_shot: f"{n_shot}-shot, %", more)
         yield from (f"### {name_of(dataset)}", "", *lines, "")
     if records:
-        yield from (f"Each run on one thread; paper, %: ?, not known to us; {SEEDS_NOTE}.", "")
+        yield from (f"Each run on one thread; paper, %: ?, not known to us; {SEEDS_NOTE}. {PAIRED_NOTE}", "")
     if records := evidence.runs("table2").records:
         rows = table2.rows(records)
         lines = by_method(rows, "dataset", lambda name: f"{name_of(name)}, %", {})
@@ -128,6 +140,7 @@ def _tables(evidence: Evidence) -> Iterator[str]:
     if len(rows := ablation_rows(evidence.runs("table4"))):
         made = table4.table(rows, f"Profile {profile.name}.")
         yield from ("## Table 4: FREE without one part at a time", "", made.markdown())
+        yield from (PAIRED_NOTE, "")
     costs = evidence.latest(recovery_cost.NAME, profile.datasets)
     if costs:
         rows = table5.rows(recovery_cost.rows(costs), evidence.runs("table5").records)
@@ -190,18 +203,34 @@ def _long_enough(evidence: Evidence) -> Iterator[str]:
     yield from ("### Were the runs long enough?", "")
     yield "Accuracy on the meta-validation classes, of runs that look at them at least three times. Where the"
     yield "last third of training still brings points, a longer run would be better than what is shown here."
-    yield from ("", "| method | | first look, % | after two thirds, % | at the end, % | last third |")
+    yield from ("", "| method | | first look, % | best until two thirds, % | best of all, % | gained |")
     yield "| --- | --- | --- | --- | --- | --- |"
-    for record in evidence.runs("table1").records:
-        history = record["history"] or {}
-        rounds, scores = (history.get(f"validation_{name}", []) for name in ("round", "accuracy"))
-        if len(rounds) >= 3:
-            middle = max(s for r, s in zip(rounds, scores, strict=True) if r <= 2 / 3 * rounds[-1])
-            gain = f"{max(scores) - middle:+.1f}".replace("-", "−")
-            where = f"{name_of(record['dataset'])}, {record['n_shot']}-shot, seed {record['seed']}"
-            shown = " | ".join(f"{value:.1f}" for value in (scores[0], middle, scores[-1]))
-            yield f"| {get_method(record['method']).title} | {where} | {shown} | {gain} |"
+    for where, record in _looked_at(evidence.runs("table1").records):
+        rounds, scores = (record["history"][f"validation_{name}"] for name in ("round", "accuracy"))
+        middle, best = (
+            max(s for r, s in zip(rounds, scores, strict=True) if r <= 2 / 3 * rounds[-1]),
+            max(scores),
+        )
+        gain = f"{best - middle:+.1f}".replace("-", "−")
+        shown = " | ".join(f"{value:.1f}" for value in (scores[0], middle, best))
+        yield f"| {get_method(record['method']).title} | {where} | {shown} | {gain} |"
     yield ""
+
+
+def _looked_at(records: Iterable[Record]) -> Iterator[tuple[str, Record]]:
+    """Those with at least three looks, each training once, and in words which it is."""
+    seen = set()
+    for record in records:
+        shots = f"{record['n_shot']}-shot"
+        if not get_method(
+            record["method"]
+        ).uses_shots:  # one training, watched with the first number of shots
+            shots = "any number of shots"
+        where = f"{name_of(record['dataset'])}, {shots}, seed {record['seed']}"
+        key = (record["method"], where)
+        if key not in seen and len((record["history"] or {}).get("validation_round", [])) >= 3:
+            seen.add(key)
+            yield where, record
 
 
 def _differences(evidence: Evidence) -> Iterator[str]:

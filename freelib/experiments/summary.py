@@ -17,6 +17,9 @@ from freelib.tables import plus_minus
 
 BEGIN, END = "<!-- results: written by `freelib report` -->", "<!-- end of results -->"
 SEEDS_NOTE = "seeds: –, nothing is drawn by chance"
+PAIRED_NOTE = (
+    "Differences are over the seeds that both have: they need not be the difference of the accuracies shown."
+)
 
 
 def gathered(folder: str | Path) -> Evidence:

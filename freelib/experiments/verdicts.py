@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from freelib.tables import signed
 
 HOLDS, HOLDS_IN_PART, FAILS, OPEN = "holds", "holds in part", "does not hold", "not measured yet"
-SO_FAR, UNCLEAR = "holds so far", "not told apart"
+SO_FAR, UNCLEAR, ONE_SEED = "holds so far", "not told apart", "one seed"
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,8 @@ class Verdict:
 
     claim: in our words; ours: asked by this project, not claimed by the paper
     verdict: `HOLDS`; `SO_FAR` (in all that is measured, not all is); `HOLDS_IN_PART` (in some settings);
-      `UNCLEAR` (no difference that the intervals tell from zero); `FAILS`; `OPEN` (no records)
+      `UNCLEAR` (no difference that the intervals tell from zero); `ONE_SEED` (the interval that would tell is
+      over seeds, and there is one); `FAILS`; `OPEN` (no records)
     finding: in one line; numbers: everything behind it, with intervals; missing: what is not measured
     notebooks: those that show it, and make its records
     """
@@ -35,7 +37,7 @@ class Verdict:
 class Cell:
     """A paired difference in one setting of a table, in points, with its 95 % interval's half-width.
 
-    seeds: mean and half-width over the seeds, where there are several; a claim then has to stand both tests
+    seeds: mean and half-width (NaN for one) over the seeds, where the claim has to stand that test too
     """
 
     setting: str
@@ -45,26 +47,33 @@ class Cell:
     seeds: tuple[float, float] | None = None
 
     @property
-    def sign(self) -> int:
-        """1 where the whole interval is above zero, −1 where it is below, else 0."""
+    def sign(self) -> int | None:
+        """1 where all its intervals are above zero, −1 where all are below, None where one lacks, else 0."""
         pairs = [(self.difference, self.half_width), *([self.seeds] if self.seeds else [])]
-        signs = {(mean > width) - (mean < -width) for mean, width in pairs}
-        return signs.pop() if len(signs) == 1 else 0
+        signs = {sign_of(mean, width) for mean, width in pairs}
+        return None if None in signs else signs.pop() if len(signs) == 1 else 0
 
     def __str__(self) -> str:
         text = f"{self.setting}: {signed(self.difference, self.half_width)} against {self.other}"
-        return text + (f"; over seeds {signed(*self.seeds)}" if self.seeds else "")
+        several = self.seeds and not math.isnan(self.seeds[1])
+        return text + (f"; over seeds {signed(*self.seeds)}" if self.seeds and several else "")
 
 
-def judged(signs: Sequence[int], *, missing: bool = False) -> str:
-    """The verdict over several settings, each 1 (as claimed), 0 (not told apart) or −1 (against it)."""
-    if not signs:
-        return OPEN
-    if all(sign > 0 for sign in signs):
-        return SO_FAR if missing else HOLDS
-    if any(sign > 0 for sign in signs):
+def sign_of(mean: float, half_width: float) -> int | None:
+    """1 or −1 where the interval is above or below zero, 0 where it holds zero, None where there is none."""
+    return None if math.isnan(half_width) else (mean > half_width) - (mean < -half_width)
+
+
+def judged(signs: Sequence[int | None], *, missing: bool = False) -> str:
+    """The verdict over settings: 1 (as claimed), 0 (not told apart), −1 (against it) or None (one seed)."""
+    known = [sign for sign in signs if sign is not None]
+    if not known:
+        return ONE_SEED if signs else OPEN
+    if all(sign > 0 for sign in known):
+        return SO_FAR if missing or len(known) < len(signs) else HOLDS
+    if any(sign > 0 for sign in known):
         return HOLDS_IN_PART
-    return FAILS if any(sign < 0 for sign in signs) else UNCLEAR
+    return FAILS if any(sign < 0 for sign in known) else UNCLEAR
 
 
 def span(cells: Sequence[Cell]) -> str:
