@@ -94,7 +94,9 @@ def test_report_writes_both_files_or_neither(tmp_path):
     shutil.copytree(RESULTS / "records" / "table1", tmp_path / "results" / "cpu" / "records" / "table1")
     readme = tmp_path / "README.md"
     readme.write_text("# a\n", encoding="utf-8")
-    refused = CliRunner().invoke(main, ["report", "--profile", "cpu", "--root", str(tmp_path)])
+    smoke = CliRunner().invoke(main, ["report", "--profile", "smoke", "--root", str(tmp_path)])
+    assert (smoke.exit_code, "'smoke' is not one of 'cpu', 'paper'" in smoke.output) == (2, True)
+    refused = CliRunner().invoke(main, ["report", "--root", str(tmp_path)])  # as README.md has it
     assert refused.exit_code == 2
     assert "no place for results" in refused.output
     assert not (tmp_path / "results" / "README.md").exists()

@@ -6,11 +6,17 @@ from pathlib import Path
 
 import click
 
-from freelib.commands import emit, json_option, profile_option
+from freelib.commands import emit, json_option
 
 
 @click.command(short_help="Write results/README.md from the records.")
-@profile_option
+@click.option(
+    "--profile",
+    default="cpu",
+    show_default=True,
+    type=click.Choice(["cpu", "paper"]),
+    help="Whose records; those of smoke are no results.",
+)
 @click.option(
     "--root",
     default=".",

@@ -47,10 +47,11 @@ def results_page(folder: str | Path) -> str:
     evidence = gathered(folder)
     verdicts = all_verdicts(evidence)
     numbered = {name: number for number, name in enumerate(verdicts, start=1)}
+    command = "freelib report" + (f" --profile {folder.name}" if folder.name != "cpu" else "")
     lines = [
         "# Results",
         "",
-        f"Written by `freelib report` from the records in `{folder.name}/records`, not by hand. "
+        f"Written by `{command}` from the records in `{folder.name}/records`, not by hand. "
         "Differences are paired, over the same episodes and seeds; ± is the half-width of a 95 % interval, "
         "over episodes where nothing else is said. *Holds so far* means in all that is measured, while some "
         "of the profile's runs are still to be made; *not told apart* means that the interval holds zero; "
@@ -222,10 +223,8 @@ def _looked_at(records: Iterable[Record]) -> Iterator[tuple[str, Record]]:
     seen = set()
     for record in records:
         shots = f"{record['n_shot']}-shot"
-        if not get_method(
-            record["method"]
-        ).uses_shots:  # one training, watched with the first number of shots
-            shots = "any number of shots"
+        if not get_method(record["method"]).uses_shots:  # one training, and one curve of it
+            shots = f"all shots, seen at {record['evaluation']['validation_shots']}-shot"
         where = f"{name_of(record['dataset'])}, {shots}, seed {record['seed']}"
         key = (record["method"], where)
         if key not in seen and len((record["history"] or {}).get("validation_round", [])) >= 3:
