@@ -65,9 +65,25 @@ def test_it_is_drawn_again_only_where_a_record_has_changed(store, tmp_path):
 def test_the_bars_are_the_accuracies(store):
     store.put(images())
     evidence = Evidence(TINY, store)
-    rows = overview.table1.rows(evidence.runs("table1").records)
-    scene, bars = overview.overview_figure(images(), rows).axes
+    wanted = overview.drawn(evidence)
+    scene, bars = overview.overview_figure(images(), wanted).axes
     assert bars.patches[0].get_width() == 35.0
+    assert (wanted["chance"], wanted["distilled_from"]) == (20.0, {})
+    assert bars.get_xlabel() == "accuracy on new classes of CIFAR-FS, %"
     assert bars.get_yticklabels()[0].get_text() == "student: FREE"
     assert any("7 trained" in text.get_text() for text in scene.texts)
     assert scene.images[0].get_array().shape == (16, 24, 3)
+
+
+def test_the_pool_shows_the_better_of_its_two_rows_and_the_student_what_it_learns_from(store):
+    store.put(images())
+    for centre, accuracy in (({}, 40.0), ({"centre": "none"}, 50.0)):
+        store.put(made(Unit("table1", "pool_features", "cifar-fs", 1, 0, centre), TINY, [accuracy] * 6))
+    store.put(made(Unit("table1", "pool_distillation", "cifar-fs", 1, 0), TINY, [60.0] * 6))
+    wanted = overview.drawn(Evidence(TINY, store))
+    bars = dict(zip(wanted["bars"]["method"], wanted["bars"]["accuracy"], strict=True))
+    assert bars == {"free": 35.0, "pool_features": 50.0, "pool_distillation": 60.0}
+    assert list(wanted["distilled_from"]) == ["recovered", "procedural", "mixed"]
+    assert sum(wanted["distilled_from"].values()) == pytest.approx(100, abs=0.2)
+    scene = overview.overview_figure(images(), wanted).axes[0]
+    assert any("FREE learns from such images alone" in text.get_text() for text in scene.texts)

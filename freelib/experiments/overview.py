@@ -23,6 +23,7 @@ from freelib.experiments.scene import WARMUP_ROUNDS, Scene
 from freelib.figures import PALETTE, png_bytes, styled
 from freelib.records import Record
 from freelib.storage import write_atomically
+from freelib.tables import DATASET_TITLES
 
 EXPERIMENT, NAME = "overview", "overview images"
 MODELS = 4
@@ -77,11 +78,27 @@ def drawn(evidence: Evidence) -> dict[str, Any] | None:
     ]
     if not images or not records:
         return None
-    rows = table1.rows(records)
-    rows = rows[rows["method"].isin(list(LABELS))]
     columns = ["method", "title", "n_shot", "models", "n_seeds", "accuracy", "ci95"]
-    bars = rows[columns].round(2).to_dict("list")
-    return {"dataset": dataset, "images": images[0]["config_digest"], "bars": bars}
+    return {
+        "dataset": dataset,
+        "images": images[0]["config_digest"],
+        "bars": _bars(table1.rows(records))[columns].round(2).to_dict("list"),
+        "chance": 100 / evidence.profile.n_way,
+        "distilled_from": next((_kinds(r) for r in records if r["method"] == "pool_distillation"), {}),
+    }
+
+
+def _bars(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows with a bar; a method that has two of a kind, centred or not, shows the better one."""
+    method = rows["method"].str.partition(" ")[0]
+    best = rows.groupby([method, "n_shot"])["accuracy"].idxmax()
+    return rows.assign(method=method).loc[sorted(best)]
+
+
+def _kinds(record: Record) -> dict[str, float]:
+    """The shares, in percent, of the kinds of images that pool distillation learns from."""
+    numbers = {kind: record["config"][kind] for kind in ("recovered", "procedural", "mixed")}
+    return {kind: round(100 * number / sum(numbers.values()), 1) for kind, number in numbers.items()}
 
 
 def draw(folder: str | Path, evidence: Evidence) -> Path | None:
@@ -94,7 +111,7 @@ def draw(folder: str | Path, evidence: Evidence) -> Path | None:
         return None
     if not path.is_file() or shown(path) != wanted:
         (record,) = evidence.latest(NAME, [wanted["dataset"]])[:1]
-        figure = overview_figure(record, pd.DataFrame(wanted["bars"]))
+        figure = overview_figure(record, wanted)
         write_atomically(path, png_bytes(figure, dpi=150, Description=json.dumps(wanted)))
     return path
 
@@ -106,8 +123,11 @@ def shown(path: Path) -> dict[str, Any]:
 
 
 @styled
-def overview_figure(record: Record, bars: pd.DataFrame) -> Figure:
-    """Pool, recovered images, student, and bars of accuracy with 95 % intervals; places are in inches."""
+def overview_figure(record: Record, wanted: dict[str, Any]) -> Figure:
+    """Pool, recovered images, student, and bars of accuracy with 95 % intervals; places are in inches.
+
+    record: of the images; wanted: see `drawn`
+    """
     extra = record["extra"]
     figure = Figure(figsize=(8.6, 2.4))
     scene = figure.add_axes((0, 0, 1, 1), xlim=(0, 8.6), ylim=(0, 2.4))
@@ -127,12 +147,20 @@ def overview_figure(record: Record, bars: pd.DataFrame) -> Figure:
         scene.plot(extent[:2], [bottom + i * side] * 2, "w", linewidth=1.5)
     words = f"images recovered from {rows} models, one a class"
     scene.text(left, extent[3] + 0.06, words, size=7, va="bottom")
+    if kinds := wanted["distilled_from"]:
+        shares = [f"{share:.0f} % {kind}" for kind, share in kinds.items()]
+        below = f"FREE learns from such images alone; the distilled\nstudent's are {', '.join(shares)}"
+        scene.text(left, bottom - 0.05, below, size=6.5, va="top")
     end = extent[1]
     _arrow(scene, end + 0.06, end + 0.4, "teach")
     _box(scene, end + 0.46, 0.8, PALETTE[2], "student:\none small\nnetwork")
     _arrow(scene, end + 1.32, end + 1.6, "")
     scene.set(xlim=(0, 8.6), ylim=(0, 2.4), aspect="auto")
-    _draw_bars(figure.add_axes((0.735, 0.17, 0.25, 0.68)), bars)
+    axis = figure.add_axes((0.735, 0.17, 0.25, 0.68))
+    name = DATASET_TITLES.get(wanted["dataset"], wanted["dataset"])
+    axis.axvline(wanted["chance"], color="#555555", linewidth=0.8, linestyle=":", label="chance")
+    axis.set_xlabel(f"accuracy on new classes of {name}, %", size=7, labelpad=1)
+    _draw_bars(axis, pd.DataFrame(wanted["bars"]))
     return figure
 
 
@@ -149,10 +177,9 @@ def _draw_bars(axis: Axes, bars: pd.DataFrame) -> None:
     labels = [LABELS[name].format(models[name]) for name in methods]
     axis.set_yticks(range(len(methods)), labels, size=7)
     axis.set(xlim=(0, 85), ylim=(len(methods) - 0.45, -0.55))
-    axis.set_xlabel("accuracy on new classes, %", size=7, labelpad=1)
     axis.tick_params("x", labelsize=6)
     axis.grid(visible=False, axis="y")
-    axis.legend(loc="lower right", bbox_to_anchor=(1.02, 1), ncols=len(shots), borderaxespad=0.1)
+    axis.legend(loc="lower right", bbox_to_anchor=(1.02, 1), ncols=len(shots) + 1, borderaxespad=0.1)
 
 
 def _box(axis: Axes, x: float, width: float, color: str, words: str) -> None:
