@@ -10,11 +10,13 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import freelib
+from freelib.backbones import build_backbone
 
 ROOT = Path(__file__).parents[1]
 CONDA_NAMES = {"torch": "pytorch"}
@@ -56,7 +58,10 @@ def test_environment_yml_equals_pyproject() -> None:
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     lines = [line for line in environment["dependencies"] if isinstance(line, str)]
     conda = ranges(lines)
-    assert conda.pop("python") == pyproject()["project"]["requires-python"]
+    python = Requirement(f"python{conda.pop('python')}").specifier
+    classifiers = pyproject()["project"]["classifiers"]
+    for version in (f"3.{minor}" for minor in range(9, 20)):
+        assert python.contains(version) == (f"Programming Language :: Python :: {version}" in classifiers)
     conda.pop("pip")
     expected = {CONDA_NAMES.get(name, name): version for name, version in declared("dev").items()}
     assert conda == expected
@@ -111,6 +116,22 @@ def test_readme_lists_every_notebook() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
         assert notebook.stem in readme, f"README.md does not mention {notebook.name}"
+
+
+def test_the_readme_s_code_runs_as_printed() -> None:
+    """On a tiny pool of models with different numbers of classes, and for one small round."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
+    assert "rounds=100," in code
+    given = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "query_images": torch.rand(6, 3, 32, 32)}
+    given |= {"support_images": torch.rand(5, 3, 32, 32), "support_labels": torch.arange(5)}
+    given["my_classifiers"] = {
+        str(n): (build_backbone("conv4", n_way=n, image_size=32, width=4), [f"class {i}" for i in range(n)])
+        for n in (3, 5)
+    }
+    small = "rounds=1, warmup_rounds=1, width=4, ngf=4, images_per_class=2,"
+    exec(code.replace("rounds=100,", small), given)
+    assert given["predictions"].shape == (6,)
 
 
 def test_workflow_has_every_notebook() -> None:

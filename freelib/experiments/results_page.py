@@ -55,7 +55,8 @@ def results_page(folder: str | Path) -> str:
         "Differences are paired, over the same episodes and seeds; ± is the half-width of a 95 % interval, "
         "over episodes where nothing else is said. *Holds so far* means in all that is measured, while some "
         "of the profile's runs are still to be made; *not told apart* means that the interval holds zero; "
-        "*one seed* means that the interval that would tell is over seeds, and there is one.",
+        "*one seed* means that the interval that would tell is over seeds, and there is one. Commands want "
+        "`source .venv/bin/activate` first.",
         "",
         *_in_short(verdicts, numbered),
     ]
