@@ -17,7 +17,11 @@ from freelib.records import Record, complete
 def made(unit: Unit, profile: Profile, episodes: list[float], **changes: Any) -> Record:
     """The unit's record; its pool's identity lacks what only the images would tell."""
     parts = [
-        {"dataset": part.dataset, "seed": pool_seed(profile, unit.seed), "config": asdict(part.config)}
+        {
+            "dataset": part.dataset,
+            "seed": part.seed(pool_seed(profile, unit.seed)),
+            "config": asdict(part.config),
+        }
         | ({} if part.take is None else {"take": part.take})
         for part in pool_parts(unit.dataset, profile)
     ]
