@@ -277,3 +277,23 @@ def test_units_of_the_test_are_those_of_table_1(evidence):
     there = evidence(table1=by_method(random=0))
     assert there.runs("table1").records[0]["experiment"] == "table1"
     assert Unit("table1", "free", "cifar-fs", 1, 0) in there.runs("table1").missing
+
+
+@pytest.mark.parametrize(
+    ("offsets", "order", "alignment"),
+    [((-2,), SO_FAR, ONE_SEED), ((-2, -2.1, -1.9), SO_FAR, SO_FAR), ((1, -6, -1), UNCLEAR, UNCLEAR)],
+)
+def test_seeds_that_disagree_tell_no_methods_apart(evidence, monkeypatch, offsets, order, alignment):
+    """FREE against Random, whose chance is its own, and with summed gradients, in a mixed pool."""
+    seeds = tuple(range(len(offsets)))
+    monkeypatch.setitem(globals(), "PROFILE", replace(PROFILE, seeds=seeds, pool_seed=0))
+
+    def accuracies(unit):
+        if unit.method == "pool_features":
+            return None
+        full = unit.method == "free" and not unit.overrides
+        return FREE if full else [value + offsets[unit.seed] for value in FREE]
+
+    found = all_verdicts(evidence(table2=accuracies))
+    assert found["beats_on_mixed_domains"].verdict == order
+    assert found["alignment_helps"].verdict == alignment

@@ -42,7 +42,9 @@ def ahead(rows: Rows, others: Sequence[str], where: str) -> Cell | None:
     if not there:
         return None
     best = max(there, key=lambda row: row["accuracy"])
-    return Cell(where, best["title"], 0.0 - best["difference"], best["difference_ci95"])
+    width = best["seed_difference_ci95"]
+    seeds = None if pd.isna(width) else (0.0 - best["seed_difference"], width)
+    return Cell(where, best["title"], 0.0 - best["difference"], best["difference_ci95"], seeds)
 
 
 def against(

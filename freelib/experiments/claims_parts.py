@@ -124,7 +124,8 @@ def alignment_helps(evidence: Evidence) -> Verdict:
                 where += f", mixed architectures, student {table3.STUDENTS[row['student']]}"
             else:
                 where += ", from the mixed pool"
-            cells.append(Cell(where, BELL.words, 0.0 - row["difference"], row["difference_ci95"]))
+            seeds = (0.0 - row["seed_difference"], row["seed_difference_ci95"])
+            cells.append(Cell(where, BELL.words, 0.0 - row["difference"], row["difference_ci95"], seeds))
             numbers.append(sentence(row, where))
         lacking = runs.lacking(lambda unit: unit.method == "free")
         missing += [f"table {name[-1]}: {text}" for text in lacking]
