@@ -53,9 +53,10 @@ def results_page(folder: str | Path) -> str:
         "",
         f"Written by `{command}` from the records in `{folder.name}/records`, not by hand. "
         "Differences are paired, over the same episodes and seeds; ± is the half-width of a 95 % interval, "
-        "over episodes where nothing else is said. *Holds so far* means in all that is measured, while some "
-        "of the profile's runs are still to be made; *not told apart* means that the interval holds zero; "
-        "*one seed* means that the interval that would tell is over seeds, and there is one. Commands want "
+        "over episodes where nothing else is said. Where both sides have several seeds, a claim has to stand "
+        "the interval over seeds as well. *Holds so far* means in all that is measured, while some of the "
+        "profile's runs are still to be made; *not told apart* means that an interval holds zero; *one seed* "
+        "means that the interval that would tell is over seeds, and there is one. Commands want "
         "`source .venv/bin/activate` first.",
         "",
         *_in_short(verdicts, numbered),
