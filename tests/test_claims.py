@@ -128,6 +128,14 @@ def test_a_claim_holds_where_all_is_measured(evidence):
     assert (verdict.verdict, verdict.missing) == (HOLDS, ())
 
 
+def test_a_rival_of_a_lower_mean_may_still_be_level(evidence):
+    def accuracies(unit):
+        noisy = [v + gap for v, gap in zip(FREE, (-9, 9, -9, 4.5), strict=True)]
+        return noisy if unit.method == "dro" else by_method(free=0, ota=-1)(unit)
+
+    assert beats_published(evidence(table1=accuracies)).verdict == UNCLEAR
+
+
 def test_a_mixed_pool_is_held_against_what_was_run_on_it(evidence):
     found = all_verdicts(
         evidence(

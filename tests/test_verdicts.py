@@ -43,6 +43,9 @@ def test_a_difference_must_stand_the_test_over_seeds_too():
     assert Cell("s", "x", 0.6, 0.5, seeds=(0.6, 0.9)).sign == 0
     assert Cell("s", "x", 0.6, 0.5, seeds=(0.6, 0.1)).sign == 1
     assert Cell("s", "x", 0.4, 0.5, seeds=(0.4, 0.1)).sign == 0
+    level, behind = Cell("s", "y", 0.7, 4.0), Cell("s", "z", -0.9, 0.5)
+    assert Cell("s", "x", 0.6, 0.5, rivals=(level,)).sign == 0  # its mean is lower, but it may be ahead
+    assert Cell("s", "x", 0.6, 0.5, rivals=(level, behind)).sign == -1
     alone = Cell("s", "x", 0.6, 0.5, seeds=(0.6, math.nan))
     assert alone.sign is None
     assert str(alone) == "s: +0.6 ± 0.5 against x"

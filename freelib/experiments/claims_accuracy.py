@@ -37,14 +37,21 @@ def columns(experiment: str, runs: Runs, method: str) -> Iterator[tuple[str, Row
 
 
 def ahead(rows: Rows, others: Sequence[str], where: str) -> Cell | None:
-    """The method that the rows are held against, minus the best of some others; None where there is none."""
+    """The method that the rows are held against, minus the best of some others; None where there is none.
+
+    Its sign is the least against any of them: not only the one of the highest mean may be ahead.
+    """
     there = [rows[name] for name in others if name in rows and not pd.isna(rows[name]["difference"])]
     if not there:
         return None
     best = max(there, key=lambda row: row["accuracy"])
-    width = best["seed_difference_ci95"]
-    seeds = None if pd.isna(width) else (0.0 - best["seed_difference"], width)
-    return Cell(where, best["title"], 0.0 - best["difference"], best["difference_ci95"], seeds)
+    return replace(_cell(best, where), rivals=tuple(_cell(row, where) for row in there if row is not best))
+
+
+def _cell(row: Rows, where: str) -> Cell:
+    over_seeds: tuple[float, float] = (0.0 - row["seed_difference"], row["seed_difference_ci95"])
+    seeds = None if pd.isna(over_seeds[1]) else over_seeds  # with one seed, the episodes alone tell
+    return Cell(where, row["title"], 0.0 - row["difference"], row["difference_ci95"], seeds)
 
 
 def against(
@@ -157,7 +164,7 @@ def reaches_the_papers_accuracy(evidence: Evidence) -> Verdict:
     missing = evidence.runs("table1").lacking(lambda u: (u.dataset, u.method, u.n_shot) in known)
     return Verdict(
         claim,
-        judged([1 if sign >= 0 else -1 for sign in signs], missing=bool(missing)),
+        judged(signs, missing=bool(missing)),
         "; ".join(numbers),
         ("The sizes of the two are not the same: see what was run.",),
         missing,

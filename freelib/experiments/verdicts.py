@@ -38,6 +38,7 @@ class Cell:
     """A paired difference in one setting of a table, in points, with its 95 % interval's half-width.
 
     seeds: mean and half-width (NaN for one) over the seeds, where the claim has to stand that test too
+    rivals: the same against others, none of which may do better for the claim to stand
     """
 
     setting: str
@@ -45,13 +46,19 @@ class Cell:
     difference: float
     half_width: float
     seeds: tuple[float, float] | None = None
+    rivals: tuple[Cell, ...] = ()
 
     @property
     def sign(self) -> int | None:
-        """1 where all its intervals are above zero, −1 where all are below, None where one lacks, else 0."""
+        """1 where all its intervals are above zero, −1 where all are below, None where one lacks, else 0.
+
+        With rivals, the least of all the signs.
+        """
         pairs = [(self.difference, self.half_width), *([self.seeds] if self.seeds else [])]
         signs = {sign_of(mean, width) for mean, width in pairs}
-        return None if None in signs else signs.pop() if len(signs) == 1 else 0
+        own = None if None in signs else signs.pop() if len(signs) == 1 else 0
+        every = [own, *(rival.sign for rival in self.rivals)]
+        return None if None in every else min(sign for sign in every if sign is not None)
 
     def __str__(self) -> str:
         text = f"{self.setting}: {signed(self.difference, self.half_width)} against {self.other}"
