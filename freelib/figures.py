@@ -93,14 +93,15 @@ def brief(name: str) -> str:
 def bar_chart(rows: pd.DataFrame) -> Figure:
     """Accuracy by method with 95 % intervals: a panel for each data set, a colour for each number of shots.
 
-    rows: see `freelib.tables.accuracy_rows`; chance and, where known, the paper's value are marked
+    rows: see `freelib.tables.accuracy_rows`; chance and, where known, the paper's value are marked, and so
+      is what has no row
     """
     datasets = list(dict.fromkeys(rows["dataset"]))
     methods = list(dict.fromkeys(rows["method"]))
     shots = sorted(set(rows["n_shot"]))
     titles = dict(zip(rows["method"], rows["title"], strict=True))
     height = 0.9 + 0.16 * len(methods) * (1 + len(shots))
-    figure, axes = new_figure(1, len(datasets), height=height, sharey=True)
+    figure, axes = new_figure(1, len(datasets), height=height, sharex=True, sharey=True)
     bar = 0.8 / len(shots)
     positions = np.arange(len(methods))
     for axis, dataset in zip(axes[0], datasets, strict=True):
@@ -116,13 +117,17 @@ def bar_chart(rows: pd.DataFrame) -> Figure:
                 axis.plot(
                     chosen["paper"], place, "D", color="black", markersize=3.5, mfc="white", label="reported"
                 )
+            for y in place[chosen["accuracy"].isna()]:
+                box = {"facecolor": "white", "edgecolor": "none", "pad": 0.5}
+                axis.text(1, y, "not measured", va="center", fontsize=5.5, color="#555555", bbox=box)
         axis.axvline(20, color="#555555", linewidth=0.8, linestyle=":", label="chance")
-        axis.set(title=DATASET_TITLES.get(dataset, dataset), xlabel="accuracy, %", xlim=(0, None))
+        axis.set(title=DATASET_TITLES.get(dataset, dataset), xlabel="accuracy, %")
         axis.grid(visible=False, axis="y")
     oracles = set(rows[rows["oracle"]]["method"])
     names = [titles[name] + (" (oracle)" if name in oracles else "") for name in methods]
     axes[0][0].set_yticks(positions, names)
     axes[0][0].invert_yaxis()
+    axes[0][0].set_xlim(0)
     handles: dict[str, Any] = {}
     for axis in axes[0]:
         handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
@@ -177,32 +182,36 @@ def learning_curves(
 ) -> Figure:
     """Columns of the records' histories over rounds: a panel a data set, a line a method and number of shots.
 
+    A method whose training does not depend on the number of shots has one line, and is named without them.
     Several methods: their rounds are not alike, so that each one's are shares of its training. Several seeds:
     their mean, and a band from the lowest to the highest. Records without these columns are left out.
 
     Raises ValueError where no record has them.
     """
-    curves: dict[tuple[str, int, str], list[Mapping[str, list[float]]]] = {}
+    curves: dict[tuple[str, int, str], dict[int, Mapping[str, list[float]]]] = {}
     for record in records:
         history = record["history"] or {}
         if history.get(x) and history.get(y):
-            curves.setdefault((record["dataset"], record["n_shot"], record["method"]), []).append(history)
+            n_shot = record["n_shot"] if get_method(record["method"]).uses_shots else 0
+            key = (record["dataset"], n_shot, record["method"])
+            curves.setdefault(key, {}).setdefault(record["seed"], history)
     if not curves:
         raise ValueError(f"no record has a history of {y!r} over {x!r}: there is no curve to draw")
     datasets = list(dict.fromkeys(dataset for dataset, _, _ in curves))
     methods = list(dict.fromkeys(method for _, _, method in curves))
-    shots = sorted({n_shot for _, n_shot, _ in curves})
+    shots = sorted({n_shot for _, n_shot, _ in curves if n_shot})
     share = len(methods) > 1
     figure, axes = new_figure(1, len(datasets))
     for axis, dataset in zip(axes[0], datasets, strict=True):
-        for (owner, n_shot, method), histories in curves.items():
+        for (owner, n_shot, method), by_seed in curves.items():
             if owner == dataset:
+                histories = list(by_seed.values())
                 style = {
                     "color": PALETTE[methods.index(method) % len(PALETTE)],
-                    "linestyle": LINE_STYLES[shots.index(n_shot) % len(LINE_STYLES)],
+                    "linestyle": LINE_STYLES[shots.index(n_shot) % len(LINE_STYLES) if n_shot else 0],
                 }
                 rounds = [[100 * i / h[x][-1] for i in h[x]] if share else h[x] for h in histories]
-                title = f"{get_method(method).title}, {n_shot}-shot"
+                title = get_method(method).title + (f", {n_shot}-shot" if n_shot else "")
                 _draw_curve(axis, rounds, [h[y] for h in histories], title, style)
         axis.set(title=DATASET_TITLES.get(dataset, dataset), ylabel=label)
         axis.set_xlabel("share of training, %" if share else "round")

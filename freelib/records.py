@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -250,3 +250,23 @@ class RecordStore:
         warnings.warn(
             f"{path} is damaged ({error}); moved to {aside.name}, will be computed again", stacklevel=4
         )
+
+
+def has_processor_time(records: Iterable[Record]) -> bool:
+    """Whether all records have the training's processor time."""
+    return all("training_cpu" in (record["seconds"] or {}) for record in records)
+
+
+def training_seconds(record: Record, *, by_processor: bool = False) -> float | None:
+    """Seconds of meta-training, without those of the monitor's looks at the validation classes.
+
+    by_processor: of the processor, all threads, which a record has to have; their share that the looks took
+      is taken to be that of the wall's clock
+    """
+    seconds = record["seconds"] or {}
+    if "training" not in seconds:
+        return None
+    training, looks = seconds["training"], seconds.get("monitor", 0.0)
+    if by_processor:
+        return seconds["training_cpu"] * (1 - looks / training) if training else 0.0
+    return training - looks

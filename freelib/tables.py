@@ -15,10 +15,12 @@ from torch import Tensor
 
 from freelib.evaluation import mean_and_interval, mean_over_seeds, paired_difference
 from freelib.methods import get_method
-from freelib.records import Record
+from freelib.records import Record, has_processor_time, training_seconds
 from freelib.storage import write_atomically
 
 UNKNOWN, ABSENT = "not known to us", "not in the paper"
+WALL = "†"
+"""Marks seconds by the wall's clock where others are the processor's."""
 DATASET_TITLES = {
     "glyphs": "glyphs",
     "cifar-fs": "CIFAR-FS",
@@ -52,7 +54,7 @@ class Table:
         return f"{self.caption}\n\n{table}" + (f"\n{self.note}\n" if self.note else "")
 
     def html(self) -> str:
-        """The cells as an HTML table."""
+        """The cells as an HTML table, the note below it."""
 
         def cell(text: object, tag: str) -> str:
             text = html.escape(str(text))
@@ -66,7 +68,8 @@ class Table:
             for line in self.cells.values.tolist()
         )
         caption = f"<caption>{html.escape(self.caption)}</caption>"
-        return f"<table>{caption}<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>"
+        note = f"\n<p>{html.escape(self.note)}</p>" if self.note else ""
+        return f"<table>{caption}<thead><tr>{head}</tr></thead>\n<tbody>{body}</tbody></table>{note}"
 
     _repr_html_ = html
     __repr__ = markdown
@@ -126,8 +129,9 @@ def accuracy_rows(
     seed_difference, seed_difference_ci95: mean of the differences seed by seed, with its interval over seeds;
     NaN where they have no two seeds in common
     last: accuracy of the last round instead of the selected one
-    seconds: of meta-training, without the looks at the validation classes, median over seeds (a crowded
-      machine makes single ones long); passes: of images through a model and back, mean over seeds
+    seconds: of meta-training, see `training_seconds`, median over seeds (a crowded machine makes single ones
+      long); by_processor: whether it is processor time, which all of the row's records have
+    passes: of images through a model and back, mean over seeds
     models: networks that answer at test time, NaN where the record does not say how many the pool has
     paper, source: the value that others report, NaN where we do not know it
 
@@ -145,6 +149,7 @@ def accuracy_rows(
     rows = []
     for (dataset, n_shot, name, words), by_seed in groups.items():
         seeds, method = list(by_seed.values()), get_method(name)
+        by_processor = has_processor_time(seeds)
         episodes = episode_means(seeds)
         strata = dataset.count("+") + 1
         _, ci95 = mean_and_interval(episodes, strata=strata)
@@ -176,7 +181,8 @@ def accuracy_rows(
                 "seed_difference": by_seed_difference[0],
                 "seed_difference_ci95": by_seed_difference[1],
                 "last": _mean(record["accuracy_last"] for record in seeds),
-                "seconds": _median(training_seconds(record) for record in seeds),
+                "seconds": _median(training_seconds(r, by_processor=by_processor) for r in seeds),
+                "by_processor": by_processor,
                 "passes": _mean(record["passes"] for record in seeds),
                 "models": method.models_at_test or _pool_size(seeds[0]),
                 "paper": paper,
@@ -201,12 +207,6 @@ def _over_seeds(own: Sequence[Record], other: Sequence[Record]) -> tuple[float, 
     theirs = {record["seed"]: record["accuracy"] for record in other}
     gaps = [record["accuracy"] - theirs[record["seed"]] for record in own]
     return mean_over_seeds(torch.tensor(gaps, dtype=torch.float64))
-
-
-def training_seconds(record: Record) -> float | None:
-    """Seconds of meta-training, without those of the monitor's looks at the validation classes."""
-    seconds = record["seconds"] or {}
-    return seconds["training"] - seconds.get("monitor", 0.0) if "training" in seconds else None
 
 
 def _pool_size(record: Record) -> float:
@@ -235,7 +235,10 @@ def signed(value: float, half_width: float, digits: int = 1) -> str:
 
 
 def accuracy_table(rows: pd.DataFrame, caption: str, *, note: str = "", reference: str = "FREE") -> Table:
-    """The rows of `accuracy_rows` for readers; the best of each data set and shots is bold, oracles aside."""
+    """The rows of `accuracy_rows` for readers; the best of each data set and shots is bold, oracles aside.
+
+    Where nothing in a method is drawn by chance, its number of seeds is a dash.
+    """
     best = rows[~rows["oracle"]].groupby(["dataset", "n_shot"])["accuracy"].idxmax().tolist()
     n_episodes = "/".join(str(n) for n in sorted(set(rows["n_episodes"])))
     cells = pd.DataFrame(
@@ -252,18 +255,34 @@ def accuracy_table(rows: pd.DataFrame, caption: str, *, note: str = "", referenc
                     rows.index, map(plus_minus, rows["accuracy"], rows["ci95"]), strict=True
                 )
             ],
-            "seeds": rows["n_seeds"].tolist(),
+            "seeds": [
+                n if by_chance(name) else "–" for name, n in zip(rows["method"], rows["n_seeds"], strict=True)
+            ],
             "spread over seeds": ["" if pd.isna(value) else f"{value:.1f}" for value in rows["seed_spread"]],
             f"minus {reference}, same episodes": list(
                 map(signed, rows["difference"], rows["difference_ci95"])
             ),
-            "training, s": ["" if pd.isna(value) else f"{value:.0f}" for value in rows["seconds"]],
+            "training, s": [
+                "" if pd.isna(value) else f"{value:.0f}{'' if by_processor or value < 0.5 else WALL}"
+                for value, by_processor in zip(rows["seconds"], rows["by_processor"], strict=True)
+            ],
             "passes": ["" if pd.isna(value) else f"{value:.0f}" for value in rows["passes"]],
             "models at test": ["" if pd.isna(value) else f"{value:.0f}" for value in rows["models"]],
             "paper, %": list(map(_paper_cell, rows["dataset"], rows["paper"])),
         }
     )
-    return Table(f"{caption} Mean ± 95 % interval over {n_episodes} episodes.", rows, cells, note)
+    notes = [note, "Differences are over the same episodes and the seeds that both have."]
+    if "–" in set(cells["seeds"]):
+        notes.append("Seeds –: nothing is drawn by chance.")
+    if cells["training, s"].str.endswith(WALL).any():
+        notes.append(f"{WALL}: by the wall's clock, where a run's processor time is not known.")
+    words = " ".join(filter(None, notes))
+    return Table(f"{caption} Mean ± 95 % interval over {n_episodes} episodes.", rows, cells, words)
+
+
+def by_chance(row: str) -> bool:
+    """Whether something is drawn by chance in the method of a row, `free (some words)`."""
+    return get_method(row.partition(" (")[0]).uses_seed
 
 
 def _paper_cell(dataset: str, value: float) -> str:

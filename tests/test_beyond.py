@@ -8,7 +8,7 @@ import pytest
 from fake_methods import TINY
 from test_tables import record
 
-from freelib.experiments import beyond
+from freelib.experiments import beyond, beyond_words
 from freelib.methods.pool_distillation import PoolDistillationConfig
 from freelib.profiles import get_profile
 
@@ -51,7 +51,8 @@ def test_the_ablation_measures_every_variant_once(tiny_world, tmp_path, monkeypa
         beyond.ablation(more, results=tmp_path)
     table = beyond.ablation_table(rows, "Variants.")
     assert table.cells["label"].tolist() == [variant.label for variant in chosen]
-    assert beyond.needs(rows).count("\n") == 1
+    assert table.cells["group"].tolist() == ["base", "images", "teacher"]
+    assert beyond_words.needs(rows).count("\n") == 1
 
 
 def test_the_conclusion_follows_the_paired_differences():
@@ -66,6 +67,34 @@ def test_the_conclusion_follows_the_paired_differences():
     assert beyond.conclusion(alone) == ""
     rows = beyond.rows([record("pool_distillation", [40.0, 44.0]), record("best_teacher", [41.0, 40.0])])
     assert not beyond.beats(rows, "best_teacher")
+
+
+def test_the_verdict_is_held_against_one_model_and_against_all():
+    own = record("pool_distillation", [50.0, 52.0, 54.0])
+    rivals = [record("best_teacher", [40.0, 41.0, 45.0]), record("pool_features", [50.0, 52.5, 53.0])]
+    assert beyond_words.verdict(beyond.rows([own, *rivals])) == (
+        "CIFAR-FS, 1-shot: one student is above one model's features (+10.0 ± 1.1 points), "
+        "not told apart from all models' features (+0.2 ± 0.9 points).\n"
+        "One student beats the pool it came from in 0 of 1 columns."
+    )
+    lower = record("pool_features", [45.0, 46.0, 48.0])
+    assert beyond_words.verdict(beyond.rows([own, rivals[0], lower])).endswith("in 1 of 1 columns.")
+    assert beyond_words.verdict(beyond.rows([own])).endswith("in 0 of 0 columns.")
+
+
+def test_shares_of_the_images_come_from_the_config():
+    whole = record("pool_distillation", [50.0], config={"recovered": 10, "procedural": 40, "mixed": 50})
+    base = {"config": {"recovered": 5, "procedural": 5, "mixed": 0}}
+    assert beyond_words.images([whole]) == "100 images: 10% recovered, 40% procedural, 50% mixtures."
+    assert beyond_words.variants_images([whole], [base]) == (
+        "The base has 10 images, 10% of the method's 100: 50% recovered, 50% procedural, 0% mixtures."
+    )
+
+
+def test_without_centring_every_number_of_shots_is_named():
+    found = {"1 none": 35.1, "5 none": 50.0, "1 episodes": [], "5 episodes": []}
+    (words,) = beyond.uncentred([{"dataset": "glyphs", "extra": found}])
+    assert words.endswith("35.1 % with 1 shot, 50.0 % with 5 shots.")
 
 
 def test_the_cpu_profile_adds_glyphs_and_keeps_each_data_sets_seeds():

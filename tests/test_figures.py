@@ -9,6 +9,7 @@ from test_tables import record, two_methods
 
 from freelib.experiments import table1
 from freelib.figures import PAGE_WIDTH, bar_chart, difference_chart, image_grid, learning_curves, save_figure
+from freelib.tables import accuracy_rows
 
 
 def trained(method, scores, **changes):
@@ -30,13 +31,26 @@ def test_bars_have_the_rows_lengths_and_intervals():
     assert figure.get_figwidth() <= PAGE_WIDTH
 
 
+def test_what_was_not_measured_says_so_and_panels_share_their_scale():
+    here = [*two_methods(), record("free", [70.0, 72.0], n_shot=5)]
+    elsewhere = record("free", [20.0, 22.0], dataset="cub")
+    figure = bar_chart(accuracy_rows([*here, elsewhere], table="table1"))
+    # Random with 5 shots; and in the second panel Random with both, FREE with 5
+    texts = [[text.get_text() for text in axis.texts] for axis in figure.axes]
+    assert texts == [["not measured"], ["not measured"] * 3]
+    low, high = figure.axes[0].get_xlim()
+    assert figure.axes[1].get_xlim() == (low, high)
+    assert low == 0
+    assert high > 71
+
+
 def test_differences_are_points_with_intervals_and_the_reference_has_none():
     rows = table1.rows([*two_methods(), record("average", [45.0, 55.0, 60.0, 56.0])])
     figure = difference_chart(rows, rows["title"], "minus FREE, points")
     (axis,) = figure.axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["Random", "Average"]
     (points,) = [container for container in axis.containers if isinstance(container, ErrorbarContainer)]
-    assert points.lines[0].get_xdata() == pytest.approx([-12, 2])
+    assert points.lines[0].get_xdata() == pytest.approx([-10, 2])
     assert points.lines[0].get_ydata() == pytest.approx([0, 1])
     assert figure.get_figwidth() <= PAGE_WIDTH
 
@@ -63,6 +77,18 @@ def test_rounds_of_several_methods_are_shares_of_their_training():
     assert [line.get_xdata().tolist() for line in axis.lines] == [[50, 100], [50, 100]]
     assert axis.get_xlabel() == "share of training, %"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["FREE, 1-shot", "PURER, 1-shot"]
+
+
+def test_a_training_that_does_not_depend_on_shots_has_one_curve():
+    records = [
+        trained(method, scores, n_shot=n_shot)
+        for method, scores in (("dro", [25.0, 26.0]), ("free", [30.0, 40.0]))
+        for n_shot in (1, 5)
+    ]
+    figure = learning_curves(records)
+    labels = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert labels == ["DRO", "FREE, 1-shot", "FREE, 5-shot"]
+    assert [line.get_linestyle() for line in figure.axes[0].lines] == ["-", "-", "--"]
 
 
 def test_no_curve_is_an_error():

@@ -50,9 +50,19 @@ def test_rows(records):
     row = table.loc["recovery", "bfloat16"]
     assert (row["seconds"], row["reference_seconds"], row["ratio"]) == (1.0, 8.0, 8.0)
     assert row["ratio_all_cores"] == pytest.approx(8.0)
-    assert row["gemm_share"] == pytest.approx(0.3)
     assert row["roof_share"] == pytest.approx(0.5)  # moving 1 GB/s of 2 takes longer than 3 of 10 GFLOP/s
     assert row["flops_share"] == pytest.approx(0.5)
+
+
+def test_an_emulated_precision_has_no_share_and_no_roof(records):
+    for found in records[1:4:2]:  # pre-training and recovery in bfloat16
+        found["extra"]["peaks"]["flops"] = 9e9
+    table = performance.speed_table(performance.rows(records), "")
+    assert table.cells["of roofline"].tolist() == ["50%", "–", "50%", "–", "50%", "50%"]
+    assert "–: bfloat16 is emulated here" in table.note
+    labels = [text.get_text() for text in performance.roofline(records).axes[0].get_legend().get_texts()]
+    assert [label for label in labels if "roof" in label] == ["roof, float32"]
+    assert "recovery, bfloat16" in labels
 
 
 def test_the_papers_counts_and_their_sum(records):
@@ -68,15 +78,17 @@ def test_the_papers_counts_and_their_sum(records):
 def test_tables_and_sentences(records):
     table = performance.rows(records)
     text = performance.speed_table(table, "Caption.").markdown()
-    assert "| recovery | bfloat16 | 1.00 s | 8.00 s | 8.0 (7.2 to 8.8) | 500.0 ms |" in text
+    assert "| recovery | bfloat16 | 1.00 s | 8.00 s | 8.0 (7.2 to 8.8) | 50% | 500.0 ms |" in text
     assert "15 replay batches a round" in text
     assert "| 100 | 2.50 | 900 |" in performance.pool_table(records, "Pools.").markdown()
     sentences = performance.reached(table).splitlines()
-    assert sentences[0] == "pretraining: 5× was aimed at, measured 8.0×: holds."
-    assert sentences[2] == "replay: 4× was aimed at, measured 4.0×: holds."
-    assert sentences[3] == "test: 6× was aimed at, measured 4.0×: does not hold."
+    alike = "one thread and float32 each 4.0×; each at its best on all cores"
+    assert sentences[0] == f"pretraining: {alike} 8.0×, 5× was aimed at: holds."
+    assert sentences[2] == f"replay: {alike} 4.0×, 4× was aimed at: holds."
+    assert sentences[3] == f"test: {alike} 4.0×, 6× was aimed at: does not hold."
+    assert sentences[4].startswith("all: one thread and float32 each 4.0×")
     small = performance.reached(table.assign(paper_size=False))
-    assert small.splitlines()[3] == "test: 6× was aimed at, measured 4.0×: too small a size to tell."
+    assert small.splitlines()[3] == f"test: {alike} 4.0×, 6× was aimed at: too small a size to tell."
 
 
 def test_the_roofline_has_both_roofs_and_every_piece(records):

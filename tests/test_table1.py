@@ -44,6 +44,26 @@ def test_where_the_papers_order_holds_and_where_not():
     )
 
 
+def test_who_trained_longer_is_told_by_the_shortest_seed_and_the_processor_where_both_have_it():
+    looks = {"validation_round": [1.0, 2.0], "validation_accuracy": [20.0, 21.0]}
+    free = [
+        record(
+            "free", [40.0, 50.0], seed=seed, seconds={"training": wall, "training_cpu": 90.0}, history=looks
+        )
+        for seed, wall in enumerate((100.0, 300.0))
+    ]
+    others = [
+        record("purer", [40.0, 50.0], seconds={"training": 120.0}, history=None),
+        record("dro", [40.0, 50.0], seconds={"training": 400.0, "training_cpu": 80.0}, history=None),
+        record("oracle_maml", [40.0, 50.0], seconds={"training": 95.0, "training_cpu": 95.0}, history=None),
+    ]
+    assert table1.budgets([*free, *others]) == (
+        "CIFAR-FS, 1-shot: trained longer than FREE: PURER (120 s against 100 s by the wall's clock), "
+        "MAML (95 s against 90 s of processor time).\n"
+        "Looks at the validation classes: FREE 2; the others none."
+    )
+
+
 def test_oracles_are_the_last_rows_and_are_named():
     records = [record("oracle_maml", [10.0, 10.0, 10.0, 11.0]), *two_methods()]
     rows = table1.rows(records)

@@ -6,7 +6,7 @@ from test_tables import record
 
 from freelib.evaluation import evaluate
 from freelib.experiments import table2
-from freelib.experiments.alignment_claim import alignment_helps
+from freelib.experiments.alignment_claim import alignment_helps, claim
 from freelib.experiments.pools import get_pool
 from freelib.experiments.runner import TEST_SEED, Run, learner_file, run_unit
 from freelib.experiments.units import Unit, grid
@@ -102,7 +102,18 @@ def test_rows_are_by_domain_then_on_the_mean():
     )
     assert "On CUB, 1-shot, summed gradients in place of BelL: higher by 3.0 ± 0.0 points." in words
     assert not alignment_helps(table)
+    assert claim(table) == "does not hold here in every pair"
+    assert claim(table[table["dataset"] == "cifar-fs"]) == "holds here"
+    assert claim(table2.rows(records[:1])) == "not judged while no pair is measured"
     assert alignment_helps(table[table["dataset"] == "cifar-fs"])
+
+
+def test_the_domains_sizes_come_from_the_record():
+    one = {"config": {"n_models": 40}}
+    parts = [{"dataset": "cifar-fs", "take": 14, **one}, {"dataset": "cub", **one}]
+    made = record("free", [50.0], dataset="cifar-fs+cub", pool={"parts": parts})
+    made["evaluation"] = {"image_size": [32, None]}
+    assert table2.sizes(made) == "CIFAR-FS: 14 models, 32 pixels; CUB: 40 models, images of their own size"
 
 
 def test_the_profiles_have_three_domains_of_different_sizes():

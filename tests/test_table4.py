@@ -65,12 +65,22 @@ def test_rows_know_their_variant_their_difference_and_their_agreement():
     assert rows["by_seed"].tolist() == [[0.0, 0.0], [-10.0, -4.0], [1.0, 1.0]]
     assert rows["difference"].tolist()[1:] == pytest.approx([-7.0, 1.0])
     assert rows["agreement"].tolist() == pytest.approx([50.0, 40.0, 50.0])
-    assert table4.every_part_helps(rows)
+    assert table4.missing_parts(rows) == ["generator from scratch, equal passes", "no replay"]
+    assert table4.claim(rows) == (
+        "not judged while these are not measured: generator from scratch, equal passes; no replay"
+    )
     made = table4.table(rows, "Table 4.")
     assert made.cells["by seed"].tolist() == ["", "−10.0, −4.0", "+1.0, +1.0"]
     assert "summed gradients: lower by 7.0 ± 0.0 points." in made.note
-    worse = [*records[:2], run_of({"alignment": "summed"}, [52.0, 63.0, 70.0])]
-    assert not table4.every_part_helps(table4.rows(worse))
+
+
+def test_the_claim_needs_every_part_measured_and_worse():
+    settings = table4.variants(FULL)
+    full = run_of({}, [50.0, 60.0, 70.0])
+    parts = [run_of(settings[words], [40.0, 51.0, 60.0]) for words in table4.PARTS]
+    assert table4.claim(table4.rows([full, *parts])) == "holds here"
+    parts[1] = run_of(settings[table4.PARTS[1]], [52.0, 63.0, 70.0])
+    assert table4.claim(table4.rows([full, *parts])) == "does not hold here for every part"
 
 
 def test_a_record_of_something_else_is_refused():

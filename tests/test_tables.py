@@ -91,6 +91,27 @@ def test_budget_is_training_without_the_monitor_and_models_at_test_are_counted()
     assert math.isnan(row["models"])
 
 
+def test_a_rows_time_is_the_processors_where_all_of_its_records_have_it():
+    crowded = {"training": 100.0, "monitor": 25.0, "training_cpu": 40.0}
+    quiet = {"training": 60.0, "monitor": 30.0, "training_cpu": 44.0}
+    records = [record("free", [50.0, 60.0], seed=i, seconds=s) for i, s in enumerate((crowded, quiet))]
+    (row,) = accuracy_rows(records, table="table1").to_dict("records")
+    assert (row["seconds"], row["by_processor"]) == (26, True)  # of 30 and 22
+    table = accuracy_table(accuracy_rows(records, table="table1"), "")
+    assert table.cells["training, s"].tolist() == ["26"]
+    old = record("free", [50.0, 60.0], seed=2, seconds={"training": 80.0})
+    table = accuracy_table(accuracy_rows([*records, old], table="table1"), "")
+    assert table.cells["training, s"].tolist() == ["75†"]  # of 75, 30 and 80
+    assert "†: by the wall's clock" in table.note
+
+
+def test_a_method_without_chance_has_no_seeds():
+    records = [*two_methods(), record("average", [42.0, 52.0, 63.0, 51.0])]
+    table = accuracy_table(accuracy_rows(records, table="table1"), "")
+    assert table.cells["seeds"].tolist() == [2, 1, "–"]
+    assert "Seeds –: nothing is drawn by chance." in table.note
+
+
 def test_paper_values_come_with_their_cell():
     rows = accuracy_rows(two_methods(), table="table1").set_index("method")
     assert rows.loc["free", "paper"] == 39.13
@@ -130,6 +151,7 @@ def test_records_of_other_episodes_are_not_averaged():
 def test_cells():
     table = accuracy_table(table1.rows(two_methods()), "A caption.", note="A note.")
     assert table.caption == "A caption. Mean ± 95 % interval over 4 episodes."
+    assert table.note.startswith("A note. Differences are over the same episodes and the seeds that both")
     cells = table.cells.set_index("method")
     assert cells.loc["FREE", "accuracy, %"] == "**52.0 ± 8.0**"
     assert cells.loc["Random", "accuracy, %"] == "40.0 ± 7.6"
@@ -159,6 +181,7 @@ def test_files(tmp_path):
     assert (tmp_path / "t.csv").read_text() == 'a\n1.23457\n""\n'
     assert "<td><b>1.2</b></td>" in table.html()
     assert "<td>&lt;x&gt;</td>" in table.html()
+    assert table.html().endswith("</table>\n<p>Note</p>")
     assert table._repr_html_() == table.html()
 
 

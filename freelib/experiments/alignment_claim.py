@@ -27,6 +27,13 @@ def alignment_helps(rows: pd.DataFrame) -> bool:
     return bool(len(found) and (found["difference"] + found["difference_ci95"] < 0).all())
 
 
+def claim(rows: pd.DataFrame) -> str:
+    """What becomes of it; there is no verdict without a pair."""
+    if not len(pairs(rows)):
+        return "not judged while no pair is measured"
+    return "holds here" if alignment_helps(rows) else "does not hold here in every pair"
+
+
 def sentence(row: pd.Series, where: str) -> str:
     """What a pair says, in words."""
     return (

@@ -46,10 +46,7 @@ class Variant:
 
 
 def variants(n: int, width: int) -> list[Variant]:
-    """What is changed, one thing at a time, of a run with n images; the first is what it is compared with.
-
-    width: of its student
-    """
+    """What is changed of a run with n images and a student of that width; the first is the base."""
     half = n // 2
     return [
         Variant("as it is", "half recovered, half procedural"),
@@ -249,7 +246,7 @@ def _shots(record: Record) -> Iterator[int]:
 def ablation_table(rows: pd.DataFrame, caption: str) -> Table:
     """The rows of `ablation_rows` for readers."""
     shots = [int(name.split()[0]) for name in rows.columns if name.endswith(" accuracy")]
-    cells = rows[["group", "label"]].copy()
+    cells = rows[["group", "label"]].replace({"group": {"as it is": "base"}})  # it is not the whole method
     for n in shots:
         word = f"{n} shot{'s' if n > 1 else ''}"
         cells[f"{word}, %"] = list(map(plus_minus, rows[f"{n} accuracy"], rows[f"{n} ci95"]))
@@ -284,7 +281,8 @@ def uncentred(centred: Sequence[Record]) -> list[str]:
     """What `centring` found, in a sentence a data set."""
     sentences = []
     for record in centred:
-        found = ", ".join(f"{record['extra'][f'{n} none']:.1f} % with {n}" for n in _shots(record))
+        words = ((n, f"shot{'s' if n > 1 else ''}", record["extra"][f"{n} none"]) for n in _shots(record))
+        found = ", ".join(f"{value:.1f} % with {n} {shots}" for n, shots, value in words)
         title = DATASET_TITLES.get(record["dataset"], record["dataset"])
         sentences.append(f"{title}, without centring on the episode (not transductive): {found}.")
     return sentences
@@ -294,14 +292,3 @@ def beats(rows: pd.DataFrame, other: str) -> bool:
     """Whether the paired interval to another method lies above zero in every column that has both."""
     found = rows[rows["method"] == other]
     return bool(len(found) and (found["difference"] + found["difference_ci95"] < 0).all())
-
-
-def needs(rows: pd.DataFrame) -> str:
-    """What each change costs or brings, sorted by the mean difference over the shots, in a line each."""
-    names = [name for name in rows.columns if name.endswith(" difference")]
-    changes = rows.iloc[1:].assign(mean=rows[names].mean(axis=1)).sort_values("mean")
-    return "\n".join(
-        f"{row['group']}: {row['label']}: "
-        + ", ".join(f"{signed(row[name], row[name + '_ci95'])} ({name.split()[0]}-shot)" for name in names)
-        for row in changes.to_dict("records")
-    )

@@ -10,9 +10,15 @@ import pandas as pd
 
 from freelib.experiments.grid import run_grid
 from freelib.experiments.units import Unit, grid, without_repeats
+from freelib.methods import get_method
 from freelib.profiles import Profile, get_profile
-from freelib.records import Record, RecordStore
-from freelib.tables import DATASET_TITLES, accuracy_rows, plus_minus, signed
+from freelib.records import Record, RecordStore, has_processor_time, training_seconds
+from freelib.tables import (
+    DATASET_TITLES,
+    accuracy_rows,
+    plus_minus,
+    signed,
+)
 
 EXPERIMENT = "table1"
 PUBLISHED = ("random", "average", "ota", "dro", "purer", "bidf_mkd")
@@ -131,6 +137,39 @@ def against_the_paper(table: pd.DataFrame) -> str:
             sentence += f"; against the published order, above FREE: {names}"
         sentences.append(sentence + ".")
     return "\n".join([*sentences, f"FREE is above every one of them in {held} of {len(columns)} columns."])
+
+
+def budgets(records: Sequence[Record]) -> str:
+    """Which methods trained longer than FREE, a line a column, and how often each was looked at meanwhile.
+
+    Of several seeds the shortest counts: the work is the same, and what else the machine did only adds to it.
+    """
+    columns: dict[tuple[str, int], dict[str, list[Record]]] = {}
+    looks: dict[str, int] = {}
+    for record in records:
+        methods = columns.setdefault((record["dataset"], record["n_shot"]), {})
+        methods.setdefault(record["method"], []).append(record)
+        times = len((record["history"] or {}).get("validation_round") or ())
+        looks[record["method"]] = max(times, looks.get(record["method"], 0))
+    lines = []
+    for (dataset, n_shot), methods in columns.items():
+        if (free := methods.pop("free", None)) is not None:
+            longer = [words for name, own in methods.items() if (words := _longer(name, own, free))]
+            place = f"{DATASET_TITLES.get(dataset, dataset)}, {n_shot}-shot"
+            lines.append(f"{place}: trained longer than FREE: {', '.join(longer) or 'none'}.")
+    seen = ", ".join(f"{get_method(name).title} {times}" for name, times in looks.items() if times)
+    return "\n".join([*lines, f"Looks at the validation classes: {seen or 'none'}; the others none."])
+
+
+def _longer(name: str, own: Sequence[Record], free: Sequence[Record]) -> str:
+    """A method's training time and FREE's where it is the longer, by the processor where both have it."""
+    by_processor = has_processor_time([*own, *free])
+    mine, frees = (
+        min(training_seconds(record, by_processor=by_processor) or 0.0 for record in group)
+        for group in (own, free)
+    )
+    clock = "of processor time" if by_processor else "by the wall's clock"
+    return f"{get_method(name).title} ({mine:.0f} s against {frees:.0f} s {clock})" if mine > frees else ""
 
 
 def _compared(other: dict[Hashable, Any], name: str) -> str:

@@ -64,6 +64,19 @@ def by_domain(record: Record) -> list[Record]:
     return taken_apart
 
 
+def sizes(record: Record) -> str:
+    """A run's domains in words: how many models, and how large the images are."""
+    names, pixels = domains(record["dataset"]), record["evaluation"]["image_size"]
+    models = dict.fromkeys(names, 0)
+    for part in record["pool"]["parts"]:
+        models[part["dataset"]] += part.get("take") or part["config"]["n_models"]
+    return "; ".join(
+        f"{DATASET_TITLES.get(name, name)}: {models[name]} models, "
+        + ("images of their own size" if side is None else f"{side} pixels")
+        for name, side in zip(names, pixels, strict=True)
+    )
+
+
 def rows(records: Sequence[Record]) -> pd.DataFrame:
     """The table's rows, see `freelib.tables.accuracy_rows`: on each domain, then on their mean."""
     apart = [part for record in records for part in by_domain(record)]
