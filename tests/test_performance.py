@@ -87,6 +87,7 @@ def test_tables_and_sentences(records):
     assert sentences[2] == f"replay: {alike} 4.0×, 4× was aimed at: holds."
     assert sentences[3] == f"test: {alike} 4.0×, 6× was aimed at: does not hold."
     assert sentences[4].startswith("all: one thread and float32 each 4.0×")
+    assert "too small" in performance.speed_table(table.assign(paper_size=False), "").note
     small = performance.reached(table.assign(paper_size=False))
     assert small.splitlines()[3] == f"test: {alike} 4.0×, 6× was aimed at: too small a size to tell."
 

@@ -206,6 +206,8 @@ def speed_table(table: pd.DataFrame, caption: str) -> Table:
         f"{theirs / ours:.1f}×; assumed: {REPLAY_BATCHES} replay batches a round. Distillation and the looks "
         "at the validation classes are in neither sum. Recovery is of one model; a round has four."
     )
+    if not table["paper_size"].all():
+        note = "The pieces are too small to be summed over the paper profile's counts."
     if table["roof_share"].isna().any():
         note += " –: bfloat16 is emulated here, its measured peak is below float32's and no limit."
     return Table(caption, table, cells, note)
