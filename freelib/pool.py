@@ -257,9 +257,7 @@ def read_description(file: Path) -> dict[str, Any]:
         description = json.loads(file.read_text(encoding="utf-8"))
         missing = {"name", *_FIELDS, "width"} - set(description)
     except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"{file} is damaged ({error}): delete it, and the model is trained again."
-        ) from error
+        raise ValueError(f"{file} is damaged ({error}): delete it, and it is trained again.") from error
     if missing:
         raise ValueError(f"{file} does not describe a model: {', '.join(sorted(missing))} missing.")
     if description["name"] != file.stem:  # the name says which file of weights is read
