@@ -200,10 +200,11 @@ PROFILES: dict[str, Profile] = {
                 "checkpoint_every": 10,
                 "measure_every": 10,  # figure 5
             },
-            # The others were to have about FREE's seconds, at 1 shot (the lines without a number) as at 5, where
-            # an episode costs twice as much; table 1 says who took longer. Within them each keeps its paper's settings (steps of a
-            # generator, models a round, weights of the losses); what sets in after some batches does so
-            # after the same share of all. Each has five looks at the validation classes.
+            # The others were given about FREE's seconds, at 1 shot (the lines without a number) and at 5, as
+            # an episode costs twice as much there; table 1 says who took longer. Within them each keeps its
+            # paper's settings (steps of a generator, models a round, weights of the losses); what sets in
+            # after some batches does so after the same share of all. Each has five looks at the validation
+            # classes.
             "purer": {
                 "rounds": 400,
                 "eci_start": 160,
