@@ -66,6 +66,14 @@ def test_slope_is_3_only_where_the_hessian_is_lipschitz(activation, expected):
     assert found == pytest.approx(expected, abs=0.1)
 
 
+def test_the_smooth_part_bends_the_line_where_the_rates_are_large():
+    """Of all random problems the one that bends most: why `run` keeps to small α."""
+    heads, tasks = lemma1.small_problem("u + |u|^2.5", seed=6, n_tasks=2)
+    large, small = (0.005, 0.01, 0.02), (1e-4, 5e-4, 2e-3)
+    assert lemma1.slope(large, lemma1.residuals(heads, tasks, large)) > 2.6
+    assert lemma1.slope(small, lemma1.residuals(heads, tasks, small)) == pytest.approx(2.5, abs=0.05)
+
+
 def test_slope_of_a_power():
     assert lemma1.slope(RATES, [7 * rate**2.5 for rate in RATES]) == pytest.approx(2.5)
 
@@ -82,7 +90,9 @@ def test_tables_and_figures_show_the_rows(tmp_path):
     assert (axis.get_xscale(), len(axis.lines)) == ("log", 3)
     tanh = rows[(rows["activation"] == "tanh") & (rows["rate"] == 0.002)]["residual"]
     assert axis.lines[0].get_ydata()[0] == pytest.approx(np.sqrt(tanh.prod()))
-    left, _ = lemma1.training_figure(training).axes
+    figure = lemma1.training_figure(training)
+    assert figure.get_suptitle() == "3 tasks, α = 0.2"
+    left, _ = figure.axes
     first = training[training["round"] == 1]["sequential"].mean()
     assert left.lines[0].get_ydata()[0] == pytest.approx(first)
     again = lemma1.run(results=tmp_path, seeds=2, n_tasks=(2,), rates=RATES, training_seeds=3, rounds=5)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from textwrap import wrap
 from typing import Any
@@ -16,6 +17,8 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from torch import Tensor
 
 from freelib.alignment import (
+    AlignmentConfig,
+    DistillationBatch,
     DistillationHeads,
     align,
     aligned_displacement,
@@ -38,13 +41,16 @@ INK, SOFT = "#333333", "#f2f2f2"
 class Moment:
     """One round: its recovered tasks, the student's walk along them, the memory, an episode of the replay.
 
-    path: the inner steps θ → θ̃ in the plane that shows most of them, `(n + 1, 2)`; summed: the end of a step
-      along the summed gradients, as long as the walk, `(2,)`
+    path: the inner steps θ → θ̃, `(n + 1, 2)`, in the plane of θ̃ and `summed`, the end of a step along the
+      summed gradients, `(2,)`; both are plain gradient steps with α = rate
+    angle: between θ̃ − θ and that step, in degrees
     """
 
     tasks: list[RecoveredTask]
     path: np.ndarray
     summed: np.ndarray
+    rate: float
+    angle: float
     memory: TaskMemory
     episode: Episode
 
@@ -72,14 +78,11 @@ class Framework(Scene):
             batches = [distillation_batch(task, rng, padding=padding, flip=flip) for task in tasks]
             if number < ROUNDS - 1:
                 align(heads, batches, config, optimizer, rng)
-        starts = range(len(batches) + 1)
-        walks = [aligned_displacement(heads, batches[:n], config)[0] if n else {} for n in starts]
-        gradients, _ = summed_gradient(heads, batches, config)
-        shared = [name for name in learner.params if name in walks[-1]]
-        steps = [_flat({name: -walk[name] for name in shared}) for walk in walks[1:]]
-        path, summed = in_the_plane(steps, -_flat({name: gradients[name] for name in shared}))
+        steps, total, rate = plain_walk(heads, batches, config)
+        path, summed = in_the_plane(steps, total)
+        angle = math.degrees(torch.cosine_similarity(steps[-1], total, dim=0).clamp(-1, 1).acos())
         episode = memory.episode(config.n_way, config.n_shot, 2, rng)
-        return Moment(tasks, path, summed, memory, episode)
+        return Moment(tasks, path, summed, rate, angle, memory, episode)
 
     @styled
     def figure(self) -> Figure:
@@ -97,16 +100,17 @@ class Framework(Scene):
         axis.text(31.5, 34, lines, ha="center", va="center", size=7.5)
         axis.text(31.5, 50.5, "$z \\sim N(0, I)$", ha="center", va="center", size=7.5)
         _arrow(axis, (31.5, 49), (31.5, 46.3))
+        _box(axis, 41.5, rows[-1] - 3.5, 27.5, rows[0] - rows[-1] + 9, INK, face="white")
         for y, task in zip(rows, tasks, strict=True):
             _arrow(axis, (20.3, y), (25.7, min(max(y, 24), 44)))
-            _arrow(axis, (37.3, min(max(y, 24), 44)), (42, y))
+            _arrow(axis, (37.3, min(max(y, 24), 44)), (41.3, y))
             for c in range(min(5, task.model.n_way)):
                 _picture(axis, task.images[task.labels == c][0], 42.5 + 5.2 * c, y - 2.5, 5)
             share = f"{100 * float(task.agreement):.0f} % agree"
             axis.text(42.5, y + 3.0, share, size=5.5, color=INK, va="bottom")
         axis.text(55.5, 56.5, "2  recovered tasks", ha="center", size=8, weight="bold")
         self._draw_student(axis, rows)
-        self._draw_memory(axis)
+        self._draw_memory(axis, rows[-1] - 3.5)
         return figure
 
     def _draw_pool(self, axis: Axes, rows: Sequence[float]) -> None:
@@ -125,7 +129,7 @@ class Framework(Scene):
         _box(axis, 75, 27, 24, 26.5, PALETTE[2])
         axis.text(87, 51.3, "BelL: aligned steps", ha="center", va="center", size=7)
         for y in rows:
-            _arrow(axis, (68.8, y), (74.7, min(max(y, 30), 48)))
+            _arrow(axis, (69.3, y), (74.7, min(max(y, 30), 48)))
         points = np.vstack([self.moment.path, self.moment.summed[None]])
         low, span = points.min(0), np.ptp(points, axis=0).max()
         middle = (points.max(0) + low) / 2
@@ -140,20 +144,21 @@ class Framework(Scene):
         axis.text(walk[-1][0], walk[-1][1] + 1.0, "θ̃", ha="center", va="bottom", size=8)
         legend = [
             ("one task's step", PALETTE[0]),
-            ("outer step θ − θ̃", INK),
+            ("outer step, along −(θ − θ̃)", INK),
             ("summed gradients", PALETTE[1]),
         ]
         for i, (words, color) in enumerate(legend):
             axis.text(75.8, 32.0 - 1.9 * i, words, size=5.5, color=color, va="center")
 
-    def _draw_memory(self, axis: Axes) -> None:
+    def _draw_memory(self, axis: Axes, tasks_end: float) -> None:
         memory, episode = self.moment.memory, self.moment.episode
         n_way = int(episode.support_labels.max()) + 1
         _box(axis, 41.5, 0.5, 27.5, 9.5, PALETTE[3])
         words = f"memory\n{len(memory)} images\nof {len(memory.classes)} classes"
         axis.text(55.2, 5.2, words, ha="center", va="center", size=7)
-        _arrow(axis, (55.2, 14.6), (55.2, 10.3))
-        _arrow(axis, (69.3, 5), (74.7, 5))
+        _arrow(axis, (55.2, tasks_end), (55.2, 10.3))
+        _arrow(axis, (69.3, 5), (73.7, 5))
+        _box(axis, 74, 0.5, 25, 18.7, INK, face="white")
         axis.text(75, 20.6, "4  cross-task replay", size=8, weight="bold")
         shown = [episode.support[episode.support_labels == c][0] for c in range(n_way)]
         queries = [episode.query[episode.query_labels == c][0] for c in range(n_way)]
@@ -161,27 +166,49 @@ class Framework(Scene):
             for c, image in enumerate(images[:5]):
                 _picture(axis, image, 75 + 4.1 * c, 9.5 - 8.2 * line + 1.5, 3.9)
             axis.text(75, 15.1 - 8.2 * line + 0.6, name, size=6, va="bottom")
-        _arrow(axis, (98, 18), (98, 26.7))
+        _arrow(axis, (97, 19.3), (97, 26.7))
 
 
 def _flat(tensors: dict[str, Tensor]) -> Tensor:
     return torch.cat([tensor.detach().flatten() for tensor in tensors.values()])
 
 
-def in_the_plane(steps: Sequence[Tensor], direction: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """Points 0, steps… and the direction at the last step's length, in the plane of most of them."""
-    end = direction / direction.norm() * steps[-1].norm()
-    points = torch.stack([torch.zeros_like(end), *steps, end]).double()
-    _, _, axes = torch.linalg.svd(points, full_matrices=False)
-    plane = (points @ axes[:2].T).numpy()
-    plane *= np.where(plane[len(steps)] < 0, -1, 1)  # the walk goes right and up
+def plain_walk(
+    heads: DistillationHeads, batches: Sequence[DistillationBatch], config: AlignmentConfig
+) -> tuple[list[Tensor], Tensor, float]:
+    """θ_k − θ after each plain inner step, −α Σ g_i, and α, for the weights that all models share.
+
+    Plain steps, as in Lemma 1: Adam's differ from gradients more than the walk does from the sum. α makes the
+    step along the sum as long as the walk by `config`'s own optimizer, so that the lemma's terms can be seen.
+    """
+
+    def displacement(n: int, config: AlignmentConfig) -> Tensor:
+        moved, _ = aligned_displacement(heads, batches[:n], config)
+        return _flat({name: moved[name] for name in heads.learner.params if name in moved})
+
+    gradients, _ = summed_gradient(heads, batches, config)
+    total = _flat({name: gradients[name] for name in heads.learner.params if name in gradients})
+    rate = float(displacement(len(batches), config).norm() / total.norm())
+    plain = replace(config, align_optimizer="sgd", align_inner_lr=rate)
+    return [-displacement(n + 1, plain) for n in range(len(batches))], -rate * total, rate
+
+
+def in_the_plane(steps: Sequence[Tensor], end: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Points 0, steps… and another end, seen in the plane of both ends: their lengths and angle are true."""
+    along = steps[-1] / steps[-1].norm()
+    across = (end @ along) * along - end
+    axes = torch.stack([along, across / across.norm().clamp_min(1e-12)])
+    points = torch.stack([torch.zeros_like(end), *steps, end])
+    plane = (points @ axes.T).double().numpy(force=True)
     return plane[:-1], plane[-1]
 
 
-def _box(axis: Axes, x: float, y: float, width: float, height: float, color: str) -> None:
+def _box(
+    axis: Axes, x: float, y: float, width: float, height: float, color: str, *, face: str = SOFT
+) -> None:
     style: dict[str, Any] = {
         "boxstyle": "round,pad=0,rounding_size=1.2",
-        "facecolor": SOFT,
+        "facecolor": face,
         "edgecolor": color,
     }
     axis.add_patch(FancyBboxPatch((x, y), width, height, linewidth=1.2, zorder=0, **style))
@@ -219,5 +246,6 @@ def conclusion(moment: Moment) -> str:
     return (
         f"{len(moment.tasks)} models drawn; they agree with {min(shares):.0f} to {max(shares):.0f} % of what "
         f"was recovered from them; the memory holds {len(moment.memory)} images of "
-        f"{len(moment.memory.classes)} classes."
+        f"{len(moment.memory.classes)} classes. With plain steps of α = {moment.rate:.2g}, the walk from "
+        f"θ to θ̃ ends {moment.angle:.0f}° away from the step along the summed gradients."
     )
