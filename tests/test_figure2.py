@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,17 +19,38 @@ def known():
     distances = [[0.0, 1.0, 4.0], [2.0, 0.2, 5.0], [4.0, 6.0, 0.1]]
     kinds = [[0, 2, 3], [2, 0, 3], [3, 3, 0]]
     extra = {"distances": distances, "kinds": kinds, "domains": ["a", "a", "b"]}
-    extra |= {"all_domains": ["a", "a", "b"], "accuracies": [0.7, 0.8, 0.9]}
+    extra |= {"all_domains": ["a", "a", "b"], "accuracies": [0.7, 0.8, 0.9], "n_ways": [5]}
     return complete(fields(extra=extra))
 
 
 def test_energy_distance_by_hand():
-    a, b = torch.tensor([[0.0], [2.0]]), torch.tensor([[1.0], [5.0]])
+    a, b = torch.tensor([[[0.0], [2.0]]]), torch.tensor([[[1.0], [5.0]]])
     # E|x - y| = (1 + 5 + 1 + 3) / 4, within a: 2, within b: 4
     assert float(figure2.energy_distance(a, b)) == pytest.approx(2 * 2.5 - 2 - 4)
-    far = torch.randn(200, 3, generator=rng(1)) + 1
-    same = torch.randn(200, 3, generator=rng(2)), torch.randn(200, 3, generator=rng(3))
-    assert abs(float(figure2.energy_distance(*same))) < 0.05 < float(figure2.energy_distance(same[0], far))
+    two = torch.tensor([[[0.0], [2.0]], [[10.0], [14.0]]])
+    # within: a class 2 and 4, across (10 + 14 + 8 + 12) / 4 = 11, each class with weight 1/2
+    expected = (2 + 4 + 2 * 11) / 4
+    across = torch.cdist(two.view(-1, 1), b.view(-1, 1)).mean()
+    assert float(figure2.energy_distance(two, b)) == pytest.approx(float(2 * across) - expected - 4)
+
+
+def test_energy_distance_of_classes_has_no_bias():
+    centres = torch.tensor([[0.0, 0.0, 0.0], [6.0, 0.0, 0.0], [0.0, 6.0, 0.0]])[:, None]
+    samples = [centres + torch.randn(3, 8, 3, generator=rng(seed)) for seed in range(200)]
+    same = torch.stack([figure2.energy_distance(a, b) for a, b in pairwise(samples)])
+    error = float(same.std() / len(same) ** 0.5)
+    assert abs(float(same.mean())) < 3 * error < 0.05
+    # as if the images had been drawn from the mixture: two of one class are missed, and it is below 0
+    mixed = [sample.view(1, 24, 3) for sample in samples]
+    plain = torch.stack([figure2.energy_distance(a, b) for a, b in pairwise(mixed)])
+    assert float(plain.mean()) < -0.2
+    assert float(figure2.energy_distance(samples[0], samples[1] + 3)) > 1
+    # draws that share one mean and deviation, as BatchNorm makes them, are too even: why it may be below 0
+    draws = [torch.randn(1, 24, 3, generator=rng(seed)) for seed in range(200)]
+    even = [(x - x.mean(1, keepdim=True)) / x.std(1, keepdim=True) for x in draws]
+    free, tied = ([figure2.energy_distance(a, b) for a, b in pairwise(found)] for found in (draws, even))
+    assert abs(float(torch.stack(free).mean())) < 0.03
+    assert float(torch.stack(tied).mean()) < -0.06
 
 
 def test_kinds_of_pairs():
@@ -65,7 +87,11 @@ def test_distances_by_kind():
 
 
 def test_the_figure_shows_the_matrix_and_the_accuracies():
-    bars, matrix, points, *_ = figure2.spread_figure(known()).axes
+    bars, matrix, points, scale = figure2.spread_figure(known()).axes
+    assert scale.get_ylabel() == "energy distance"
+    assert bars.lines[0].get_ydata()[0] == pytest.approx(20)  # chance
+    assert [label.get_text() for label in matrix.get_xticklabels()] == ["1", "2", "3"]
+    assert matrix.lines[0].get_ydata()[0] == 1.5  # where the second domain begins
     assert [bar.get_height() for bar in bars.patches] == pytest.approx([70, 80, 90])
     assert np.array(matrix.images[0].get_array())[0].tolist() == [0, 1, 4]
     assert len(points.get_yticklabels()) == 3

@@ -44,6 +44,23 @@ def test_each_axis_has_the_base_and_its_own_points():
     sentence = figure7.conclusion(table)
     assert "adaptation steps k: 21.0 % at 1, 47.0 % at 5;" in sentence
     assert "models in the pool: 42.0 % at 10, 47.0 % at 40 (intervals overlap)" in sentence
+    assert sentence.endswith("No k above 5 was tried: whether more steps bring more stays open.")
+    assert not figure7.at_chance(table)
+
+
+@pytest.mark.parametrize(("highest", "verb"), [(57.0, "do not measurably raise"), (90.0, "raise")])
+def test_whether_more_steps_help_is_said(highest, verb):
+    table = figure7.rows([*RECORDS, trained([highest - 1, highest], adapt_steps=20)])
+    found = figure7.few_steps_suffice(table)
+    assert found.startswith(f"More steps than k = 5 {verb} accuracy: 47.0 ± ")
+    assert found.endswith("at k = 20.")
+
+
+def test_chance_is_called_chance():
+    table = figure7.rows([trained([10.0, 30.0]), trained([20.0, 21.0], adapt_steps=1)])
+    assert table["chance"].tolist() == [20] * len(table)
+    assert figure7.at_chance(table)
+    assert figure7.conclusion(table).endswith("at this size accuracy says nothing about them.")
 
 
 def test_two_changes_at_once_are_refused():
@@ -56,6 +73,7 @@ def test_the_figure_draws_intervals():
     axes = figure7.sensitivity_figure(table).axes
     assert len(axes) == 8
     assert axes[0].lines[0].get_ydata().tolist() == pytest.approx([21, 47])
+    assert axes[0].lines[-1].get_ydata()[0] == 20
     segment = axes[0].containers[0].lines[2][0].get_segments()[0]
     assert segment[1, 1] - segment[0, 1] == pytest.approx(2 * 1.96)
     assert [label.get_text() for label in axes[4].get_xticklabels()] == ["1", "5"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from fake_methods import TINY
@@ -53,8 +54,12 @@ def test_recovery_is_the_last_step_of_five_and_its_losses_are_drawn(tour):
     lines = tour.adaptation_figure(recovery).axes[0].lines
     for line, losses in zip(lines, recovery.losses, strict=True):
         assert list(line.get_ydata()) == pytest.approx(losses.tolist())
+    assert [line.get_label() for line in lines] == recovery.names
     figure = tour.recovered_figure(recovery, columns=4)
-    assert [axis.get_title("left") for axis in figure.axes[::4]] == [
+    figure.draw_without_rendering()
+    left = [axis.get_position().x0 for axis in figure.axes[:4]]
+    assert np.diff(left) == pytest.approx([left[1] - left[0]] * 3)  # all columns as far apart
+    assert [axis.texts[0].get_text() for axis in figure.axes[::4]] == [
         name.lower() for name in recovery.task.model.class_names
     ]
     assert f"{100 * recovery.agreement:.0f} % at the last step" in figure.get_suptitle()
@@ -82,3 +87,7 @@ def test_the_episode_shows_what_the_learner_says(tour):
     predicted = tour.learner.adapt(episode.support, episode.support_labels).predict(episode.query)
     assert titles[5].startswith(f"says {'ABCDE'[int(predicted[0])]}")
     assert ("✗" in titles[5]) == (int(predicted[0]) != 0)
+    right = int((predicted == episode.query_labels).sum())
+    words = figure.get_suptitle()
+    assert f"right: {sum('✗' not in title for title in titles[5:])} of the 10 shown, {right} of the" in words
+    assert f"mean over 2 episodes {tour.records()[0]['accuracy']:.1f} %, chance 20 %" in words

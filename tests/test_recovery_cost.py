@@ -7,7 +7,7 @@ from fake_methods import TINY
 from tiny_models import rng, tiny_model, tiny_pool
 
 from freelib.experiments import figure1, recovery_cost
-from freelib.experiments.recovery_cost import CostConfig, measure, pixels, rows, steps_to_equal
+from freelib.experiments.recovery_cost import WAYS, CostConfig, measure, pixels, rows, steps_to_equal
 from freelib.methods.free import FreeConfig
 
 QUICK = FreeConfig(ngf=4, z_dim=8, images_per_class=2, adapt_steps=3, augment_padding=1)
@@ -57,20 +57,26 @@ def test_steps_and_seconds_to_the_same_agreement_by_hand():
     assert math.isinf(figure1.speed_up(table, "pixels")["passes"])
     assert figure1.conclusion(table) == (
         "On glyphs, 2 steps of the warm meta-generator reach an agreement of 80 % on models that it never "
-        "met. To the same agreement, a generator from scratch: 2.0 times FIve's passes, 2.0 times its "
-        "seconds; pixels, as PURER's: not reached in most of the tasks (medians over 1 tasks). All 6 passes "
-        "of a generator from scratch take 3.0 times FIve's seconds and reach 100 %. The paper's 20 times "
-        "less time is not found against all those passes, not found at equal agreement."
+        "met, as many of a generator from scratch 40 %. To the same agreement, a generator from scratch: 2.0 "
+        "times FIve's passes, 2.0 times its seconds; pixels, as PURER's: not reached in most of the tasks "
+        "(medians over 1 tasks). All 6 passes of a generator from scratch take 3.0 times FIve's seconds and "
+        "reach 100 %; how many is a choice, and the ratio grows with it. The paper's 20 times less time is "
+        "not found against all those passes, not found at equal agreement."
     )
 
 
-def test_curves_are_means_over_tasks_with_students_interval():
-    one, two = (curves({"five": [share]}, {"five": 1.0}).assign(seed=i) for i, share in enumerate((0.4, 0.6)))
-    (curve,) = figure1.mean_curves(pd.concat([one, two]), "agreement").to_dict("records")
-    assert curve["mean"] == pytest.approx(50)
-    assert curve["ci95"] == pytest.approx(
-        12.706 * 10 / math.sqrt(1) / 1, rel=1e-3
-    )  # t of 1 degree, s/√2 = 10
+def test_the_figure_draws_the_mean_and_each_task():
+    one, two = (
+        curves({"five": [share], "scratch": [share, 1.0], "pixels": [0.0]}, dict.fromkeys(WAYS, 1.0)).assign(
+            seed=i
+        )
+        for i, share in enumerate((0.4, 0.6))
+    )
+    figure = figure1.cost_figure(pd.concat([one, two]))
+    drawn = [line.get_ydata().tolist() for line in figure.axes[0].lines]
+    assert drawn[:3] == [pytest.approx([value]) for value in (40, 60, 50)]
+    assert drawn[5] == pytest.approx([50, 100])
+    assert [axis.get_title("left") for axis in figure.axes] == ["glyphs", "", "", ""]
 
 
 def test_the_measurement_is_a_record_and_the_figure_has_its_lines(tiny_world, tmp_path):

@@ -36,7 +36,9 @@ class Spread(Scene):
         """The measurement: of at most n_models, evenly taken; distances as n_eyes models see the images."""
         about = {"free": self.run.settings["config"], "n_models": n_models, "n_eyes": n_eyes}
         about["warmup_rounds"] = WARMUP_ROUNDS
-        return measured(self.run, "spread", about, lambda: self._measure(n_models, n_eyes), self.store)
+        return measured(
+            self.run, "spread", about, lambda: self._measure(n_models, n_eyes), self.store, revision=2
+        )
 
     def _measure(self, n_models: int, n_eyes: int) -> dict[str, Any]:
         rng = self.rng()
@@ -46,12 +48,16 @@ class Spread(Scene):
         eyes = evenly(self.pool, n_eyes)
         recoveries = [[generator.adapt(model, None, rng).images for model in models] for _ in range(2)]
         features = [[common_features(eyes, images) for images in row] for row in recoveries]
-        first, second = standardised(features)
+        first, second = [
+            [found.unflatten(0, (model.n_way, -1)) for found, model in zip(row, models, strict=True)]
+            for row in standardised(features)
+        ]  # a recovered task's images come class by class
         return {
             "names": [model.name for model in models],
             "domains": [model.domain for model in models],
             "accuracies": [d["accuracy"] for d in self.pool.descriptions],
             "all_domains": [d["domain"] for d in self.pool.descriptions],
+            "n_ways": sorted({len(d["class_names"]) for d in self.pool.descriptions}),
             "eyes": [model.name for model in eyes],
             "kinds": [[kind_of_pair(a, b) for b in models] for a in models],
             "distances": [[round(value, 5) for value in row] for row in distances(first, second).tolist()],
@@ -79,12 +85,27 @@ def standardised(rows: Sequence[Sequence[Tensor]]) -> list[list[Tensor]]:
 
 
 def energy_distance(a: Tensor, b: Tensor) -> Tensor:
-    """2 E‖x − y‖ − E‖x − x'‖ − E‖y − y'‖ of two samples `(n, d)`, `(m, d)`, without bias; a scalar.
+    """2 E‖x − y‖ − E‖x − x'‖ − E‖y − y'‖ of two stratified samples, without bias; a scalar.
 
+    Samples are `(n_classes, n, d)`: as many of each class. Two of one class are then rarer within a sample
+    than in two draws from the mixture: classes are given their equal weights again.
     0 for one distribution, but for noise, which may be negative (Székely and Rizzo, 2013).
     """
-    within = (torch.cdist(x, x).sum() / (len(x) * (len(x) - 1)) for x in (a, b))
-    return 2 * torch.cdist(a, b).mean() - sum(within)
+    between = _distances(a.flatten(0, 1), b.flatten(0, 1)).mean()
+    return 2 * between - _within(a) - _within(b)
+
+
+def _within(sample: Tensor) -> Tensor:
+    n_classes, n, _ = sample.shape
+    flat = sample.flatten(0, 1)
+    sums = _distances(flat, flat).view(n_classes, n, n_classes, n).sum((1, 3))
+    own = torch.eye(n_classes, device=sums.device)
+    return (sums / (n * (n - own))).mean()  # no image is paired with itself
+
+
+def _distances(a: Tensor, b: Tensor) -> Tensor:
+    """‖x − y‖ `(n, m)`, 0 of equal ones: by the matrix product, which is faster, it would be about 1e-3."""
+    return torch.cdist(a, b, compute_mode="donot_use_mm_for_euclid_dist")
 
 
 def distances(first: Sequence[Tensor], second: Sequence[Tensor]) -> Tensor:
@@ -132,15 +153,7 @@ def spread_figure(record: Record) -> Figure:
     extra, found = record["extra"], by_kind(record)
     figure, axes = new_figure(1, 3, height=2.7, width_ratios=[1, 1.15, 1.3])
     _draw_accuracies(axes[0][0], extra)
-    axis = axes[0][1]
-    order = np.argsort(np.array(extra["domains"]), kind="stable")
-    matrix = np.array(extra["distances"])[np.ix_(order, order)]
-    shown = axis.imshow(matrix, cmap="cividis")
-    axis.grid(visible=False)
-    for side in (axis.xaxis, axis.yaxis):
-        side.get_major_locator().set_params(integer=True)
-    axis.set(title="distance of two tasks", xlabel="model, second recovery", ylabel="model, first recovery")
-    figure.colorbar(shown, ax=axis, shrink=0.75)
+    _draw_matrix(axes[0][1], extra)
     axis, rng = axes[0][2], np.random.default_rng(0)
     for i, row in enumerate(found.to_dict("records")):
         values = np.array(row["values"])
@@ -159,16 +172,43 @@ def spread_figure(record: Record) -> Figure:
     return figure
 
 
+def numbered(extra: dict[str, Any]) -> list[int]:
+    """The pool's models by domain and by accuracy within one: their places here are their numbers."""
+    domains, accuracies = extra["all_domains"], extra["accuracies"]
+    first = list(dict.fromkeys(domains))
+    return sorted(range(len(domains)), key=lambda i: (first.index(domains[i]), accuracies[i]))
+
+
 def _draw_accuracies(axis: Any, extra: dict[str, Any]) -> None:
-    pairs = sorted(zip(extra["accuracies"], extra["all_domains"], strict=True))
-    domains = list(dict.fromkeys(extra["all_domains"]))
+    order, domains = numbered(extra), list(dict.fromkeys(extra["all_domains"]))
     for i, domain in enumerate(domains):
-        at = [j for j, (_, owner) in enumerate(pairs, start=1) if owner == domain]
-        heights = [100 * pairs[j - 1][0] for j in at]
-        axis.bar(at, heights, color=PALETTE[i], label=DATASET_TITLES.get(domain, domain))
-    axis.set(xlabel="model, by accuracy", ylabel="held-out accuracy, %", ylim=(0, 100), title="the pool")
-    if len(domains) > 1:
-        axis.figure.legend(loc="outside lower left", ncols=len(domains))
+        own = {n: model for n, model in enumerate(order, start=1) if extra["all_domains"][model] == domain}
+        heights = [100 * extra["accuracies"][model] for model in own.values()]
+        axis.bar(list(own), heights, color=PALETTE[i], label=DATASET_TITLES.get(domain, domain))
+    for n_way in extra["n_ways"]:
+        label = f"chance of {n_way} classes"
+        axis.axhline(100 / n_way, color="#555555", linewidth=0.8, linestyle=":", label=label)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.set(xlabel="model", ylabel="held-out accuracy, %", ylim=(0, 100), title="the pool")
+    axis.figure.legend(loc="outside lower left", ncols=len(domains) + 1)
+
+
+def _draw_matrix(axis: Any, extra: dict[str, Any]) -> None:
+    places, n = {model: i for i, model in enumerate(numbered(extra), start=1)}, len(extra["distances"])
+    numbers = [places[i * len(places) // n] for i in range(n)]  # of the models that `evenly` took
+    order = np.argsort(numbers)
+    shown = axis.imshow(np.array(extra["distances"])[np.ix_(order, order)], cmap="cividis")
+    axis.grid(visible=False)
+    domains = [extra["domains"][i] for i in order]
+    for i in range(1, n):
+        if domains[i] != domains[i - 1]:
+            axis.axhline(i - 0.5, color="white", linewidth=0.8)
+            axis.axvline(i - 0.5, color="white", linewidth=0.8)
+    ticks = range(0, n, -(-n // 6))
+    for side in (axis.xaxis, axis.yaxis):
+        side.set_ticks(ticks, [str(numbers[order[i]]) for i in ticks])
+    axis.set(title="distance of two tasks", xlabel="model, second recovery", ylabel="model, first recovery")
+    axis.figure.colorbar(shown, ax=axis, shrink=0.75, label="energy distance")
 
 
 def apart(found: pd.DataFrame, near: str, far: str) -> bool:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from freelib.evaluation import mean_over_seeds
 from freelib.experiments.grid import Plan, run_plan
 from freelib.experiments.units import grid
-from freelib.figures import LINE_STYLES, PALETTE, new_figure, styled
+from freelib.figures import LINE_STYLES, PALETTE, mean_and_each, new_figure, styled
 from freelib.profiles import Profile, get_profile
 from freelib.records import Record
 from freelib.tables import DATASET_TITLES, Table
@@ -93,20 +93,16 @@ def title(dataset: str) -> str:
 
 
 def by_round(table: pd.DataFrame, measure: str, *, windows: int = 10) -> pd.DataFrame:
-    """Mean and 95 % interval over seeds in equal stretches of training: a row a kind and stretch.
+    """Means over equal stretches of training: a row a kind and stretch, a column a seed.
 
-    windows: stretches at most; a seed's measurements within one are averaged first
+    windows: stretches at most
     """
     rounds = sorted(table["round"].unique())
     size = -(-len(rounds) // windows)
     place = {number: rounds[i // size * size : i // size * size + size] for i, number in enumerate(rounds)}
     middle = {number: sum(members) / len(members) for number, members in place.items()}
     means = table.assign(round=table["round"].map(middle)).groupby(["kind", "round", "seed"])[measure]
-    found = [
-        (kind, number, *mean_over_seeds(torch.tensor(group[measure].tolist())))
-        for (kind, number), group in means.mean().reset_index().groupby(["kind", "round"])
-    ]
-    return pd.DataFrame(found, columns=["kind", "round", "mean", "ci95"])
+    return means.mean().unstack("seed")
 
 
 def differences(table: pd.DataFrame) -> pd.DataFrame:
@@ -147,7 +143,7 @@ def difference_table(found: pd.DataFrame) -> Table:
 
 @styled
 def agreement_figure(table: pd.DataFrame) -> Figure:
-    """Both measures over rounds: a row a data set, a line with its interval over seeds for each kind."""
+    """Both measures over rounds: a row a data set, for each kind its mean and the seeds' lines."""
     datasets = list(dict.fromkeys(table["dataset"]))
     figure, axes = new_figure(len(datasets), len(MEASURES), height=2.3)
     for line, dataset in zip(axes, datasets, strict=True):
@@ -155,19 +151,17 @@ def agreement_figure(table: pd.DataFrame) -> Figure:
             _draw(axis, by_round(table[table["dataset"] == dataset], measure))
             axis.set(xlabel="round", ylabel=label, title=title(dataset))
             axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # no half rounds
-    axes[0][0].legend()
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
     return figure
 
 
 def _draw(axis: Axes, found: pd.DataFrame) -> None:
     for i, (kind, label) in enumerate(KINDS.items()):
-        chosen = found[found["kind"] == kind]
-        style = {"color": PALETTE[i], "linestyle": LINE_STYLES[i]}
-        axis.plot(
-            chosen["round"], chosen["mean"], label=label, marker="o", markersize=2.5, linewidth=1.2, **style
-        )
-        low, high = chosen["mean"] - chosen["ci95"], chosen["mean"] + chosen["ci95"]
-        axis.fill_between(chosen["round"], low, high, color=PALETTE[i], alpha=0.2, linewidth=0)
+        if kind in found.index:
+            curves = found.loc[kind]
+            style = {"color": PALETTE[i], "linestyle": LINE_STYLES[i], "marker": "o", "markersize": 2.5}
+            mean_and_each(axis, curves.index, curves.to_numpy(), label, linewidth=1.3, **style)
     axis.axhline(0, color="#555555", linewidth=0.8, linestyle=":")
 
 

@@ -80,7 +80,7 @@ def settings(record: Record) -> dict[str, int]:
 
 
 def rows(records: Sequence[Record]) -> pd.DataFrame:
-    """One row for each axis and value: accuracy with its 95 % interval over episodes, and teacher agreement.
+    """One row for each axis and value: accuracy with its 95 % interval over episodes, chance, agreement.
 
     The first record's settings are the base, which has a row on every axis. agreement: share of recovered
     images, in percent, that the model puts in the intended class, mean of the last rounds.
@@ -102,8 +102,8 @@ def rows(records: Sequence[Record]) -> pd.DataFrame:
         agreement = np.mean([r["history"]["teacher_agreement"][-LAST_ROUNDS:] for r in members])
         passes = np.mean([r["passes"] for r in members])
         row = (axis, value, value == base[axis], accuracy, ci95, 100 * agreement, passes, len(members))
-        table.append(row)
-    columns = ["axis", "value", "base", "accuracy", "ci95", "agreement", "passes", "n_seeds"]
+        table.append((*row, 100 / records[0]["n_way"]))
+    columns = ["axis", "value", "base", "accuracy", "ci95", "agreement", "passes", "n_seeds", "chance"]
     order = {axis: number for number, axis in enumerate(AXES)}
     table.sort(key=lambda row: (order[row[0]], row[1]))
     return pd.DataFrame(table, columns=columns)
@@ -122,11 +122,13 @@ def sensitivity_figure(table: pd.DataFrame) -> Figure:
         style: dict[str, Any] = {"color": PALETTE[0], "linewidth": 1.2}
         top.errorbar(x, chosen["accuracy"], yerr=chosen["ci95"], capsize=3, zorder=2, **style)
         bottom.plot(x, chosen["agreement"], zorder=2, **style)
+        top.axhline(chosen["chance"].iloc[0], color="#555555", linewidth=0.8, linestyle=":", label="chance")
         for axis, y in ((top, chosen["accuracy"]), (bottom, chosen["agreement"])):
             axis.scatter(x, y, s=26, c=fill, edgecolors=PALETTE[0], zorder=3)
         bottom.set_xticks(x, [str(value) for value in chosen["value"]])
         bottom.set(xlabel=AXES[axis_name], xlim=(-0.4, len(chosen) - 0.6))
     axes[0][0].set_ylabel("accuracy, %")
+    axes[0][0].legend()
     axes[1][0].set_ylabel("teacher agreement, %")
     return figure
 
@@ -147,12 +149,38 @@ def sensitivity_table(table: pd.DataFrame) -> Table:
     return Table("FREE with one setting changed at a time; mean ± 95 % interval over episodes.", table, cells)
 
 
+def few_steps_suffice(table: pd.DataFrame) -> str:
+    """The paper's claim on k in a sentence: whether more steps than the base's raise accuracy."""
+    steps = table[table["axis"] == "adapt_steps"]
+    base = steps[steps["base"]].iloc[0]
+    more = steps[steps["value"] > base["value"]]
+    if not len(more):
+        return f"No k above {base['value']} was tried: whether more steps bring more stays open."
+    best = more.loc[more["accuracy"].idxmax()]
+    gains = best["accuracy"] - best["ci95"] > base["accuracy"] + base["ci95"]
+    return (
+        f"More steps than k = {base['value']} {'raise' if gains else 'do not measurably raise'} accuracy: "
+        f"{plus_minus(base['accuracy'], base['ci95'])} % against at best "
+        f"{plus_minus(best['accuracy'], best['ci95'])} % at k = {best['value']}."
+    )
+
+
+def at_chance(table: pd.DataFrame) -> bool:
+    """Whether no setting's interval lies above chance, so that accuracy tells none from another."""
+    return bool((table["accuracy"] - table["ci95"] <= table["chance"]).all())
+
+
 def conclusion(table: pd.DataFrame) -> str:
-    """What each setting changes, in a sentence."""
+    """What each setting changes, a sentence on k, and a warning where nothing was learned."""
     words = []
     for axis, group in table.groupby("axis", sort=False):
         best, worst = (group.loc[getattr(group["accuracy"], name)()] for name in ("idxmax", "idxmin"))
         apart = best["accuracy"] - best["ci95"] > worst["accuracy"] + worst["ci95"]
         values = f"{worst['accuracy']:.1f} % at {worst['value']}, {best['accuracy']:.1f} % at {best['value']}"
         words.append(f"{AXES[str(axis)]}: {values}{'' if apart else ' (intervals overlap)'}")
-    return "Lowest and highest accuracy by setting: " + "; ".join(words) + "."
+    warning = (
+        f" No setting is above chance ({table['chance'].iloc[0]:.0f} %): at this size accuracy says nothing "
+        "about them."
+    )
+    found = "Lowest and highest accuracy by setting: " + "; ".join(words) + ". "
+    return found + few_steps_suffice(table) + (warning if at_chance(table) else "")

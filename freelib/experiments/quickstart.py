@@ -32,6 +32,7 @@ class Recovery:
     task: RecoveredTask
     first_step: RecoveredTask
     losses: Tensor  # (n_models, steps): L_G of every step
+    names: list[str]  # of these models
 
     @property
     def agreement(self) -> float:
@@ -51,7 +52,8 @@ class Quickstart(Scene):
         figure, axes = new_figure(width=PAGE_WIDTH / 2, height=1.8)
         axis = axes[0][0]
         axis.bar(np.arange(1, len(accuracies) + 1), accuracies, color=PALETTE[0])
-        axis.axhline(100 / self.pool[0].n_way, color="#555555", linewidth=0.8, linestyle=":")
+        axis.axhline(100 / self.pool[0].n_way, color="#555555", linewidth=0.8, linestyle=":", label="chance")
+        axis.legend(loc="upper left")
         axis.set(xlabel="model, by accuracy", ylabel="held-out accuracy, %", ylim=(0, 100))
         return figure
 
@@ -64,16 +66,19 @@ class Quickstart(Scene):
         seed = rng.get_state()
         first = generator.adapt(models[0], None, rng, steps=1)
         rng.set_state(seed)
-        return Recovery(generator.adapt(models[0], None, rng), first, torch.stack(losses))
+        last = generator.adapt(models[0], None, rng)
+        return Recovery(last, first, torch.stack(losses), [model.name for model in models])
 
     def recovered_figure(self, recovery: Recovery, *, columns: int = 10) -> Figure:
-        """Some images of every class of one model, after the last step, a class a row."""
+        """Some images of every class of one model, at the last step, a class a row."""
         task = recovery.task
         rows = [task.images[task.labels == c][:columns] for c in range(task.model.n_way)]
-        figure = image_grid(torch.cat(rows), [""] * sum(map(len, rows)), columns=columns)
+        figure = image_grid(torch.cat(rows), [" "] * sum(map(len, rows)), columns=columns)
         for axis, name in zip(figure.axes[::columns], task.model.class_names, strict=False):
-            # a long class name runs on over the next images instead of widening its column
-            axis.set_title(name.lower(), fontsize=6, pad=1.5, loc="left").set_in_layout(False)
+            # no title: a long class name runs on over the next images, and must not widen its own column
+            place = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 1.5)}
+            text = axis.annotate(name.lower(), textcoords="offset points", fontsize=6, **place)
+            text.set_in_layout(False)
         before, after = (100 * float(t.agreement) for t in (recovery.first_step, task))
         figure.suptitle(
             f"The model agrees: {before:.0f} % before adaptation, {after:.0f} % at the last step", size=8
@@ -87,7 +92,9 @@ class Quickstart(Scene):
         axis = axes[0][0]
         steps = np.arange(1, recovery.losses.shape[1] + 1)
         for i, losses in enumerate(recovery.losses.cpu().numpy()):
-            axis.plot(steps, losses, marker="o", markersize=2.5, color=PALETTE[i % len(PALETTE)])
+            style = {"color": PALETTE[i % len(PALETTE)], "label": recovery.names[i]}
+            axis.plot(steps, losses, marker="o", markersize=2.5, **style)
+        figure.legend(loc="outside right upper")
         axis.set(xlabel="step", ylabel="inversion loss $L_G$", xticks=steps, ylim=(0, None))
         axis.set_title("Adaptation to models of the pool")
         return figure
@@ -111,7 +118,10 @@ class Quickstart(Scene):
         return learner
 
     def episode_figure(self, *, n_queries: int = 3) -> Figure:
-        """An episode of meta-test classes: support set, and queries with the class that they are given."""
+        """An episode of meta-test classes: support set, and queries with the class that they are given.
+
+        Above it how many are right: of those shown, of the episode's, and in the mean over all test episodes.
+        """
         sampler = self.run.sampler("test", TEST_SEED)
         episode, names = sampler.episode(0), "ABCDEFGHIJ"
         classifier = self.learner.adapt(episode.support, episode.support_labels)
@@ -123,7 +133,17 @@ class Quickstart(Scene):
             rows.append(episode.query[at])
             for c, given in enumerate(predicted[at].tolist()):
                 labels.append(f"says {names[given]}" + ("" if given == c else " ✗"))
-        return image_grid(torch.cat(rows), labels, columns=sampler.n_way, side=0.9)
+        figure = image_grid(torch.cat(rows), labels, columns=sampler.n_way, side=0.9)
+        right, (free, _) = predicted == episode.query_labels.cpu(), self.records()
+        shown = len(labels) - sampler.n_way
+        figure.suptitle(
+            f"right: {shown - sum('✗' in label for label in labels)} of the {shown} shown, "
+            f"{int(right.sum())} of the episode's {len(right)} ({100 * right.float().mean():.0f} %)\n"
+            f"mean over {free['n_episodes']} episodes {free['accuracy']:.1f} %, "
+            f"chance {100 / sampler.n_way:.0f} %",
+            size=8,
+        )
+        return figure
 
     @staticmethod
     def above(a: Record, b: Record) -> bool:
