@@ -128,7 +128,7 @@ def sensitivity_figure(table: pd.DataFrame) -> Figure:
         bottom.set_xticks(x, [str(value) for value in chosen["value"]])
         bottom.set(xlabel=AXES[axis_name], xlim=(-0.4, len(chosen) - 0.6))
     axes[0][0].set_ylabel("accuracy, %")
-    axes[0][0].legend()
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center")
     axes[1][0].set_ylabel("teacher agreement, %")
     return figure
 

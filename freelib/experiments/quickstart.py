@@ -94,7 +94,7 @@ class Quickstart(Scene):
         for i, losses in enumerate(recovery.losses.cpu().numpy()):
             style = {"color": PALETTE[i % len(PALETTE)], "label": recovery.names[i]}
             axis.plot(steps, losses, marker="o", markersize=2.5, **style)
-        figure.legend(loc="outside right upper")
+        axis.legend(loc="upper right")
         axis.set(xlabel="step", ylabel="inversion loss $L_G$", xticks=steps, ylim=(0, None))
         axis.set_title("Adaptation to models of the pool")
         return figure
