@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from itertools import combinations, permutations
 from math import factorial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -163,10 +164,7 @@ def slope_table(rows: pd.DataFrame) -> Table:
 
 @styled
 def expansion_figure(rows: pd.DataFrame) -> Figure:
-    """Residual over α, both on logarithmic axes: a panel for each number of tasks, a line an activation.
-
-    Lines are geometric means over the random problems, bands go from the lowest to the highest.
-    """
+    """Residual over α, geometric mean over the problems and range: a panel a number of tasks."""
     counts = sorted(rows["n_tasks"].unique())
     figure, axes = new_figure(1, len(counts), sharey=True)
     for axis, n in zip(axes[0], counts, strict=True):
@@ -256,22 +254,20 @@ def run(
       2 (beside |u|^2.5 it has √α of its weight); below it the residual of tanh is float64's rounding.
     """
     store = RecordStore(Path(results) / "records")
-    about = {"n_seeds": seeds, "n_tasks": list(n_tasks), "rates": list(rates)}
+    about: dict[str, Any] = {"n_tasks": list(n_tasks), "rates": list(rates)}
     first = computed(
         EXPERIMENT,
         "expansion",
-        about,
-        lambda: columns(expansion(seeds=range(seeds), n_tasks=n_tasks, rates=rates)),
+        {"n_seeds": seeds, **about},
+        lambda: columns(expansion(seeds=range(seeds), **about)),
         store,
     )
-    about = {"n_seeds": training_seeds, "rate": rate, "rounds": rounds, "n_tasks": training_tasks}
+    about = {"rate": rate, "rounds": rounds, "n_tasks": training_tasks}
     second = computed(
         EXPERIMENT,
         "training",
-        about,
-        lambda: columns(
-            training(seeds=range(training_seeds), rate=rate, rounds=rounds, n_tasks=training_tasks)
-        ),
+        {"n_seeds": training_seeds, **about},
+        lambda: columns(training(seeds=range(training_seeds), **about)),
         store,
     )
     return pd.DataFrame(first["extra"]), pd.DataFrame(second["extra"])
