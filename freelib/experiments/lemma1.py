@@ -201,12 +201,9 @@ def train(alignment: str, *, seed: int, rate: float, rounds: int, n_tasks: int =
 
 def training(*, seeds: Sequence[int], rate: float, rounds: int, n_tasks: int = 3) -> pd.DataFrame:
     """Rows of seed, round, sequential, summed (inner products), their difference, rate and n_tasks."""
-    frames = []
+    frames, how = [], dict[str, Any](rate=rate, rounds=rounds, n_tasks=n_tasks)
     for seed in seeds:
-        kinds = {
-            kind: train(kind, seed=seed, rate=rate, rounds=rounds, n_tasks=n_tasks)
-            for kind in ("sequential", "summed")
-        }
+        kinds = {kind: train(kind, seed=seed, **how) for kind in ("sequential", "summed")}
         frames.append(pd.DataFrame({"seed": seed, "round": range(1, rounds + 1), **kinds}))
     rows = pd.concat(frames, ignore_index=True)
     return rows.assign(difference=rows["sequential"] - rows["summed"], rate=rate, n_tasks=n_tasks)
