@@ -99,26 +99,17 @@ def beats_published(evidence: Evidence) -> Verdict:
     verdict = against(evidence, claim, table1.PUBLISHED)
     if verdict.verdict == OPEN:
         return verdict
-    rows = table1.rows(evidence.runs("table1").records)
+    records = evidence.runs("table1").records
     low, high = REPORTED_GAIN
-    margin = (
+    numbers = [
+        *table1.against_the_paper(table1.rows(records)).splitlines(),
         f"The order is judged, not the margin. The paper's, over the strongest: {low} to {high} points; here "
-        f"{verdict.finding}."
-    )
-    numbers = (*table1.against_the_paper(rows).splitlines(), margin, *_budgets(rows, evidence.profile.name))
-    return replace(verdict, numbers=numbers)
-
-
-def _budgets(rows: pd.DataFrame, profile: str) -> Iterator[str]:
-    """The seconds of training that stand behind each column, since an order may hang on them."""
-    for (dataset, n_shot), group in rows.groupby(["dataset", "n_shot"], sort=False):
-        seconds = group.set_index("method")["seconds"]
-        others = seconds[seconds.index.isin(table1.PUBLISHED)]
-        if "free" in seconds and len(others):
-            words = f"FREE trained for {seconds['free']:.0f} s, the others for {others.max():.0f} s at most"
-            yield f"Budgets, {setting(str(dataset), int(str(n_shot)))}: {words}."
-    if profile != "paper":
-        yield "A small part of what the papers spend: the others were not given their papers' hours."
+        f"{verdict.finding}.",
+        *table1.budgets([r for r in records if r["method"] in ("free", *table1.PUBLISHED)]).splitlines(),
+    ]
+    if evidence.profile.name != "paper":
+        numbers.append("Budgets are a small part of what the papers spend on each of these methods.")
+    return replace(verdict, numbers=tuple(numbers))
 
 
 def _mixed(evidence: Evidence, experiment: str, claim: str, notebook: str) -> Verdict:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, fields
+from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from freelib.experiments import beyond, figure7, recovery_cost, table1, table2, table3, table4, table5
 from freelib.experiments.claims import KNOWN_TEXT, QUESTIONS, SOURCES, all_verdicts
 from freelib.experiments.claims_parts import ablation_rows
-from freelib.experiments.evidence import PLANS, Evidence, name_of
+from freelib.experiments.evidence import Evidence, name_of
 from freelib.experiments.overview import draw
 from freelib.experiments.summary import (
     PAIRED_NOTE,
@@ -19,16 +19,11 @@ from freelib.experiments.summary import (
     gathered,
     with_results,
 )
-from freelib.experiments.units import make_config
 from freelib.experiments.verdicts import OPEN, Verdict
-from freelib.methods import get_method
-from freelib.methods.free import FreeConfig
-from freelib.pretraining import PoolConfig
-from freelib.profiles import Profile, get_profile
-from freelib.records import Record
-from freelib.report import duration, facts, spent
+from freelib.experiments.what_was_run import what_differs, what_was_run
+from freelib.profiles import Profile
 from freelib.storage import write_atomically
-from freelib.tables import DATASET_TITLES, signed
+from freelib.tables import WALL, signed
 
 EMBEDDED = {
     "figure1": "Five steps of the meta-generator against recoveries from nothing",
@@ -37,8 +32,6 @@ EMBEDDED = {
     "figure7": "What FREE's accuracy owes to its settings",
     "table1_curves": "Accuracy on the meta-validation classes while training",
 }
-
-NATIVE = {"cifar-fs": 32, "mini-imagenet": 84, "cub": 84}
 
 
 def results_page(folder: str | Path) -> str:
@@ -77,8 +70,8 @@ def results_page(folder: str | Path) -> str:
     lines += [
         *_tables(evidence),
         *_figures(folder, evidence),
-        *_what_was_run(evidence),
-        *_differences(evidence),
+        *what_was_run(evidence),
+        *what_differs(evidence),
     ]
     return "\n".join(lines)
 
@@ -125,14 +118,18 @@ def _tables(evidence: Evidence) -> Iterator[str]:
     more = {
         "minus FREE": lambda row: signed(row["difference"], row["difference_ci95"]) or "–",
         "paper, %": lambda row: "?" if row["paper"] != row["paper"] else f"{row['paper']:.2f}",
-        "training, s": lambda row: "–" if row["seconds"] != row["seconds"] else f"{row['seconds']:.0f}",
+        "training, s": _seconds,
     }
     for dataset in dict.fromkeys(record["dataset"] for record in records):
         rows = table1.rows([record for record in records if record["dataset"] == dataset])
         lines = by_method(rows, "n_shot", lambda n_shot: f"{n_shot}-shot, %", more)
         yield from (f"### {name_of(dataset)}", "", *lines, "")
     if records:
-        yield from (f"Each run on one thread; paper, %: ?, not known to us; {SEEDS_NOTE}. {PAIRED_NOTE}", "")
+        yield (
+            f"Each run on one thread; {WALL}: by the wall's clock, else processor time; paper, %: ?, not "
+            f"known to us; {SEEDS_NOTE}. {PAIRED_NOTE}"
+        )
+        yield ""
     if records := evidence.runs("table2").records:
         rows = table2.rows(records)
         lines = by_method(rows, "dataset", lambda name: f"{name_of(name)}, %", {})
@@ -150,6 +147,13 @@ def _tables(evidence: Evidence) -> Iterator[str]:
         made = table5.cost_table(rows, profile.name, profile.n_way * costs[0]["config"]["images_per_class"])
         yield from ("## Table 5: what a recovered task costs", "", made.markdown())
     yield from _beyond(evidence)
+
+
+def _seconds(row: Mapping[Hashable, Any]) -> str:
+    """A row's seconds of training, marked where they are the wall's."""
+    if row["seconds"] != row["seconds"]:
+        return "–"
+    return f"{row['seconds']:.0f}{'' if row['by_processor'] or row['seconds'] < 0.5 else WALL}"
 
 
 def _beyond(evidence: Evidence) -> list[str]:
@@ -181,90 +185,6 @@ def _figures(folder: Path, evidence: Evidence) -> Iterator[str]:
         f"[{path.stem}]({folder.name}/figures/{path.name})" for path in there if path.stem not in EMBEDDED
     ]
     yield from (f"More: {', '.join(others)}." if others else "No more figures yet.", "")
-
-
-def _what_was_run(evidence: Evidence) -> Iterator[str]:
-    yield from (
-        "## What was run",
-        "",
-        "| | runs with a record | of | training and test |",
-        "| --- | --- | --- | --- |",
-    )
-    for name in PLANS:
-        runs = evidence.runs(name)
-        numbers = f"{len(runs.records)} | {len(runs.wanted)} | {duration(spent(runs.records))}"
-        title = "beyond the paper" if name == beyond.EXPERIMENT else f"{name[:-1]} {name[-1]}"
-        yield f"| {title} | {numbers} |"
-    yield from ("", "One run may serve several tables; its time is counted in each.", "")
-    yield from (*_long_enough(evidence), "| | |", "| --- | --- |")
-    yield from (f"| {name} | {value} |" for name, value in facts(evidence.store).items())
-    yield ""
-
-
-def _long_enough(evidence: Evidence) -> Iterator[str]:
-    """What the last third of training still brought, on the meta-validation classes."""
-    yield from ("### Were the runs long enough?", "")
-    yield "Accuracy on the meta-validation classes, of runs that look at them at least three times. Where the"
-    yield "last third of training still brings points, a longer run would be better than what is shown here."
-    yield from ("", "| method | | first look, % | best until two thirds, % | best of all, % | gained |")
-    yield "| --- | --- | --- | --- | --- | --- |"
-    for where, record in _looked_at(evidence.runs("table1").records):
-        rounds, scores = (record["history"][f"validation_{name}"] for name in ("round", "accuracy"))
-        middle, best = (
-            max(s for r, s in zip(rounds, scores, strict=True) if r <= 2 / 3 * rounds[-1]),
-            max(scores),
-        )
-        gain = f"{best - middle:+.1f}".replace("-", "−")
-        shown = " | ".join(f"{value:.1f}" for value in (scores[0], middle, best))
-        yield f"| {get_method(record['method']).title} | {where} | {shown} | {gain} |"
-    yield ""
-
-
-def _looked_at(records: Iterable[Record]) -> Iterator[tuple[str, Record]]:
-    """Those with at least three looks, each training once, and in words which it is."""
-    seen = set()
-    for record in records:
-        shots = f"{record['n_shot']}-shot"
-        if not get_method(record["method"]).uses_shots:  # one training, and one curve of it
-            shots = f"all shots, seen at {record['evaluation']['validation_shots']}-shot"
-        where = f"{name_of(record['dataset'])}, {shots}, seed {record['seed']}"
-        key = (record["method"], where)
-        if key not in seen and len((record["history"] or {}).get("validation_round", [])) >= 3:
-            seen.add(key)
-            yield where, record
-
-
-def _differences(evidence: Evidence) -> Iterator[str]:
-    """How the profile's sizes differ from the paper's, and what else is not as there."""
-    profile, paper = evidence.profile, get_profile("paper")
-    here, there = (make_config("free", p.method_fields("free")) for p in (profile, paper))
-    changed = ", ".join(
-        f"{item.name} {getattr(here, item.name)} ({getattr(there, item.name)})"
-        for item in fields(here)
-        if item.name != "checkpoint_every" and getattr(here, item.name) != getattr(there, item.name)
-    )
-    yield from (
-        "## What differs from the paper",
-        "",
-        "In brackets, what the paper or its public release has.",
-        "",
-    )
-    yield f"- FREE's settings: {changed}."
-    for dataset in profile.datasets:
-        ours, theirs = ({**asdict(PoolConfig()), **p.pool_fields(dataset)} for p in (profile, paper))
-        yield (
-            f"- {DATASET_TITLES.get(dataset, dataset)}: {ours['n_models']} models ({theirs['n_models']}) of "
-            f"{ours['epochs']} epochs ({theirs['epochs']}), images of {profile.size_of(dataset) or 'native'} "
-            f"pixels ({paper.size_of(dataset) or NATIVE[dataset]}), {len(profile.seeds_for(dataset))} seed(s)"
-            + (", 200 images a class (600)." if dataset == "mini-imagenet" else ".")
-        )
-    for name in ("table2", "table3", "table4", "figure7"):
-        own = profile.for_experiment(name)
-        rounds = own.method_fields("free").get("rounds", FreeConfig().rounds)
-        yield f"- {name[:-1].capitalize()} {name[-1]}: {rounds} rounds of FREE ({FreeConfig().rounds})."
-    yield "- The round that is tested is picked on the meta-validation classes (on the test classes)."
-    yield "- Nothing of this was run on a GPU."
-    yield ""
 
 
 def write(root: str | Path = ".", profile: str = "cpu") -> list[Path]:

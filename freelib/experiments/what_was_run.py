@@ -1,0 +1,104 @@
+"""The end of `results/README.md`: what was run, whether that was long enough, what differs from the paper."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, fields
+
+from freelib.experiments import beyond
+from freelib.experiments.evidence import PLANS, Evidence, name_of
+from freelib.experiments.units import make_config
+from freelib.methods import get_method
+from freelib.methods.free import FreeConfig
+from freelib.pretraining import PoolConfig
+from freelib.profiles import get_profile
+from freelib.records import Record
+from freelib.report import duration, facts, spent
+from freelib.tables import DATASET_TITLES
+
+NATIVE = {"cifar-fs": 32, "mini-imagenet": 84, "cub": 84}
+
+
+def what_was_run(evidence: Evidence) -> Iterator[str]:
+    """How many of the profile's runs have a record, how long they took, and on what machine."""
+    yield from (
+        "## What was run",
+        "",
+        "| | runs with a record | of | training and test |",
+        "| --- | --- | --- | --- |",
+    )
+    for name in PLANS:
+        runs = evidence.runs(name)
+        numbers = f"{len(runs.records)} | {len(runs.wanted)} | {duration(spent(runs.records))}"
+        title = "beyond the paper" if name == beyond.EXPERIMENT else f"{name[:-1]} {name[-1]}"
+        yield f"| {title} | {numbers} |"
+    yield from ("", "One run may serve several tables; its time is counted in each.", "")
+    yield from (*_long_enough(evidence), "| | |", "| --- | --- |")
+    yield from (f"| {name} | {value} |" for name, value in facts(evidence.store).items())
+    yield ""
+
+
+def _long_enough(evidence: Evidence) -> Iterator[str]:
+    """What the last third of training still brought, on the meta-validation classes."""
+    yield from ("### Were the runs long enough?", "")
+    yield "Accuracy on the meta-validation classes, of runs that look at them at least three times. Where the"
+    yield "last third of training still brings points, a longer run would be better than what is shown here."
+    yield from ("", "| method | | first look, % | best until two thirds, % | best of all, % | gained |")
+    yield "| --- | --- | --- | --- | --- | --- |"
+    for where, record in _looked_at(evidence.runs("table1").records):
+        rounds, scores = (record["history"][f"validation_{name}"] for name in ("round", "accuracy"))
+        middle, best = (
+            max(s for r, s in zip(rounds, scores, strict=True) if r <= 2 / 3 * rounds[-1]),
+            max(scores),
+        )
+        gain = f"{best - middle:+.1f}".replace("-", "−")
+        shown = " | ".join(f"{value:.1f}" for value in (scores[0], middle, best))
+        yield f"| {get_method(record['method']).title} | {where} | {shown} | {gain} |"
+    yield ""
+
+
+def _looked_at(records: Iterable[Record]) -> Iterator[tuple[str, Record]]:
+    """Those with at least three looks, each training once, and in words which it is."""
+    seen = set()
+    for record in records:
+        shots = f"{record['n_shot']}-shot"
+        if not get_method(record["method"]).uses_shots:  # one training, and one curve of it
+            shots = f"all shots, seen at {record['evaluation']['validation_shots']}-shot"
+        where = f"{name_of(record['dataset'])}, {shots}, seed {record['seed']}"
+        key = (record["method"], where)
+        if key not in seen and len((record["history"] or {}).get("validation_round", [])) >= 3:
+            seen.add(key)
+            yield where, record
+
+
+def what_differs(evidence: Evidence) -> Iterator[str]:
+    """How the profile's sizes differ from the paper's, and what else is not as there."""
+    profile, paper = evidence.profile, get_profile("paper")
+    here, there = (make_config("free", p.method_fields("free")) for p in (profile, paper))
+    changed = ", ".join(
+        f"{item.name} {getattr(here, item.name)} ({getattr(there, item.name)})"
+        for item in fields(here)
+        if item.name != "checkpoint_every" and getattr(here, item.name) != getattr(there, item.name)
+    )
+    yield from (
+        "## What differs from the paper",
+        "",
+        "In brackets, what the paper or its public release has.",
+        "",
+    )
+    yield f"- FREE's settings: {changed}."
+    for dataset in profile.datasets:
+        ours, theirs = ({**asdict(PoolConfig()), **p.pool_fields(dataset)} for p in (profile, paper))
+        yield (
+            f"- {DATASET_TITLES.get(dataset, dataset)}: {ours['n_models']} models ({theirs['n_models']}) of "
+            f"{ours['epochs']} epochs ({theirs['epochs']}), images of {profile.size_of(dataset) or 'native'} "
+            f"pixels ({paper.size_of(dataset) or NATIVE[dataset]}), {len(profile.seeds_for(dataset))} seed(s)"
+            + (", 200 images a class (600)." if dataset == "mini-imagenet" else ".")
+        )
+    for name in ("table2", "table3", "table4", "figure7"):
+        own = profile.for_experiment(name)
+        rounds = own.method_fields("free").get("rounds", FreeConfig().rounds)
+        yield f"- {name[:-1].capitalize()} {name[-1]}: {rounds} rounds of FREE ({FreeConfig().rounds})."
+    yield "- The round that is tested is picked on the meta-validation classes (on the test classes)."
+    yield "- Nothing of this was run on a GPU."
+    yield ""
