@@ -75,7 +75,7 @@ def test_the_verdict_is_held_against_one_model_and_against_all():
     assert beyond_words.verdict(beyond.rows([own, *rivals])) == (
         "CIFAR-FS, 1-shot: one student is above one model's features (+10.0 ± 1.1 points), "
         "not told apart from all models' features (+0.2 ± 0.9 points).\n"
-        "One student beats the pool it came from in 0 of 1 columns."
+        "One student beats the features of all its teachers in 0 of 1 columns."
     )
     lower = record("pool_features", [45.0, 46.0, 48.0])
     assert beyond_words.verdict(beyond.rows([own, rivals[0], lower])).endswith("in 1 of 1 columns.")

@@ -8,7 +8,7 @@ import pytest
 from fake_methods import TINY
 
 from freelib.experiments import grid
-from freelib.experiments.grid import GridError, _longest_first, run_grid, standing
+from freelib.experiments.grid import GridError, _longest_first, run_grid, run_plan, standing
 from freelib.experiments.runner import run_unit
 from freelib.experiments.units import Unit
 from freelib.experiments.worker import Job, Worker
@@ -43,6 +43,12 @@ def test_what_stands_is_shown_without_data_and_nothing_is_made(tiny_world, tmp_p
     monkeypatch.setenv("FREELIB_DATA", str(tmp_path / "nothing"))
     monkeypatch.setenv("FREELIB_CACHE", str(tmp_path / "empty"))
     assert run_grid(units, TINY, store) == [made]
+    store = RecordStore(tmp_path / "tiny" / "records")
+    store.put(made)
+    plan = [(TINY, units[:1]), (TINY, units[1:])]  # one part of it stands
+    assert run_plan(plan, tmp_path) == [made]
+    with pytest.raises(ValueError, match="none of the 2 runs has a record"):
+        run_plan(plan, tmp_path / "elsewhere")
     assert standing([replace(unit, experiment="u") for unit in units], TINY, store) == [
         made | {"experiment": "u"}
     ]

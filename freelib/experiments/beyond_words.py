@@ -52,7 +52,9 @@ def verdict(rows: pd.DataFrame) -> str:
         lines.append(f"{DATASET_TITLES.get(str(dataset), dataset)}, {n_shot}-shot: one student is {told}.")
         won += all(gap > ci95 for gap, ci95 in gaps.values())
         columns += 1
-    return "\n".join([*lines, f"One student beats the pool it came from in {won} of {columns} columns."])
+    return "\n".join(
+        [*lines, f"One student beats the features of all its teachers in {won} of {columns} columns."]
+    )
 
 
 def _place(gap: float, ci95: float) -> str:

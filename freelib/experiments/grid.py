@@ -48,9 +48,7 @@ def run_grid(
     failed.
     """
     if os.environ.get("FREELIB_RUNS") == "none":
-        if not (there := standing(units, profile, store)):
-            raise ValueError(f"none of the {len(units)} runs has a record in {store.root}, and none is made")
-        return there
+        return _some([(units, profile, store)])
     known = {unit.name: known_record(Run(unit, profile, cache), store) for unit in units}
     missing = [unit for unit in units if known[unit.name] is None]
     if missing:
@@ -64,13 +62,19 @@ def run_grid(
 
 def run_plan(plan: Plan, results: str | Path, *, cache: str | Path | None = None) -> list[Record]:
     """The records of all units of a plan, kept in `<results>/<profile>/records`; see `run_grid`."""
-    return [
-        record
-        for profile, units in plan
-        for record in run_grid(
-            units, profile, RecordStore(Path(results) / profile.name / "records"), cache=cache
-        )
-    ]
+    grids = [(units, p, RecordStore(Path(results) / p.name / "records")) for p, units in plan]
+    if os.environ.get("FREELIB_RUNS") == "none":
+        return _some(grids)
+    return [record for each in grids for record in run_grid(*each, cache=cache)]
+
+
+def _some(grids: Sequence[tuple[Sequence[Unit], Profile, RecordStore]]) -> list[Record]:
+    """The records that stand of one grid or several. Raises ValueError where there is none at all."""
+    found = [record for each in grids for record in standing(*each)]
+    if not found:
+        n, root = sum(len(units) for units, *_ in grids), grids[0][2].root
+        raise ValueError(f"none of the {n} runs has a record in {root}, and none is made")
+    return found
 
 
 def standing(units: Sequence[Unit], profile: Profile, store: RecordStore) -> list[Record]:
