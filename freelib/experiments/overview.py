@@ -31,7 +31,7 @@ LABELS = {
     "random": "student, untrained",
     "best_teacher": "pool's best model",
     "free": "student: FREE",
-    "pool_features": "all {:.0f} models",
+    "pool_features": "features of\nall {:.0f} models",
     "pool_distillation": "student: distilled\nfrom all",
 }
 """The methods with a bar: what is untrained, the pool itself, and what is learned from it without data."""
