@@ -54,7 +54,7 @@ class Recovery(Scene):
         rows = []
         for task in tasks:
             firsts = [task.images[task.labels == c][0] for c in range(task.model.n_way)]
-            rows.append(np.concatenate([image.permute(1, 2, 0).numpy() for image in firsts], axis=1))
+            rows.append(np.concatenate([image.cpu().permute(1, 2, 0).numpy() for image in firsts], axis=1))
         pixels = (np.concatenate(rows).clip(0, 1) * 255).round().astype(np.uint8)
         buffer = io.BytesIO()
         Image.fromarray(pixels).save(buffer, "PNG", optimize=True)
