@@ -82,9 +82,12 @@ def save_figure(figure: Figure, folder: str | Path, name: str, *, dpi: int = 160
 
 
 def brief(name: str) -> str:
-    """A class's name in few letters: a character itself, or the name's beginning."""
+    """A class's name in few letters: a character itself, or the name's beginning.
+
+    Characters have their names in capitals: "tulip" is a class of photographs, not the character TULIP.
+    """
     try:
-        return unicodedata.lookup(name)
+        return unicodedata.lookup(name if name.isupper() else "")
     except KeyError:
         return name.replace("_", " ")[:14]
 

@@ -8,7 +8,15 @@ from matplotlib.container import ErrorbarContainer
 from test_tables import record, two_methods
 
 from freelib.experiments import table1
-from freelib.figures import PAGE_WIDTH, bar_chart, difference_chart, image_grid, learning_curves, save_figure
+from freelib.figures import (
+    PAGE_WIDTH,
+    bar_chart,
+    brief,
+    difference_chart,
+    image_grid,
+    learning_curves,
+    save_figure,
+)
 from freelib.tables import accuracy_rows
 
 
@@ -123,3 +131,10 @@ def test_files_are_the_same_each_time_and_settings_stay(tmp_path):
 
 def test_a_notebook_shows_a_figure_without_pyplot():
     assert bar_chart(table1.rows(two_methods()))._repr_png_().startswith(b"\x89PNG")
+
+
+def test_a_class_is_named_by_its_character_only_where_it_is_one():
+    assert brief("GREEK SMALL LETTER XI") == "ξ"
+    assert brief("tulip") == "tulip"  # TULIP is a character too, one that few fonts have
+    assert brief("NO SUCH CHARACTER") == "NO SUCH CHARAC"
+    assert brief("pickup_truck of old") == "pickup truck o"
