@@ -121,7 +121,7 @@ class Framework(Scene):
             model = task.model
             accuracy = "" if model.accuracy is None else f", {100 * model.accuracy:.0f} %"
             axis.text(1.5, y + 1.6, f"{model.arch}{accuracy}", size=6.5, weight="bold", va="center")
-            names = wrap(", ".join(map(brief, model.class_names)), 34, max_lines=2, placeholder=" …")
+            names = wrap(", ".join(map(brief, model.class_names)), 31, max_lines=2, placeholder=" …")
             axis.text(1.5, y - 1.4, "\n".join(names), size=5.5, va="center", linespacing=1.15)
 
     def _draw_student(self, axis: Axes, rows: Sequence[float]) -> None:
