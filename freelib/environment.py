@@ -91,6 +91,11 @@ def process_context() -> BaseContext:
     return context
 
 
+def nothing_is_made() -> bool:
+    """Whether only records that stand are to be shown: FREELIB_RUNS=none."""
+    return os.environ.get("FREELIB_RUNS") == "none"
+
+
 def refuse_unguarded_script() -> None:
     """Raises RuntimeError in a process of ours that is still importing the script it was started from.
 

@@ -96,7 +96,7 @@ def brief(name: str) -> str:
 def bar_chart(rows: pd.DataFrame) -> Figure:
     """Accuracy by method with 95 % intervals: a panel for each data set, a colour for each number of shots.
 
-    rows: see `freelib.tables.accuracy_rows`; chance and, where known, the paper's value are marked, and so
+    rows: see `accuracy_rows`; chance and, where known, the paper's value are marked, and so
       is what has no row
     """
     datasets = list(dict.fromkeys(rows["dataset"]))
@@ -143,7 +143,7 @@ def bar_chart(rows: pd.DataFrame) -> Figure:
 def difference_chart(rows: pd.DataFrame, words: Iterable[str], label: str) -> Figure:
     """Paired differences with 95 % intervals, a line a row: a panel a data set, a colour a number of shots.
 
-    rows: see `freelib.tables.accuracy_rows`; words: what each row is called; rows without a difference are
+    rows: see `accuracy_rows`; words: what each row is called; rows without a difference are
       left out
     """
     named = rows.assign(words=list(words))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from jaxtyping import install_import_hook
 
 if TYPE_CHECKING:
     from freelib.datasets import FewShotDataset
+    from freelib.experiments.evidence import Evidence
 
 # Before the first import of freelib: what is loaded later has its shapes and types checked at each call.
 install_import_hook("freelib", "runtime_checks.checked")
@@ -73,3 +75,11 @@ def tiny_world(tiny_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("FREELIB_CACHE", str(cache))
     monkeypatch.setenv("FREELIB_PROGRESS", "off")
     return cache
+
+
+@pytest.fixture
+def evidence(tmp_path: Path) -> Callable[..., Evidence]:
+    """The evidence of made records, in a folder of the test's own; see `made_evidence`."""
+    from made_records import made_evidence
+
+    return partial(made_evidence, tmp_path)

@@ -23,6 +23,7 @@ LAYERS = {
     "methods": METHODS,
     "experiments": EXPERIMENTS,
     "profiles": EXPERIMENTS,
+    "accuracy_rows": EXPERIMENTS,
     "tables": EXPERIMENTS,
     "figures": EXPERIMENTS,
     "report": EXPERIMENTS,

@@ -80,8 +80,12 @@ def test_distances_by_kind():
     assert (several["low"] <= several["mean"]).all()
     assert (several["mean"] <= several["high"]).all()
     assert found.loc["no class in common", ["low", "high"]].isna().all()  # one pair
-    assert figure2.apart(found.reset_index(), "the same model, twice", "different domains")
-    assert not figure2.apart(found.reset_index(), "different domains", "the same model, twice")
+    gap, low, high = figure2.further(found.reset_index(), "the same model, twice", "different domains")
+    back = figure2.further(found.reset_index(), "different domains", "the same model, twice")
+    assert 0 < low <= gap <= high
+    assert back == (-gap, -high, -low)
+    none = figure2.further(found.reset_index(), "no class in common", "different domains")
+    assert np.isnan(none[1:]).all()
     assert "no class in common: 1.500 (one pair)" in figure2.conclusion(known())
     assert "from 70 to 90 %" in figure2.conclusion(known())
 

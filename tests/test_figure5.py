@@ -40,7 +40,7 @@ def test_differences_are_paired_by_seed():
     assert found.loc["inner_product", "difference"] == pytest.approx(2 * gaps.mean())
     assert not found.loc["cosine", "raises"]
     cells = figure5.difference_table(found.reset_index()).cells
-    assert cells["aligned − summed"].tolist() == ["+0.12 ± 0.32", "+0.25 ± 0.64"]
+    assert cells["aligned − summed"].tolist() == ["+0.125 ± 0.318", "+0.250 ± 0.635"]
     sentence = figure5.conclusion(found.reset_index())
     assert sentence.startswith("On CIFAR-FS alignment does not measurably change the cosine")
 
@@ -60,7 +60,7 @@ def test_one_seed_has_no_interval_and_no_verdict():
     assert sentence.endswith(
         "a difference in the cosine of the tasks' gradients (+0.400, one seed: no interval)."
     )
-    assert figure5.difference_table(found).cells["aligned − summed"].tolist() == ["+0.4", "+0.8"]
+    assert figure5.difference_table(found).cells["aligned − summed"].tolist() == ["+0.400", "+0.800"]
 
 
 def test_the_figure_has_a_line_a_kind():

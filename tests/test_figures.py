@@ -7,6 +7,7 @@ import torch
 from matplotlib.container import ErrorbarContainer
 from test_tables import record, two_methods
 
+from freelib.accuracy_rows import accuracy_rows
 from freelib.experiments import table1
 from freelib.figures import (
     PAGE_WIDTH,
@@ -17,7 +18,6 @@ from freelib.figures import (
     learning_curves,
     save_figure,
 )
-from freelib.tables import accuracy_rows
 
 
 def trained(method, scores, **changes):

@@ -4,20 +4,10 @@ import pandas as pd
 import pytest
 from test_records import fields
 
+from freelib.accuracy_rows import REFERENCE, accuracy_rows, episode_means, reference_values
 from freelib.experiments import table1
 from freelib.records import complete
-from freelib.tables import (
-    ABSENT,
-    REFERENCE,
-    UNKNOWN,
-    Table,
-    accuracy_rows,
-    accuracy_table,
-    episode_means,
-    plus_minus,
-    reference_values,
-    signed,
-)
+from freelib.tables import ABSENT, UNKNOWN, Table, accuracy_table, plus_minus, signed
 
 
 def record(method, episodes, **changes):
@@ -189,4 +179,5 @@ def test_formats():
     assert plus_minus(31.25, 0.84) == "31.2 ± 0.8"
     assert signed(1.0, 0.5) == "+1.0 ± 0.5"
     assert signed(-0.04, 0.5) == "+0.0 ± 0.5"
+    assert signed(0.25, float("nan"), 2) == "+0.25"  # one seed
     assert plus_minus(float("nan"), 1.0) == signed(float("nan"), 1.0) == ""

@@ -16,6 +16,11 @@ from freelib.experiments.units import (
 DRIFTING = "fake_methods:Drifting"
 
 
+@dataclass(frozen=True)
+class Fading:
+    rate: float = 1.0
+
+
 def test_grid_is_the_product_in_order():
     units = grid("table1", ["a", "b"], ["d", "e"], [1, 5], [0, 1])
     assert len(units) == 16
@@ -116,3 +121,10 @@ def test_overrides_from_words():
     for word in ("rounds", "=3"):
         with pytest.raises(ValueError, match="field=value"):
             parse_overrides([word])
+
+
+def test_an_infinite_number_is_read_as_records_have_it():
+    assert checked_fields(Fading, {"rate": "inf"}, "Fading") == {"rate": float("inf")}
+    assert checked_fields(Fading, {"rate": "-inf"}, "Fading") == {"rate": float("-inf")}
+    with pytest.raises(ValueError, match="Fading: rate is 'nan', expected float"):
+        checked_fields(Fading, {"rate": "nan"}, "Fading")

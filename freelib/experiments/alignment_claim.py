@@ -12,7 +12,7 @@ WORDS = "summed gradients"
 
 
 def variant(record: Record) -> str:
-    """The words of `freelib.tables.accuracy_rows` for FREE with summed gradients."""
+    """The words of `accuracy_rows` for FREE with summed gradients."""
     return WORDS if record["config"].get("alignment") == "summed" else ""
 
 

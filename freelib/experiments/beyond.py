@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from freelib.accuracy_rows import accuracy_rows
 from freelib.backbones import DEFAULT_WIDTH
 from freelib.datasets.cache import cache_folder
 from freelib.episodes import EpisodeSampler
@@ -26,7 +27,7 @@ from freelib.methods.running import TrainingLog
 from freelib.profiles import Profile, get_profile
 from freelib.records import Record, RecordStore, digest_of
 from freelib.storage import Checkpoint, load_tensors, save_tensors
-from freelib.tables import DATASET_TITLES, Table, accuracy_rows, plus_minus, signed
+from freelib.tables import DATASET_TITLES, Table, plus_minus, signed
 
 EXPERIMENT = "beyond"
 METHOD = PoolDistillation.name
@@ -101,7 +102,7 @@ def units(
 
 
 def rows(records: Sequence[Record]) -> pd.DataFrame:
-    """The table's rows, see `freelib.tables.accuracy_rows`; differences are against pool distillation."""
+    """The table's rows, see `accuracy_rows`; differences are against pool distillation."""
     table = accuracy_rows(records, table=EXPERIMENT, reference=METHOD)
     return table.sort_values(["dataset", "n_shot", "accuracy"], ignore_index=True)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -32,12 +32,17 @@ def variants_images(records: Sequence[Record], variants: Sequence[Record]) -> st
     )
 
 
-def _total(config: dict[str, Any]) -> int:
+def shares(config: Mapping[str, Any]) -> dict[str, float]:
+    """Which part of the images that pool distillation learns from is of which kind; they add up to 1."""
+    return {words: config[kind] / _total(config) for kind, words in KINDS.items()}
+
+
+def _total(config: Mapping[str, Any]) -> int:
     return sum(config[kind] for kind in KINDS)
 
 
-def _kinds(config: dict[str, Any]) -> str:
-    return ", ".join(f"{config[kind] / _total(config):.0%} {words}" for kind, words in KINDS.items())
+def _kinds(config: Mapping[str, Any]) -> str:
+    return ", ".join(f"{share:.0%} {words}" for words, share in shares(config).items())
 
 
 def verdict(rows: pd.DataFrame) -> str:

@@ -8,12 +8,13 @@ from typing import Any
 
 import pandas as pd
 
+from freelib.accuracy_rows import reference_values
 from freelib.experiments import table1, table2, table3
 from freelib.experiments.evidence import Evidence, Runs, setting
 from freelib.experiments.units import Unit
 from freelib.experiments.verdicts import OPEN, Cell, Verdict, judged, span
 from freelib.methods import get_method
-from freelib.tables import plus_minus, reference_values
+from freelib.tables import plus_minus
 
 Rows = dict[Hashable, Any]
 REPORTED_GAIN = (1.42, 4.78)
@@ -45,13 +46,9 @@ def ahead(rows: Rows, others: Sequence[str], where: str) -> Cell | None:
     if not there:
         return None
     best = max(there, key=lambda row: row["accuracy"])
-    return replace(_cell(best, where), rivals=tuple(_cell(row, where) for row in there if row is not best))
-
-
-def _cell(row: Rows, where: str) -> Cell:
-    over_seeds: tuple[float, float] = (0.0 - row["seed_difference"], row["seed_difference_ci95"])
-    seeds = None if pd.isna(over_seeds[1]) else over_seeds  # with one seed, the episodes alone tell
-    return Cell(where, row["title"], 0.0 - row["difference"], row["difference_ci95"], seeds)
+    return replace(
+        Cell.of(where, best), rivals=tuple(Cell.of(where, row) for row in there if row is not best)
+    )
 
 
 def against(

@@ -49,9 +49,7 @@ def part_cells(rows: pd.DataFrame, words: str) -> list[Cell]:
     """The full method minus the row without a part, a cell a data set and number of shots."""
     cells = []
     for row in rows[rows["variant"] == words].to_dict("records"):
-        seeds = mean_over_seeds(-torch.tensor(row["by_seed"], dtype=torch.float64))
-        where = setting(row["dataset"], row["n_shot"])
-        cells.append(Cell(where, words, 0.0 - row["difference"], row["difference_ci95"], seeds))
+        cells.append(Cell.of(setting(row["dataset"], row["n_shot"]), row, words, by_seed=True))
     return cells
 
 
@@ -124,8 +122,7 @@ def alignment_helps(evidence: Evidence) -> Verdict:
                 where += f", mixed architectures, student {table3.STUDENTS[row['student']]}"
             else:
                 where += ", from the mixed pool"
-            seeds = (0.0 - row["seed_difference"], row["seed_difference_ci95"])
-            cells.append(Cell(where, BELL.words, 0.0 - row["difference"], row["difference_ci95"], seeds))
+            cells.append(Cell.of(where, row.to_dict(), BELL.words, by_seed=True))
             numbers.append(sentence(row, where))
         lacking = runs.lacking(lambda unit: unit.method == "free")
         missing += [f"table {name[-1]}: {text}" for text in lacking]

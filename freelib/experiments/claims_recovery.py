@@ -7,6 +7,7 @@ from typing import Any
 
 import pandas as pd
 
+from freelib.accuracy_rows import accuracy_rows
 from freelib.experiments import figure1, figure2, performance, recovery_cost, table5
 from freelib.experiments.benchmark import PIECES
 from freelib.experiments.evidence import Evidence, setting, unmeasured_seeds
@@ -22,7 +23,7 @@ from freelib.experiments.verdicts import (
     span,
 )
 from freelib.records import Record
-from freelib.tables import DATASET_TITLES, accuracy_rows, plus_minus
+from freelib.tables import DATASET_TITLES, plus_minus
 
 FROM_SCRATCH = "generators from scratch"
 
@@ -91,15 +92,7 @@ def recovered_tasks_teach(evidence: Evidence) -> Verdict:
 
 def _cells(rows: pd.DataFrame) -> list[Cell]:
     """FREE minus each row's learner."""
-    return [
-        Cell(
-            setting(row["dataset"], row["n_shot"]),
-            row["title"],
-            0.0 - row["difference"],
-            row["difference_ci95"],
-        )
-        for row in rows.to_dict("records")
-    ]
+    return [Cell.of(setting(row["dataset"], row["n_shot"]), row) for row in rows.to_dict("records")]
 
 
 def _recovered_by(record: Record) -> str:
@@ -124,13 +117,16 @@ def pool_is_heterogeneous(evidence: Evidence) -> Verdict:
     if not found:
         return Verdict(claim, OPEN, notebooks=notebooks)
     kinds = figure2.by_kind(found[0])
-    rows = {row["kind"]: row for row in kinds.to_dict("records")}
-    far = rows.pop(figure2.KINDS[3], None)
-    if far is None:
+    far, nearer = figure2.KINDS[3], [kind for kind in kinds["kind"] if kind != figure2.KINDS[3]]
+    if len(nearer) == len(kinds):
         return Verdict(claim, OPEN, notebooks=notebooks)
-    signs = [1 if figure2.apart(kinds, near, figure2.KINDS[3]) else 0 for near in rows]
-    means = ", ".join(f"{name} {row['mean']:.3f}" for name, row in rows.items())
-    finding = f"energy distance of two tasks: {figure2.KINDS[3]} {far['mean']:.3f}; {means}"
+    gaps = [figure2.further(kinds, near, far) for near in nearer]
+    signs = [1 if low > 0 else -1 if high < 0 else 0 for _, low, high in gaps]
+    words = [
+        f"{gap:+.3f} {figure2.in_brackets(low, high)} against {near}".replace("-0.", "−0.")
+        for near, (gap, low, high) in zip(nearer, gaps, strict=True)
+    ]
+    finding = f"energy distance of two tasks, {far}: {', '.join(words)}"
     return Verdict(claim, judged(signs), finding, (figure2.conclusion(found[0]),), (), notebooks)
 
 

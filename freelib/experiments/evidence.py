@@ -16,8 +16,8 @@ from freelib.tables import DATASET_TITLES
 
 
 def _table(module: object, own: Profile) -> Plan:
-    if module is table2:
-        return [(own, table2.units(own))]
+    if module in (table2, beyond):
+        return [(own, module.units(own))]
     axes = (own.datasets, own.shots, own.seeds)
     units = table3.units(own, own.methods, *axes) if module is table3 else table4.units(own, *axes)
     return [(own, units)]
@@ -31,7 +31,7 @@ PLANS: dict[str, Callable[[Profile], Plan]] = {
     "table5": lambda profile: [(profile, table5.units(profile))],
     "figure5": figure5.plan,
     "figure7": figure7.plan,
-    "beyond": lambda profile: [(own := profile.for_experiment("beyond"), beyond.units(own))],
+    "beyond": lambda profile: _table(beyond, profile.for_experiment("beyond")),
 }
 """By experiment: all its runs in a profile."""
 

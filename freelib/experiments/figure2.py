@@ -123,7 +123,8 @@ def kind_of_pair(a: PretrainedModel, b: PretrainedModel) -> int:
 def by_kind(record: Record, *, draws: int = 1000) -> pd.DataFrame:
     """Mean distance of each kind of pair, with a 95 % interval from resampled models, and its values.
 
-    Columns: kind, mean, low, high, n_pairs, values; pairs (i, j) and (j, i) count as one, averaged.
+    Columns: kind, mean, low, high, n_pairs, values, drawn (the mean of each drawing of models, NaN where it
+    holds no such pair); pairs (i, j) and (j, i) count as one, averaged.
     """
     values, kinds = np.array(record["extra"]["distances"]), np.array(record["extra"]["kinds"])
     values, n, rng = (values + values.T) / 2, len(values), np.random.default_rng(0)
@@ -139,12 +140,19 @@ def by_kind(record: Record, *, draws: int = 1000) -> pd.DataFrame:
             if kind
             else [values.diagonal()[c] for c in chosen]
         )
-        low, high = np.percentile([found.mean() for found in drawn if len(found)], [2.5, 97.5])
         of_kind = values[np.triu(mask)]
-        if len(of_kind) < 2:  # one pair has no interval
-            low = high = float("nan")
-        rows.append((name, of_kind.mean(), low, high, len(of_kind), of_kind.tolist()))
-    return pd.DataFrame(rows, columns=["kind", "mean", "low", "high", "n_pairs", "values"])
+        enough = len(of_kind) > 1  # one pair has no interval
+        means = np.array([found.mean() if enough and len(found) else np.nan for found in drawn])
+        low, high = interval(means)
+        rows.append((name, of_kind.mean(), low, high, len(of_kind), of_kind.tolist(), means))
+    return pd.DataFrame(rows, columns=["kind", "mean", "low", "high", "n_pairs", "values", "drawn"])
+
+
+def interval(drawn: np.ndarray) -> tuple[float, float]:
+    """The middle 95 % of what was drawn, but for NaN; NaN where nothing is left."""
+    there = drawn[~np.isnan(drawn)]
+    low, high = np.percentile(there, [2.5, 97.5]) if len(there) else (np.nan, np.nan)
+    return float(low), float(high)
 
 
 @styled
@@ -211,18 +219,26 @@ def _draw_matrix(axis: Any, extra: dict[str, Any]) -> None:
     axis.figure.colorbar(shown, ax=axis, shrink=0.75, label="energy distance")
 
 
-def apart(found: pd.DataFrame, near: str, far: str) -> bool:
-    """Whether the interval of one kind of pairs lies above that of another."""
+def further(found: pd.DataFrame, near: str, far: str) -> tuple[float, float, float]:
+    """How much further apart pairs of one kind are than those of another, with its 95 % interval.
+
+    Both means are taken from the same drawings of models, so that what they share cancels.
+    """
     rows = {row["kind"]: row for row in found.to_dict("records")}
-    return bool(rows[far]["low"] > rows[near]["high"])
+    low, high = interval(rows[far]["drawn"] - rows[near]["drawn"])
+    return rows[far]["mean"] - rows[near]["mean"], low, high
+
+
+def in_brackets(low: float, high: float) -> str:
+    """`[0.012, 0.034]`; one pair has no interval (NaN)."""
+    return "(one pair)" if np.isnan(low) else f"[{low:.3f}, {high:.3f}]".replace("-", "−")
 
 
 def conclusion(record: Record) -> str:
     """The numbers behind the figure, in two sentences."""
     found, accuracies = by_kind(record), [100 * a for a in record["extra"]["accuracies"]]
     words = [
-        f"{row['kind']}: {row['mean']:.3f}"
-        + (f" [{row['low']:.3f}, {row['high']:.3f}]" if row["n_pairs"] > 1 else " (one pair)")
+        f"{row['kind']}: {row['mean']:.3f} {in_brackets(row['low'], row['high'])}"
         for row in found.to_dict("records")
     ]
     return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -17,7 +18,7 @@ from freelib.experiments.units import grid
 from freelib.figures import LINE_STYLES, PALETTE, mean_and_each, new_figure, styled
 from freelib.profiles import Profile, get_profile
 from freelib.records import Record
-from freelib.tables import DATASET_TITLES, Table
+from freelib.tables import DATASET_TITLES, Table, signed
 
 EXPERIMENT = "figure5"
 MEASURES = {"cosine": "cosine of two tasks' gradients", "inner_product": "inner product of two tasks"}
@@ -131,10 +132,7 @@ def difference_table(found: pd.DataFrame) -> Table:
             "measure": [name.replace("_", " ") for name in found["measure"]],
             "aligned": [f"{value:.3g}" for value in found["aligned"]],
             "summed": [f"{value:.3g}" for value in found["summed"]],
-            "aligned − summed": [
-                _signed(gap, width, ".2g")
-                for gap, width in zip(found["difference"], found["ci95"], strict=True)
-            ],
+            "aligned − summed": list(map(partial(signed, digits=3), found["difference"], found["ci95"])),
             "seeds": found["n_seeds"],
         }
     )
@@ -177,12 +175,6 @@ def conclusion(found: pd.DataFrame) -> str:
             verdict, seeds = "goes with a difference in", ", one seed: no interval"
         words.append(
             f"On {title(row['dataset'])} alignment {verdict} the cosine of the "
-            f"tasks' gradients ({_signed(gap, width, '.3f')}{seeds})."
+            f"tasks' gradients ({signed(gap, width, 3)}{seeds})."
         )
     return " ".join(words)
-
-
-def _signed(value: float, half_width: float, digits: str) -> str:
-    """The difference with its interval, where there is one: that of one seed is NaN."""
-    interval = "" if pd.isna(half_width) else f" ± {half_width:{digits}}"
-    return f"{value:+{digits}}{interval}".replace("-", "−")

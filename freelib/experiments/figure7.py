@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from freelib.accuracy_rows import episode_means
 from freelib.evaluation import mean_and_interval
 from freelib.experiments.grid import Plan, run_plan
 from freelib.experiments.units import grid, unit_config
 from freelib.figures import PALETTE, new_figure, styled
 from freelib.profiles import Profile, get_profile
 from freelib.records import Record
-from freelib.tables import Table, episode_means, plus_minus
+from freelib.tables import Table, plus_minus
 
 EXPERIMENT = "figure7"
 AXES = {

@@ -7,13 +7,13 @@ and not its neighbours, and memory goes back to the system.
 from __future__ import annotations
 
 import math
-import os
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
 
+from freelib.environment import nothing_is_made
 from freelib.experiments.pools import get_pool, is_the_pool, pool_seed
 from freelib.experiments.runner import Run, known_record
 from freelib.experiments.units import Unit
@@ -47,7 +47,7 @@ def run_grid(
     Raises ValueError and MissingDataError before anything runs, GridError at the end, naming the units that
     failed.
     """
-    if os.environ.get("FREELIB_RUNS") == "none":
+    if nothing_is_made():
         return _some([(units, profile, store)])
     known = {unit.name: known_record(Run(unit, profile, cache), store) for unit in units}
     missing = [unit for unit in units if known[unit.name] is None]
@@ -63,7 +63,7 @@ def run_grid(
 def run_plan(plan: Plan, results: str | Path, *, cache: str | Path | None = None) -> list[Record]:
     """The records of all units of a plan, kept in `<results>/<profile>/records`; see `run_grid`."""
     grids = [(units, p, RecordStore(Path(results) / p.name / "records")) for p, units in plan]
-    if os.environ.get("FREELIB_RUNS") == "none":
+    if nothing_is_made():
         return _some(grids)
     return [record for each in grids for record in run_grid(*each, cache=cache)]
 

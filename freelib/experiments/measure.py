@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from freelib.datasets import MissingDataError
-from freelib.environment import device_name, environment, peak_memory_mib
+from freelib.environment import device_name, environment, nothing_is_made, peak_memory_mib
 from freelib.experiments.runner import Run
 from freelib.records import KEYED, Record, RecordStore, complete, config_digest
 
@@ -93,7 +92,7 @@ def _kept(
 ) -> Record:
     if (record := store.adopt(experiment, config_digest(keyed))) is not None:
         return record
-    if os.environ.get("FREELIB_RUNS") == "none":
+    if nothing_is_made():
         raise ValueError(f"{experiment}: {keyed['method']} has no record in {store.root}, and none is made")
     captured, start = environment(), time.perf_counter()
     values = dict(make())

@@ -16,6 +16,8 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from PIL import Image
 
 from freelib.experiments import table1
+from freelib.experiments.beyond import METHOD
+from freelib.experiments.beyond_words import shares
 from freelib.experiments.evidence import Evidence
 from freelib.experiments.figure2 import evenly
 from freelib.experiments.measure import measured
@@ -84,7 +86,7 @@ def drawn(evidence: Evidence) -> dict[str, Any] | None:
         "images": images[0]["config_digest"],
         "bars": _bars(table1.rows(records))[columns].round(2).to_dict("list"),
         "chance": 100 / evidence.profile.n_way,
-        "distilled_from": next((_kinds(r) for r in records if r["method"] == "pool_distillation"), {}),
+        "distilled_from": next((shares(r["config"]) for r in records if r["method"] == METHOD), {}),
     }
 
 
@@ -93,12 +95,6 @@ def _bars(rows: pd.DataFrame) -> pd.DataFrame:
     method = rows["method"].str.partition(" ")[0]
     best = rows.groupby([method, "n_shot"])["accuracy"].idxmax()
     return rows.assign(method=method).loc[sorted(best)]
-
-
-def _kinds(record: Record) -> dict[str, float]:
-    """The shares, in percent, of the kinds of images that pool distillation learns from."""
-    numbers = {kind: record["config"][kind] for kind in ("recovered", "procedural", "mixed")}
-    return {kind: round(100 * number / sum(numbers.values()), 1) for kind, number in numbers.items()}
 
 
 def draw(folder: str | Path, evidence: Evidence) -> Path | None:
@@ -148,7 +144,7 @@ def overview_figure(record: Record, wanted: dict[str, Any]) -> Figure:
     words = f"images recovered from {rows} models, one a class"
     scene.text(left, extent[3] + 0.06, words, size=7, va="bottom")
     if kinds := wanted["distilled_from"]:
-        shares = [f"{share:.0f} % {kind}" for kind, share in kinds.items()]
+        shares = [f"{100 * share:.0f} % {kind}" for kind, share in kinds.items()]
         below = f"FREE learns from such images alone; the distilled\nstudent's are {', '.join(shares)}"
         scene.text(left, bottom - 0.05, below, size=6.5, va="top")
     end = extent[1]

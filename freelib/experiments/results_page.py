@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
-from freelib.experiments import beyond, figure7, recovery_cost, table1, table2, table3, table4, table5
+from freelib.experiments import (
+    beyond,
+    beyond_words,
+    figure7,
+    recovery_cost,
+    table1,
+    table2,
+    table3,
+    table4,
+    table5,
+)
 from freelib.experiments.claims import KNOWN_TEXT, QUESTIONS, SOURCES, all_verdicts
 from freelib.experiments.claims_parts import ablation_rows
 from freelib.experiments.evidence import Evidence, name_of
@@ -23,7 +32,7 @@ from freelib.experiments.verdicts import OPEN, Verdict
 from freelib.experiments.what_was_run import what_differs, what_was_run
 from freelib.profiles import Profile
 from freelib.storage import write_atomically
-from freelib.tables import WALL, signed
+from freelib.tables import WALL, seconds_cell, signed
 
 EMBEDDED = {
     "figure1": "Five steps of the meta-generator against recoveries from nothing",
@@ -118,7 +127,7 @@ def _tables(evidence: Evidence) -> Iterator[str]:
     more = {
         "minus FREE": lambda row: signed(row["difference"], row["difference_ci95"]) or "–",
         "paper, %": lambda row: "?" if row["paper"] != row["paper"] else f"{row['paper']:.2f}",
-        "training, s": _seconds,
+        "training, s": lambda row: seconds_cell(row["seconds"], row["by_processor"]) or "–",
     }
     for dataset in dict.fromkeys(record["dataset"] for record in records):
         rows = table1.rows([record for record in records if record["dataset"] == dataset])
@@ -149,13 +158,6 @@ def _tables(evidence: Evidence) -> Iterator[str]:
     yield from _beyond(evidence)
 
 
-def _seconds(row: Mapping[Hashable, Any]) -> str:
-    """A row's seconds of training, marked where they are the wall's."""
-    if row["seconds"] != row["seconds"]:
-        return "–"
-    return f"{row['seconds']:.0f}{'' if row['by_processor'] or row['seconds'] < 0.5 else WALL}"
-
-
 def _beyond(evidence: Evidence) -> list[str]:
     """Pool distillation where table 1 has no column, without centring, and without one part at a time."""
     lines: list[str] = []
@@ -168,7 +170,7 @@ def _beyond(evidence: Evidence) -> list[str]:
     for line in beyond.uncentred(evidence.latest(f"{beyond.METHOD} centring")):
         lines += [line, ""]
     if variants := beyond.latest_ablation(evidence.everything):
-        title = f"{name_of(variants[0]['dataset'])}, a sixteenth of the images."
+        title = f"{name_of(variants[0]['dataset'])}. {beyond_words.variants_images(records, variants)}"
         lines.append(beyond.ablation_table(beyond.ablation_rows(variants), title).markdown())
     return ["## Beyond the paper: pool distillation", "", *lines] if lines else []
 

@@ -10,10 +10,9 @@ import pandas as pd
 
 from freelib.experiments import table1
 from freelib.experiments.evidence import Evidence, name_of
-from freelib.methods import get_method
 from freelib.profiles import get_profile
 from freelib.records import RecordStore
-from freelib.tables import plus_minus
+from freelib.tables import by_chance, plus_minus
 
 BEGIN, END = "<!-- results: written by `freelib report` -->", "<!-- end of results -->"
 SEEDS_NOTE = "seeds: –, nothing is drawn by chance"
@@ -50,7 +49,7 @@ def by_method(
 ) -> list[str]:
     """A table's rows in Markdown: a line a method, the worst first; a column for each value of `across`.
 
-    rows: see `freelib.tables.accuracy_rows`; more: further columns for each of those values, by their head
+    rows: see `accuracy_rows`; more: further columns for each of those values, by their head
     """
     values = list(dict.fromkeys(rows[across]))
     columns = [name for value in values for name in (head(value), *more)]
@@ -73,7 +72,7 @@ def by_method(
 def _seeds(rows: Iterable[Mapping[Hashable, Any]]) -> str:
     """The number of seeds of a method's cells; several where they differ."""
     rows = list(rows)
-    if not get_method(str(rows[0]["method"]).partition(" ")[0]).uses_seed:
+    if not by_chance(str(rows[0]["method"])):
         return "–"
     return ", ".join(dict.fromkeys(str(row["n_seeds"]) for row in rows))
 

@@ -8,17 +8,13 @@ from typing import Any
 
 import pandas as pd
 
+from freelib.accuracy_rows import accuracy_rows
 from freelib.experiments.grid import run_grid
 from freelib.experiments.units import Unit, grid, without_repeats
 from freelib.methods import get_method
 from freelib.profiles import Profile, get_profile
 from freelib.records import Record, RecordStore, has_processor_time, training_seconds
-from freelib.tables import (
-    DATASET_TITLES,
-    accuracy_rows,
-    plus_minus,
-    signed,
-)
+from freelib.tables import DATASET_TITLES, plus_minus, signed
 
 EXPERIMENT = "table1"
 PUBLISHED = ("random", "average", "ota", "dro", "purer", "bidf_mkd")
@@ -64,7 +60,7 @@ def run(
 
 
 def rows(records: Sequence[Record], *, reference: str = "free") -> pd.DataFrame:
-    """The table's rows, see `freelib.tables.accuracy_rows`: by data set, shots and accuracy, oracles last."""
+    """The table's rows, see `accuracy_rows`: by data set, shots and accuracy, oracles last."""
     table = accuracy_rows(records, table=EXPERIMENT, variant=_variant, reference=reference)
     order = {name: number for number, name in enumerate(dict.fromkeys(table["dataset"]))}
     by_dataset = table.assign(order=table["dataset"].map(order))

@@ -8,13 +8,14 @@ from pathlib import Path
 import pandas as pd
 import torch
 
+from freelib.accuracy_rows import accuracy_rows, part_size
 from freelib.evaluation import mean_and_interval
 from freelib.experiments.alignment_claim import SUMMED, pairs, sentence, variant
 from freelib.experiments.grid import run_grid
 from freelib.experiments.units import Unit, domains, grid, without_repeats
 from freelib.profiles import Profile, get_profile
 from freelib.records import Record, RecordStore
-from freelib.tables import DATASET_TITLES, accuracy_rows
+from freelib.tables import DATASET_TITLES
 
 EXPERIMENT = "table2"
 
@@ -67,9 +68,9 @@ def by_domain(record: Record) -> list[Record]:
 def sizes(record: Record) -> str:
     """A run's domains in words: how many models, and how large the images are."""
     names, pixels = domains(record["dataset"]), record["evaluation"]["image_size"]
-    models = dict.fromkeys(names, 0)
+    models: dict[str, float] = dict.fromkeys(names, 0)
     for part in record["pool"]["parts"]:
-        models[part["dataset"]] += part.get("take") or part["config"]["n_models"]
+        models[part["dataset"]] += part_size(part)
     return "; ".join(
         f"{DATASET_TITLES.get(name, name)}: {models[name]} models, "
         + ("images of their own size" if side is None else f"{side} pixels")
@@ -78,7 +79,7 @@ def sizes(record: Record) -> str:
 
 
 def rows(records: Sequence[Record]) -> pd.DataFrame:
-    """The table's rows, see `freelib.tables.accuracy_rows`: on each domain, then on their mean."""
+    """The table's rows, see `accuracy_rows`: on each domain, then on their mean."""
     apart = [part for record in records for part in by_domain(record)]
     order = {name: i for i, name in enumerate(domains(records[0]["dataset"]))}
     apart.sort(key=lambda record: order[record["dataset"]])

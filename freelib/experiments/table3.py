@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from freelib.accuracy_rows import accuracy_rows
 from freelib.experiments.alignment_claim import SUMMED, pairs, sentence, variant
 from freelib.experiments.grid import run_grid
 from freelib.experiments.units import Unit, grid, without_repeats
@@ -15,7 +16,7 @@ from freelib.methods import METHODS, get_method
 from freelib.methods.pool_features import PoolFeaturesConfig
 from freelib.profiles import Profile, get_profile
 from freelib.records import Record, RecordStore
-from freelib.tables import DATASET_TITLES, Table, accuracy_rows, accuracy_table
+from freelib.tables import DATASET_TITLES, Table, accuracy_table
 
 EXPERIMENT = "table3"
 STUDENTS = {"conv4": "Conv4", "resnet10": "ResNet-10", "resnet18": "ResNet-18"}
@@ -74,7 +75,7 @@ def student_of(record: Record) -> str:
 
 
 def rows(records: Sequence[Record]) -> pd.DataFrame:
-    """The table's rows, see `freelib.tables.accuracy_rows`, by `student`; differences are to its FREE."""
+    """The table's rows, see `accuracy_rows`, by `student`; differences are to its FREE."""
     tables = []
     for student in dict.fromkeys(map(student_of, records)):
         # FREE with a Conv4 is what methods without a student are held against

@@ -9,13 +9,14 @@ from typing import Any
 
 import pandas as pd
 
+from freelib.accuracy_rows import accuracy_rows
 from freelib.experiments.grid import run_grid
 from freelib.experiments.units import Unit, make_config, unit_config
 from freelib.methods.base import MethodConfig
 from freelib.methods.free import FreeConfig
 from freelib.profiles import Profile, get_profile
 from freelib.records import Record, RecordStore
-from freelib.tables import DATASET_TITLES, Table, accuracy_rows, plus_minus, signed
+from freelib.tables import DATASET_TITLES, Table, plus_minus, signed
 
 EXPERIMENT = "table4"
 SCRATCH_STEPS = 2  # times FIve's passes, which bring it to their agreement with the teacher, or above
@@ -116,7 +117,7 @@ def variant(record: Record, full: FreeConfig) -> str:
 
 
 def rows(records: Sequence[Record]) -> pd.DataFrame:
-    """The table's rows, see `freelib.tables.accuracy_rows`; each n_shot's full method comes first.
+    """The table's rows, see `accuracy_rows`; each n_shot's full method comes first.
 
     by_seed: each seed's difference to the full method; agreement: share of recovered images that their
     teacher puts in the intended class, in percent, over the second half of the rounds

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 import torch
 
+from freelib.accuracy_rows import episode_means
 from freelib.evaluation import mean_over_seeds, paired_difference
 from freelib.experiments.figure1 import speed_up
 from freelib.experiments.grid import run_grid
@@ -16,7 +17,7 @@ from freelib.experiments.recovery_cost import WAYS
 from freelib.experiments.units import Unit
 from freelib.profiles import Profile, get_profile
 from freelib.records import Record, RecordStore
-from freelib.tables import DATASET_TITLES, Table, episode_means, plus_minus, signed
+from freelib.tables import DATASET_TITLES, Table, plus_minus, signed
 
 EXPERIMENT = "table5"
 EQUAL_PASSES = f"{WAYS['scratch']}, as many passes"

@@ -145,7 +145,7 @@ def _fitting(value: Any, hint: Any, what: str) -> Any:
         raise ValueError(f"{what} is {value!r}, expected one of {', '.join(map(repr, options))}")
     if (origin or hint) is tuple and isinstance(value, list | tuple):
         return tuple(value)
-    if hint is float and type(value) is int:
+    if hint is float and (type(value) is int or value in ("inf", "-inf")):  # the latter: as `plain` has them
         return float(value)
     if type(value) is not (origin or hint):  # not isinstance: True is no whole number here
         raise ValueError(f"{what} is {value!r}, expected {getattr(hint, '__name__', hint)}")

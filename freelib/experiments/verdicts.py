@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from freelib.tables import signed
 
@@ -59,6 +60,16 @@ class Cell:
         own = None if None in signs else signs.pop() if len(signs) == 1 else 0
         every = [own, *(rival.sign for rival in self.rivals)]
         return None if None in every else min(sign for sign in every if sign is not None)
+
+    @classmethod
+    def of(cls, where: str, row: Mapping[Hashable, Any], other: str = "", *, by_seed: bool = False) -> Cell:
+        """The reference method minus that of a row of `accuracy_rows`.
+
+        other: its words, its title if empty; by_seed: one seed alone decides nothing
+        """
+        seeds = (0.0 - row["seed_difference"], row["seed_difference_ci95"])
+        known = seeds if by_seed or not math.isnan(seeds[1]) else None
+        return cls(where, other or row["title"], 0.0 - row["difference"], row["difference_ci95"], known)
 
     def __str__(self) -> str:
         text = f"{self.setting}: {signed(self.difference, self.half_width)} against {self.other}"

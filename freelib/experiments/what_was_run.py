@@ -100,5 +100,6 @@ def what_differs(evidence: Evidence) -> Iterator[str]:
         rounds = own.method_fields("free").get("rounds", FreeConfig().rounds)
         yield f"- {name[:-1].capitalize()} {name[-1]}: {rounds} rounds of FREE ({FreeConfig().rounds})."
     yield "- The round that is tested is picked on the meta-validation classes (on the test classes)."
-    yield "- Nothing of this was run on a GPU."
+    if {record["device"] for record in evidence.everything} <= {"cpu"}:
+        yield "- Nothing of this was run on a GPU."
     yield ""
