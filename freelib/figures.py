@@ -96,8 +96,8 @@ def brief(name: str) -> str:
 def bar_chart(rows: pd.DataFrame) -> Figure:
     """Accuracy by method with 95 % intervals: a panel for each data set, a colour for each number of shots.
 
-    rows: see `accuracy_rows`; chance and, where known, the paper's value are marked, and so
-      is what has no row
+    rows: see `accuracy_rows`; chance and, where known, the paper's value are marked, and so is what has no
+      row
     """
     datasets = list(dict.fromkeys(rows["dataset"]))
     methods = list(dict.fromkeys(rows["method"]))
@@ -143,15 +143,19 @@ def bar_chart(rows: pd.DataFrame) -> Figure:
 def difference_chart(rows: pd.DataFrame, words: Iterable[str], label: str) -> Figure:
     """Paired differences with 95 % intervals, a line a row: a panel a data set, a colour a number of shots.
 
-    rows: see `accuracy_rows`; words: what each row is called; rows without a difference are
-      left out
+    rows: see `accuracy_rows`; words: what each row is called; rows without a difference are left out, and
+      a panel says so where none is left
     """
     named = rows.assign(words=list(words))
     named = named[named["difference"].notna()]
     datasets, shots = list(dict.fromkeys(named["dataset"])), sorted(set(named["n_shot"]))
     lines = list(dict.fromkeys(named["words"]))
-    figure, axes = new_figure(1, len(datasets), height=0.9 + 0.22 * len(lines), sharey=True)
-    for axis, dataset in zip(axes[0], datasets, strict=True):
+    figure, axes = new_figure(1, max(1, len(datasets)), height=0.9 + 0.22 * len(lines), sharey=True)
+    if not datasets:
+        middle = {"transform": axes[0][0].transAxes, "ha": "center", "va": "center"}
+        axes[0][0].text(0.5, 0.5, "no two of these runs have been measured yet", **middle)
+        axes[0][0].set(xlabel=label)
+    for axis, dataset in zip(axes[0][: len(datasets)], datasets, strict=True):
         for i, n_shot in enumerate(shots):
             chosen = named[(named["dataset"] == dataset) & (named["n_shot"] == n_shot)]
             place = np.array([lines.index(word) for word in chosen["words"]])
@@ -169,7 +173,7 @@ def difference_chart(rows: pd.DataFrame, words: Iterable[str], label: str) -> Fi
         axis.set(title=DATASET_TITLES.get(dataset, dataset), xlabel=label)
         axis.grid(visible=False, axis="y")
     axes[0][0].set_yticks(range(len(lines)), lines)
-    axes[0][0].set_ylim(len(lines) - 0.5, -0.5)
+    axes[0][0].set_ylim(max(1, len(lines)) - 0.5, -0.5)
     if len(shots) > 1:
         figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(shots))
     return figure

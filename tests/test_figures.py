@@ -63,6 +63,12 @@ def test_differences_are_points_with_intervals_and_the_reference_has_none():
     assert figure.get_figwidth() <= PAGE_WIDTH
 
 
+def test_without_a_difference_the_figure_says_so():
+    rows = table1.rows([record("average", [45.0, 55.0])])
+    (axis,) = difference_chart(rows, rows["title"], "minus FREE, points").axes
+    assert [text.get_text() for text in axis.texts] == ["no two of these runs have been measured yet"]
+
+
 def test_curves_are_means_with_a_band_over_seeds():
     records = [
         trained("free", [30.0, 40.0]),

@@ -22,7 +22,7 @@ def pairs(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def alignment_helps(rows: pd.DataFrame) -> bool:
-    """Whether summed gradients are below BelL in each pair, intervals aside: what the paper claims."""
+    """Whether summed gradients are below BelL in each pair, interval and all: what the paper claims."""
     found = pairs(rows)
     return bool(len(found) and (found["difference"] + found["difference_ci95"] < 0).all())
 

@@ -11,6 +11,7 @@ from freelib.experiments.claims_accuracy import (
     beats_pool_features,
     beats_published,
     distilled_beats_best_teacher,
+    distilled_beats_mixed_pools,
     distilled_beats_oracle,
     distilled_beats_pool,
     reaches_the_papers_accuracy,
@@ -50,6 +51,7 @@ CLAIMS: tuple[Callable[[Evidence], Verdict], ...] = (
     beats_pool_features,
     distilled_beats_best_teacher,
     distilled_beats_pool,
+    distilled_beats_mixed_pools,
     distilled_beats_oracle,
     reaches_speed_targets,
 )

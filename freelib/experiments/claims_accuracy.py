@@ -10,6 +10,7 @@ import pandas as pd
 
 from freelib.accuracy_rows import reference_values
 from freelib.experiments import table1, table2, table3
+from freelib.experiments.beyond import METHOD
 from freelib.experiments.evidence import Evidence, Runs, setting
 from freelib.experiments.units import Unit
 from freelib.experiments.verdicts import OPEN, Cell, Verdict, judged, span
@@ -17,18 +18,21 @@ from freelib.methods import get_method
 from freelib.tables import plus_minus
 
 Rows = dict[Hashable, Any]
+TABLES: dict[str, Any] = {"table1": table1, "table2": table2, "table3": table3}
 REPORTED_GAIN = (1.42, 4.78)
 """The paper's gain over the state of the art, in points, from its abstract."""
 
 
 def columns(experiment: str, runs: Runs, method: str) -> Iterator[tuple[str, Rows]]:
-    """A table's columns in which a method has a record: ("CIFAR-FS, 1-shot", all its rows by method)."""
+    """A table's columns in which a method has a record: ("CIFAR-FS, 1-shot", all its rows by method).
+
+    Methods without a student are in the column of the Conv4.
+    """
     if not runs.records:
         return
-    if experiment == "table1":
-        table = table1.rows(runs.records, reference=method)
-    else:
-        table = table2.rows(runs.records) if experiment == "table2" else table3.rows(runs.records)
+    table = TABLES[experiment].rows(runs.records, reference=method)
+    if "student" in table:
+        table["student"] = table["student"].replace(table3.NO_STUDENT, "conv4")
     by = ["dataset", "n_shot", *(["student"] if "student" in table else [])]
     for key, group in table.groupby(by, sort=False):
         rows = {row["method"]: row for row in group.to_dict("records")}
@@ -162,7 +166,7 @@ def reaches_the_papers_accuracy(evidence: Evidence) -> Verdict:
 
 POOL = ("pool_features", "pool_features (not centred)")
 DISTILLED: dict[str, Any] = {
-    "method": "pool_distillation",
+    "method": METHOD,
     "notebooks": ("01_table1", "06_beyond_the_paper"),
     "ours": True,
 }
@@ -200,6 +204,27 @@ def distilled_beats_pool(evidence: Evidence) -> Verdict:
         f"Not judged, against what it is taught, with all models at test time: {cell}" for cell in taught
     )
     return replace(verdict, numbers=(*verdict.numbers, *words))
+
+
+def distilled_beats_mixed_pools(evidence: Evidence) -> Verdict:
+    """The same, from a pool of several data sets (table 2) and one of several architectures (table 3)."""
+    claim = "From a mixed pool too, the distilled student beats the features of all the pool's models"
+    mixed = {"table2": "from several data sets", "table3": "from several architectures"}
+    notebooks = ("06_beyond_the_paper", "02_table2", "03_table3")
+    cells: list[Cell] = []
+    missing: list[str] = []
+    for name, words in mixed.items():
+        runs = evidence.runs(name)
+        found = (ahead(rows, POOL, f"{where}, {words}") for where, rows in columns(name, runs, METHOD))
+        cells += filter(None, found)
+        lacking = runs.lacking(lambda unit: unit.method in (METHOD, *POOL) and "arch" not in unit.overrides)
+        missing += [f"table {name[-1]}: {text}" for text in lacking]
+    if not cells:
+        return Verdict(claim, OPEN, notebooks=notebooks, ours=True)
+    verdict = judged([cell.sign for cell in cells], missing=bool(missing))
+    finding = f"Pool distillation minus Pool features: {span(cells)}"
+    numbers = tuple(f"Pool distillation, points: {cell}" for cell in cells)
+    return Verdict(claim, verdict, finding, numbers, tuple(missing), notebooks, ours=True)
 
 
 def distilled_beats_oracle(evidence: Evidence) -> Verdict:

@@ -78,12 +78,12 @@ def sizes(record: Record) -> str:
     )
 
 
-def rows(records: Sequence[Record]) -> pd.DataFrame:
+def rows(records: Sequence[Record], *, reference: str = "free") -> pd.DataFrame:
     """The table's rows, see `accuracy_rows`: on each domain, then on their mean."""
     apart = [part for record in records for part in by_domain(record)]
     order = {name: i for i, name in enumerate(domains(records[0]["dataset"]))}
     apart.sort(key=lambda record: order[record["dataset"]])
-    return accuracy_rows([*apart, *records], table=EXPERIMENT, variant=variant)
+    return accuracy_rows([*apart, *records], table=EXPERIMENT, reference=reference, variant=variant)
 
 
 def conclusion(table: pd.DataFrame) -> str:

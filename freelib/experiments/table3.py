@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -74,18 +75,19 @@ def student_of(record: Record) -> str:
     return NO_STUDENT if without else record["config"]["arch"]
 
 
-def rows(records: Sequence[Record]) -> pd.DataFrame:
-    """The table's rows, see `accuracy_rows`, by `student`; differences are to its FREE."""
+def rows(records: Sequence[Record], *, reference: str = "free") -> pd.DataFrame:
+    """The table's rows, see `accuracy_rows`, by `student`; differences are to its `reference`."""
     tables = []
+    options: dict[str, Any] = {"table": EXPERIMENT, "reference": reference, "variant": variant}
     for student in dict.fromkeys(map(student_of, records)):
-        # FREE with a Conv4 is what methods without a student are held against
+        # the reference with a Conv4 is what methods without a student are held against
         chosen = [r for r in records if student_of(r) == student]
         if student == NO_STUDENT:
-            free = [r for r in records if r["method"] == "free" and student_of(r) == "conv4"]
-            table = accuracy_rows([*chosen, *free], table=EXPERIMENT, variant=variant)
-            table = table[~table["method"].str.startswith("free")]
+            other = [r for r in records if r["method"] == reference and student_of(r) == "conv4"]
+            table = accuracy_rows([*chosen, *other], **options)
+            table = table[~table["method"].str.startswith(reference)]
         else:
-            table = accuracy_rows(chosen, table=EXPERIMENT, variant=variant)
+            table = accuracy_rows(chosen, **options)
         if student not in (NO_STUDENT, "conv4"):
             table["paper"] = float("nan")  # what others report is of a Conv4
         tables.append(table.assign(student=student))
