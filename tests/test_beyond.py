@@ -8,7 +8,7 @@ import pytest
 from fake_methods import TINY
 from test_tables import record
 
-from freelib.experiments import beyond, beyond_words
+from freelib.experiments import adapting, beyond, beyond_words
 from freelib.methods.pool_distillation import PoolDistillationConfig
 from freelib.profiles import get_profile
 
@@ -93,7 +93,7 @@ def test_shares_of_the_images_come_from_the_config():
 
 def test_without_centring_every_number_of_shots_is_named():
     found = {"1 none": 35.1, "5 none": 50.0, "1 episodes": [], "5 episodes": []}
-    (words,) = beyond.uncentred([{"dataset": "glyphs", "extra": found}])
+    (words,) = adapting.uncentred([{"dataset": "glyphs", "extra": found}])
     assert words.endswith("35.1 % with 1 shot, 50.0 % with 5 shots.")
 
 

@@ -18,10 +18,9 @@ from freelib.evaluation import evaluate_centres, mean_and_interval, paired_diffe
 from freelib.experiments.grid import run_grid
 from freelib.experiments.measure import measured
 from freelib.experiments.pools import get_pool
-from freelib.experiments.runner import TEST_SEED, VALIDATION_SEED, Run, learner_file
+from freelib.experiments.runner import TEST_SEED, VALIDATION_SEED, Run
 from freelib.experiments.units import Unit, grid, unit_config, without_repeats
 from freelib.meta_learner import MetaLearner
-from freelib.methods.base import build_student
 from freelib.methods.pool_distillation import PoolDistillation, PoolDistillationConfig, recovered_images
 from freelib.methods.running import TrainingLog
 from freelib.profiles import Profile, get_profile
@@ -127,10 +126,10 @@ def ablation(
     for variant in variants(n, base.width or DEFAULT_WIDTH[base.arch]):
         config, run = replace(base, **variant.fields), Run(unit, profile, cache)
         about = {"group": variant.group, "label": variant.label, "real": variant.real, **asdict(config)}
-        about |= _tested(run, "validation")
+        about |= tested_on(run, "validation")
 
         def make(variant: Variant = variant, config: PoolDistillationConfig = config, run: Run = run) -> Any:
-            return _score(run, _train(run, config, variant, most=n))
+            return score_centres(run, _train(run, config, variant, most=n))
 
         records.append(measured(run, f"{METHOD} variant", about, make, store, revision=REVISION))
     return records
@@ -159,7 +158,7 @@ def _train(run: Run, config: PoolDistillationConfig, variant: Variant, *, most: 
     return learner
 
 
-def _tested(run: Run, split: str) -> dict[str, Any]:
+def tested_on(run: Run, split: str) -> dict[str, Any]:
     """What a score depends on besides the learner."""
     p, seed = run.profile, VALIDATION_SEED if split == "validation" else TEST_SEED
     return {"split": split, "episode_seed": seed, "n_episodes": p.n_episodes, "shots": p.shots}
@@ -172,7 +171,7 @@ _RECOVERY = (
 )  # fmt: skip
 
 
-def _score(run: Run, learner: MetaLearner, split: str = "validation") -> dict[str, Any]:
+def score_centres(run: Run, learner: MetaLearner, split: str = "validation") -> dict[str, Any]:
     """Accuracies by shots and by the mean that is taken off: episodes' for the learner's own, else means."""
     seed = VALIDATION_SEED if split == "validation" else TEST_SEED
     found: dict[str, Any] = {}
@@ -185,31 +184,6 @@ def _score(run: Run, learner: MetaLearner, split: str = "validation") -> dict[st
                 found[f"{n_shot} episodes"] = [round(value, 2) for value in score.accuracies.tolist()]
     seconds = {} if learner.log is None else learner.log.seconds
     return found | {"split": split, "training": {name: round(value, 1) for name, value in seconds.items()}}
-
-
-def centring(
-    profile: str | Profile, *, results: str | Path, datasets: Sequence[str] | None = None, cache: Any = None
-) -> list[Record]:
-    """Accuracy of the trained students on the meta-test classes with and without centring, where kept."""
-    profile = get_profile(profile).for_experiment(EXPERIMENT)
-    store = RecordStore(Path(results) / profile.name / "records")
-    records = []
-    for dataset in datasets or profile.datasets:
-        run = Run(Unit(EXPERIMENT, METHOD, dataset, profile.shots[0], profile.seeds[0]), profile, cache)
-
-        def make(run: Run = run) -> dict[str, Any]:
-            config, unit = run.settings["config"], run.unit
-            pool = get_pool(unit.dataset, run.profile, unit.seed, cache=run.cache)
-            learner = build_student(pool, config, seed=unit.seed)
-            learner.centre = config.centre
-            learner.backbone.load_state_dict(load_tensors(learner_file(run.digest, run.cache)))
-            return _score(run, learner, "test")
-
-        about = asdict(run.settings["config"]) | _tested(run, "test")
-        wanted = {"experiment": EXPERIMENT, "method": f"{METHOD} centring", "dataset": dataset}
-        if learner_file(run.digest, cache).is_file() or any(True for _ in store.find(wanted)):
-            records.append(measured(run, f"{METHOD} centring", about, make, store, revision=REVISION))
-    return records
 
 
 def latest_ablation(records: Sequence[Record]) -> list[Record]:
@@ -228,7 +202,7 @@ def ablation_rows(records: Sequence[Record]) -> pd.DataFrame:
     table = []
     for record in records:
         row: dict[str, Any] = {name: record["config"][name] for name in ("group", "label")}
-        for n_shot in _shots(record):
+        for n_shot in shots_of(record):
             episodes, first = (
                 torch.tensor(r["extra"][f"{n_shot} episodes"], dtype=torch.float64)
                 for r in (record, records[0])
@@ -240,7 +214,8 @@ def ablation_rows(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
-def _shots(record: Record) -> Iterator[int]:
+def shots_of(record: Record) -> Iterator[int]:
+    """The numbers of shots that a measurement has episodes of."""
     return (int(key.split()[0]) for key in record["extra"] if key.endswith(" episodes"))
 
 
@@ -260,7 +235,7 @@ def ablation_table(rows: pd.DataFrame, caption: str) -> Table:
     )
 
 
-def conclusion(rows: pd.DataFrame, centred: Sequence[Record] = ()) -> str:
+def conclusion(rows: pd.DataFrame) -> str:
     """Pool distillation against each rival, a sentence for each data set and number of shots that has it."""
     sentences = []
     for (dataset, n_shot), group in rows.groupby(["dataset", "n_shot"], sort=False):
@@ -275,18 +250,7 @@ def conclusion(rows: pd.DataFrame, centred: Sequence[Record] = ()) -> str:
             f"{DATASET_TITLES.get(str(dataset), dataset)}, 5-way {n_shot}-shot: one student reaches "
             f"{plus_minus(own['accuracy'], own['ci95'])} %: {', '.join(gaps)}."
         )
-    return "\n".join([*sentences, *uncentred(centred)])
-
-
-def uncentred(centred: Sequence[Record]) -> list[str]:
-    """What `centring` found, in a sentence a data set."""
-    sentences = []
-    for record in centred:
-        words = ((n, f"shot{'s' if n > 1 else ''}", record["extra"][f"{n} none"]) for n in _shots(record))
-        found = ", ".join(f"{value:.1f} % with {n} {shots}" for n, shots, value in words)
-        title = DATASET_TITLES.get(record["dataset"], record["dataset"])
-        sentences.append(f"{title}, without centring on the episode (not transductive): {found}.")
-    return sentences
+    return "\n".join(sentences)
 
 
 def beats(rows: pd.DataFrame, other: str) -> bool:

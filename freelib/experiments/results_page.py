@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from freelib.experiments import (
+    adapting,
     beyond,
     beyond_words,
     figure7,
@@ -167,8 +168,10 @@ def _beyond(evidence: Evidence) -> list[str]:
         rows = beyond.rows([record for record in others if record["dataset"] == dataset])
         found = by_method(rows, "n_shot", lambda n_shot: f"{n_shot}-shot, %", {})
         lines += [f"### {name_of(dataset)}", "", *found, ""]
-    for line in beyond.uncentred(evidence.latest(f"{beyond.METHOD} centring")):
+    for line in adapting.uncentred(evidence.latest(adapting.CENTRING)):
         lines += [line, ""]
+    if stepped := adapting.conclusion(evidence.latest(adapting.STEPS)):
+        lines += [line for sentence in stepped.splitlines() for line in (sentence, "")]
     if variants := beyond.latest_ablation(evidence.everything):
         title = f"{name_of(variants[0]['dataset'])}. {beyond_words.variants_images(records, variants)}"
         lines.append(beyond.ablation_table(beyond.ablation_rows(variants), title).markdown())
