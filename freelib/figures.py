@@ -185,7 +185,7 @@ def learning_curves(
     *,
     y: str = "validation_accuracy",
     x: str = "validation_round",
-    label: str = "accuracy, %",
+    label: str = "meta-validation accuracy, %",
 ) -> Figure:
     """Columns of the records' histories over rounds: a panel a data set, a line a method and number of shots.
 

@@ -113,6 +113,7 @@ def facts(store: RecordStore) -> dict[str, str]:
         "records": str(len(unique)),
         "started": span,
         "time in training and test": duration(spent(unique)),
+        "time in measurements": duration(sum((r["seconds"] or {}).get("measurement", 0.0) for r in unique)),
         "processor": _values(unique, "cpu"),
         "device": _values(unique, "device"),
         "threads": _values(unique, "threads"),

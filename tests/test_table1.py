@@ -58,8 +58,8 @@ def test_who_trained_longer_is_told_by_the_shortest_seed_and_the_processor_where
         record("oracle_maml", [40.0, 50.0], seconds={"training": 95.0, "training_cpu": 95.0}, history=None),
     ]
     assert table1.budgets([*free, *others]) == (
-        "CIFAR-FS, 1-shot: trained longer than FREE: PURER (120 s against 100 s by the wall's clock), "
-        "MAML (95 s against 90 s of processor time).\n"
+        "CIFAR-FS, 1-shot: trained longer than FREE, by the shortest seeds: "
+        "PURER (120 s against 100 s by the wall's clock), MAML (95 s against 90 s of processor time).\n"
         "Looks at the validation classes: FREE 2; the others none."
     )
 

@@ -4,6 +4,7 @@ import pytest
 
 from freelib.experiments.verdicts import (
     FAILS,
+    FAILS_SO_FAR,
     HOLDS,
     HOLDS_IN_PART,
     ONE_SEED,
@@ -26,7 +27,7 @@ from freelib.experiments.verdicts import (
         ([1, -1], True, HOLDS_IN_PART),
         ([0, 0], True, UNCLEAR),
         ([0, -1], False, FAILS),
-        ([-1], True, FAILS),
+        ([-1], True, FAILS_SO_FAR),
         ([None, None], True, ONE_SEED),
         ([1, None], False, SO_FAR),
         ([0, None], False, UNCLEAR),

@@ -15,6 +15,7 @@ from freelib.backbones import DEFAULT_WIDTH
 from freelib.datasets.cache import cache_folder
 from freelib.episodes import EpisodeSampler
 from freelib.evaluation import evaluate_centres, mean_and_interval, paired_difference
+from freelib.experiments import table1
 from freelib.experiments.grid import run_grid
 from freelib.experiments.measure import measured
 from freelib.experiments.pools import get_pool
@@ -97,12 +98,14 @@ def units(
     for dataset in datasets or profile.datasets:
         axes = [dataset], shots or profile.shots, seeds or profile.seeds_for(dataset)
         chosen += grid(EXPERIMENT, methods, *axes)
+        if "pool_features" in methods:
+            chosen += grid(EXPERIMENT, ["pool_features"], *axes, {"centre": "none"})
     return without_repeats(chosen, profile)
 
 
-def rows(records: Sequence[Record]) -> pd.DataFrame:
+def rows(records: Sequence[Record], *, reference: str = METHOD) -> pd.DataFrame:
     """The table's rows, see `accuracy_rows`; differences are against pool distillation."""
-    table = accuracy_rows(records, table=EXPERIMENT, reference=METHOD)
+    table = accuracy_rows(records, table="table1", reference=reference, variant=table1.not_centred)
     return table.sort_values(["dataset", "n_shot", "accuracy"], ignore_index=True)
 
 

@@ -49,7 +49,8 @@ def verdict(rows: pd.DataFrame) -> str:
     """Pool distillation against the pool's own features, in pairs: a line a column, and a count."""
     lines, won, columns = [], 0, 0
     for (dataset, n_shot), group in rows.groupby(["dataset", "n_shot"], sort=False):
-        by_name = {row["method"]: row for row in group.to_dict("records")}
+        best = group.sort_values("accuracy").to_dict("records")  # centred or not, the better of the two
+        by_name = {row["method"].partition(" ")[0]: row for row in best}
         if METHOD not in by_name or not BARS.keys() <= by_name.keys():
             continue
         gaps = {name: (-by_name[name]["difference"], by_name[name]["difference_ci95"]) for name in BARS}

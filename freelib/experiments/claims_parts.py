@@ -190,7 +190,7 @@ def lemma_holds(evidence: Evidence) -> Verdict:
 
 def theorem_is_seen(evidence: Evidence) -> Verdict:
     """Training small problems with plain steps, aligned and summed: what we can test of Theorem 1."""
-    claim = "Theorem 1 (its text is not known to us): training with aligned steps raises the inner product"
+    claim = "Training small problems with aligned steps raises the inner product (our reading of Theorem 1)"
     notebooks = ("21_lemma1_theorem1",)
     found = evidence.latest("training")
     if not found:

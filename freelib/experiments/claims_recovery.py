@@ -13,6 +13,7 @@ from freelib.experiments.benchmark import PIECES
 from freelib.experiments.evidence import Evidence, setting, unmeasured_seeds
 from freelib.experiments.verdicts import (
     FAILS,
+    FAILS_SO_FAR,
     HOLDS,
     HOLDS_IN_PART,
     OPEN,
@@ -44,7 +45,8 @@ def recovers_faster(evidence: Evidence) -> Verdict:
     # passes, not seconds: a pass is the same on both sides, and a machine's load is in its seconds; a part
     # of it holds where at least half of the claimed factor is there
     share = min(times["passes"] for times in found.values()) / figure1.REPORTED
-    verdict = (SO_FAR if missing else HOLDS) if share >= 1 else HOLDS_IN_PART if share >= 0.5 else FAILS
+    holds, fails = (SO_FAR, FAILS_SO_FAR) if missing else (HOLDS, FAILS)
+    verdict = holds if share >= 1 else HOLDS_IN_PART if share >= 0.5 else fails
     words = "; ".join(_faster(name, found[name], group) for name, group in groups.items())
     numbers = tuple(map(figure1.conclusion, groups.values()))
     return Verdict(claim, verdict, words, numbers, missing, notebooks)
@@ -132,7 +134,10 @@ def pool_is_heterogeneous(evidence: Evidence) -> Verdict:
 
 def reaches_speed_targets(evidence: Evidence) -> Verdict:
     """Each piece of the protocol against a straightforward implementation (the benchmark)."""
-    claim = "freelib does the paper's work five times faster than a straightforward implementation"
+    claim = (
+        "Against a straightforward implementation, freelib does each piece of the paper's work as many times "
+        "faster as it set out to, and the whole five times"
+    )
     notebooks = ("51_performance",)
     found = [record for piece in PIECES for record in evidence.latest(piece)]
     if {record["method"] for record in found} != set(PIECES):

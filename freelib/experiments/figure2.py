@@ -166,7 +166,7 @@ def spread_figure(record: Record) -> Figure:
     for i, row in enumerate(found.to_dict("records")):
         values = np.array(row["values"])
         axis.plot(
-            values, i + rng.uniform(-0.25, 0.25, len(values)), ".", color=PALETTE[i], markersize=3, alpha=0.5
+            values, i + rng.uniform(-0.25, 0.25, len(values)), ".", color="#555555", markersize=3, alpha=0.5
         )
         error = [[row["mean"] - row["low"]], [row["high"] - row["mean"]]]
         axis.errorbar(

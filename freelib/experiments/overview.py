@@ -35,6 +35,7 @@ LABELS = {
     "free": "student: FREE",
     "pool_features": "features of\nall {:.0f} models",
     "pool_distillation": "student: distilled\nfrom all",
+    "pool_opinions": "what it is taught:\nanswers of all {:.0f}",
 }
 """The methods with a bar: what is untrained, the pool itself, and what is learned from it without data."""
 

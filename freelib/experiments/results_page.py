@@ -27,6 +27,7 @@ from freelib.experiments.summary import (
     by_method,
     first_screen,
     gathered,
+    rounds_of_free,
     with_results,
 )
 from freelib.experiments.verdicts import OPEN, Verdict
@@ -59,8 +60,9 @@ def results_page(folder: str | Path) -> str:
         "over episodes where nothing else is said. Where both sides have several seeds, a claim has to stand "
         "the interval over seeds as well. *Holds so far* means in all that is measured, while some of the "
         "profile's runs are still to be made; *not told apart* means that an interval holds zero; *one seed* "
-        "means that the interval that would tell is over seeds, and there is one. Commands want "
-        "`source .venv/bin/activate` first.",
+        "means that the interval that would tell is over seeds, and there is one. There is one pool for each "
+        "data set, pre-trained once: seeds change what is learned from it, and no interval covers the choice "
+        "of the pool. Commands want `source .venv/bin/activate` first.",
         "",
         *_in_short(verdicts, numbered),
     ]
@@ -144,19 +146,29 @@ def _tables(evidence: Evidence) -> Iterator[str]:
         rows = table2.rows(records)
         lines = by_method(rows, "dataset", lambda name: f"{name_of(name)}, %", {})
         yield from ("## Table 2: several data sets in one pool", "", *lines, "")
+        shots = " and ".join(f"{n}-shot" for n in sorted(set(rows["n_shot"])))
+        yield f"{shots}; ± 95 % over {rows['n_episodes'].min()} episodes of each data set; {SEEDS_NOTE}."
+        yield from (_rounds(profile, "table2"), "")
     if records := evidence.runs("table3").records:
         made = table3.table(table3.rows(records), f"Profile {profile.name}.")
         yield from ("## Table 3: several architectures in one pool", "", made.markdown())
+        yield from (_rounds(profile, "table3"), "")
     if len(rows := ablation_rows(evidence.runs("table4"))):
         made = table4.table(rows, f"Profile {profile.name}.")
         yield from ("## Table 4: FREE without one part at a time", "", made.markdown())
-        yield from (PAIRED_NOTE, "")
+        yield from (f"{PAIRED_NOTE} {_rounds(profile, 'table4')}", "")
     costs = evidence.latest(recovery_cost.NAME, profile.datasets)
     if costs:
         rows = table5.rows(recovery_cost.rows(costs), evidence.runs("table5").records)
         made = table5.cost_table(rows, profile.name, profile.n_way * costs[0]["config"]["images_per_class"])
         yield from ("## Table 5: what a recovered task costs", "", made.markdown())
     yield from _beyond(evidence)
+
+
+def _rounds(profile: Profile, table: str) -> str:
+    """How long FREE trains in a table, beside table 1."""
+    here, there = map(rounds_of_free, (profile.for_experiment(table), profile))
+    return f"FREE has {here} rounds here, in table 1 {there}."
 
 
 def _beyond(evidence: Evidence) -> list[str]:
@@ -168,11 +180,13 @@ def _beyond(evidence: Evidence) -> list[str]:
         rows = beyond.rows([record for record in others if record["dataset"] == dataset])
         found = by_method(rows, "n_shot", lambda n_shot: f"{n_shot}-shot, %", {})
         lines += [f"### {name_of(dataset)}", "", *found, ""]
-    for line in adapting.uncentred(evidence.latest(adapting.CENTRING)):
-        lines += [line, ""]
-    if stepped := adapting.conclusion(evidence.latest(adapting.STEPS)):
-        lines += [line for sentence in stepped.splitlines() for line in (sentence, "")]
+    found = adapting.uncentred(evidence.latest(adapting.CENTRING))
+    found += adapting.conclusion(evidence.latest(adapting.STEPS)).splitlines()
+    if found:
+        lines += ["### At test time: without centring on the episode, and by gradient steps", ""]
+        lines += [*(f"- {sentence}" for sentence in found), ""]
     if variants := beyond.latest_ablation(evidence.everything):
+        lines += ["### One thing changed at a time", ""]
         title = f"{name_of(variants[0]['dataset'])}. {beyond_words.variants_images(records, variants)}"
         lines.append(beyond.ablation_table(beyond.ablation_rows(variants), title).markdown())
     return ["## Beyond the paper: pool distillation", "", *lines] if lines else []

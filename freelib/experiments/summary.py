@@ -10,7 +10,8 @@ import pandas as pd
 
 from freelib.experiments import table1
 from freelib.experiments.evidence import Evidence, name_of
-from freelib.profiles import get_profile
+from freelib.methods.free import FreeConfig
+from freelib.profiles import Profile, get_profile
 from freelib.records import RecordStore
 from freelib.tables import by_chance, plus_minus
 
@@ -36,9 +37,25 @@ def first_screen(evidence: Evidence) -> str:
     lines = by_method(rows, "n_shot", lambda n_shot: f"{n_shot}-shot, %", {})
     note = (
         f"{name_of(dataset)}, 5-way, {rows['n_episodes'].iloc[0]} meta-test episodes; ±: 95 % over episodes; "
-        f"{SEEDS_NOTE}."
+        f"{SEEDS_NOTE}. {_sizes(evidence, dataset)}"
     )
     return "\n".join([*lines, "", note])
+
+
+def rounds_of_free(profile: Profile) -> int:
+    """How many rounds a profile trains FREE, warm-up aside."""
+    return profile.method_fields("free").get("rounds", FreeConfig().rounds)
+
+
+def _sizes(evidence: Evidence, dataset: str) -> str:
+    """What is smaller here than in the paper, in a sentence."""
+    both = evidence.profile, get_profile("paper")
+    rounds = list(map(rounds_of_free, both))
+    models = [profile.pool_fields(dataset).get("n_models") for profile in both]
+    return (
+        f"One pool, of {models[0]} models (the paper: {models[1]}); FREE trains for {rounds[0]} rounds (its "
+        f"release: {rounds[1]})."
+    )
 
 
 def by_method(

@@ -61,14 +61,15 @@ def run(
 
 def rows(records: Sequence[Record], *, reference: str = "free") -> pd.DataFrame:
     """The table's rows, see `accuracy_rows`: by data set, shots and accuracy, oracles last."""
-    table = accuracy_rows(records, table=EXPERIMENT, variant=_variant, reference=reference)
+    table = accuracy_rows(records, table=EXPERIMENT, variant=not_centred, reference=reference)
     order = {name: number for number, name in enumerate(dict.fromkeys(table["dataset"]))}
     by_dataset = table.assign(order=table["dataset"].map(order))
     columns = ["order", "n_shot", "oracle", "accuracy"]
     return by_dataset.sort_values(columns, ignore_index=True).drop(columns="order")
 
 
-def _variant(record: Record) -> str:
+def not_centred(record: Record) -> str:
+    """The words of `accuracy_rows` for the pool's features without centring."""
     return (
         "not centred"
         if record["method"] == "pool_features" and record["config"].get("centre") == "none"
@@ -138,23 +139,46 @@ def against_the_paper(table: pd.DataFrame) -> str:
 def budgets(records: Sequence[Record]) -> str:
     """Which methods trained longer than FREE, a line a column, and how often each was looked at meanwhile.
 
-    Of several seeds the shortest counts: the work is the same, and what else the machine did only adds to it.
+    Of several seeds the shortest counts, and the sentence says so: the work is the same, and what else the
+    machine did only adds to it.
     """
-    columns: dict[tuple[str, int], dict[str, list[Record]]] = {}
     looks: dict[str, int] = {}
     for record in records:
-        methods = columns.setdefault((record["dataset"], record["n_shot"]), {})
-        methods.setdefault(record["method"], []).append(record)
         times = len((record["history"] or {}).get("validation_round") or ())
         looks[record["method"]] = max(times, looks.get(record["method"], 0))
     lines = []
-    for (dataset, n_shot), methods in columns.items():
+    for (dataset, n_shot), methods in _by_column(records).items():
         if (free := methods.pop("free", None)) is not None:
             longer = [words for name, own in methods.items() if (words := _longer(name, own, free))]
             place = f"{DATASET_TITLES.get(dataset, dataset)}, {n_shot}-shot"
-            lines.append(f"{place}: trained longer than FREE: {', '.join(longer) or 'none'}.")
+            lines.append(
+                f"{place}: trained longer than FREE, by the shortest seeds: {', '.join(longer) or 'none'}."
+            )
     seen = ", ".join(f"{get_method(name).title} {times}" for name, times in looks.items() if times)
     return "\n".join([*lines, f"Looks at the validation classes: {seen or 'none'}; the others none."])
+
+
+def seconds_of(records: Sequence[Record]) -> str:
+    """Each method's training time, a line a column; of several seeds the shortest, as in `budgets`."""
+    lines = []
+    for (dataset, n_shot), methods in _by_column(records).items():
+        by_processor = has_processor_time([record for own in methods.values() for record in own])
+        spent = {
+            get_method(name).title: min(training_seconds(r, by_processor=by_processor) or 0.0 for r in own)
+            for name, own in methods.items()
+        }
+        words = ", ".join(f"{title} {seconds:.0f} s" for title, seconds in spent.items())
+        clock = "of processor time" if by_processor else "by the wall's clock"
+        lines.append(f"Training on {DATASET_TITLES.get(dataset, dataset)}, {n_shot}-shot, {clock}: {words}.")
+    return "\n".join(lines)
+
+
+def _by_column(records: Sequence[Record]) -> dict[tuple[str, int], dict[str, list[Record]]]:
+    columns: dict[tuple[str, int], dict[str, list[Record]]] = {}
+    for record in records:
+        methods = columns.setdefault((record["dataset"], record["n_shot"]), {})
+        methods.setdefault(record["method"], []).append(record)
+    return columns
 
 
 def _longer(name: str, own: Sequence[Record], free: Sequence[Record]) -> str:

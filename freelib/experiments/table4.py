@@ -154,6 +154,7 @@ def table(rows: pd.DataFrame, caption: str) -> Table:
         "shots": rows["n_shot"].tolist(),
         "variant": rows["variant"].tolist(),
         "accuracy, %": list(map(plus_minus, rows["accuracy"], rows["ci95"])),
+        "seeds": rows["n_seeds"].tolist(),
         "minus full, same episodes": list(map(signed, rows["difference"], rows["difference_ci95"])),
         "by seed": [
             ", ".join(f"{value:+.1f}".replace("-", "−") for value in values) if any(values) else ""
@@ -165,8 +166,7 @@ def table(rows: pd.DataFrame, caption: str) -> Table:
     }
     if not several:
         del cells["by seed"]
-    n_episodes, n_seeds = rows["n_episodes"].iloc[0], " or ".join(map(str, sorted(set(rows["n_seeds"]))))
-    words = f"{caption} Mean ± 95 % interval over {n_episodes} episodes, {n_seeds} seed{'s' * several}."
+    words = f"{caption} Mean ± 95 % interval over {rows['n_episodes'].iloc[0]} episodes."
     return Table(words, rows.drop(columns="by_seed"), pd.DataFrame(cells), conclusion(rows))
 
 

@@ -11,6 +11,7 @@ from freelib.tables import signed
 
 HOLDS, HOLDS_IN_PART, FAILS, OPEN = "holds", "holds in part", "does not hold", "not measured yet"
 SO_FAR, UNCLEAR, ONE_SEED = "holds so far", "not told apart", "one seed"
+FAILS_SO_FAR = "does not hold so far"
 
 
 @dataclass(frozen=True)
@@ -18,9 +19,9 @@ class Verdict:
     """A claim and what became of it.
 
     claim: in our words; ours: asked by this project, not claimed by the paper
-    verdict: `HOLDS`; `SO_FAR` (in all that is measured, not all is); `HOLDS_IN_PART` (in some settings);
-      `UNCLEAR` (no difference that the intervals tell from zero); `ONE_SEED` (the interval that would tell is
-      over seeds, and there is one); `FAILS`; `OPEN` (no records)
+    verdict: `HOLDS`, `FAILS`; `SO_FAR`, `FAILS_SO_FAR` (in all that is measured, not all is); `HOLDS_IN_PART`
+      (in some settings); `UNCLEAR` (no difference that the intervals tell from zero); `ONE_SEED` (what would
+      tell is an interval over seeds, and there is one); `OPEN` (no records)
     finding: in one line; numbers: everything behind it, with intervals; missing: what is not measured
     notebooks: those that show it, and make its records
     """
@@ -91,7 +92,9 @@ def judged(signs: Sequence[int | None], *, missing: bool = False) -> str:
         return SO_FAR if missing or len(known) < len(signs) else HOLDS
     if any(sign > 0 for sign in known):
         return HOLDS_IN_PART
-    return FAILS if any(sign < 0 for sign in known) else UNCLEAR
+    if any(sign < 0 for sign in known):
+        return FAILS_SO_FAR if missing else FAILS
+    return UNCLEAR
 
 
 def span(cells: Sequence[Cell]) -> str:

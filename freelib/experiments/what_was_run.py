@@ -7,11 +7,13 @@ from dataclasses import asdict, fields
 
 from freelib.experiments import beyond
 from freelib.experiments.evidence import PLANS, Evidence, name_of
-from freelib.experiments.units import make_config
+from freelib.experiments.pools import pool_parts
+from freelib.experiments.summary import rounds_of_free
+from freelib.experiments.units import domains, make_config
 from freelib.methods import get_method
 from freelib.methods.free import FreeConfig
 from freelib.pretraining import PoolConfig
-from freelib.profiles import get_profile
+from freelib.profiles import Profile, get_profile
 from freelib.records import Record
 from freelib.report import duration, facts, spent
 from freelib.tables import DATASET_TITLES
@@ -71,6 +73,15 @@ def _looked_at(records: Iterable[Record]) -> Iterator[tuple[str, Record]]:
             yield where, record
 
 
+def _pool_of(own: Profile) -> str:
+    """What a mixed pool is made of, in words."""
+    (dataset,) = own.datasets
+    parts = pool_parts(dataset, own)
+    models = sum(part.take or part.config.n_models for part in parts)
+    sizes = ", ".join(f"{name_of(name)} {own.size_of(name) or 'native'}" for name in domains(dataset))
+    return f"; {models} models in {len(parts)} parts, pixels: {sizes}; {own.n_episodes} episodes each"
+
+
 def what_differs(evidence: Evidence) -> Iterator[str]:
     """How the profile's sizes differ from the paper's, and what else is not as there."""
     profile, paper = evidence.profile, get_profile("paper")
@@ -97,8 +108,8 @@ def what_differs(evidence: Evidence) -> Iterator[str]:
         )
     for name in ("table2", "table3", "table4", "figure7"):
         own = profile.for_experiment(name)
-        rounds = own.method_fields("free").get("rounds", FreeConfig().rounds)
-        yield f"- {name[:-1].capitalize()} {name[-1]}: {rounds} rounds of FREE ({FreeConfig().rounds})."
+        rounds = f"{rounds_of_free(own)} rounds of FREE ({FreeConfig().rounds})"
+        yield f"- {name[:-1].capitalize()} {name[-1]}: {rounds}{_pool_of(own) if own.pool_parts else ''}."
     yield "- The round that is tested is picked on the meta-validation classes (on the test classes)."
     if {record["device"] for record in evidence.everything} <= {"cpu"}:
         yield "- Nothing of this was run on a GPU."
