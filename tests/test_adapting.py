@@ -48,6 +48,36 @@ def test_steps_go_down_the_loss_of_the_support_set(tiny_dataset, head):
     assert losses[0] > losses[1] > losses[2]
 
 
+def test_the_steps_are_those_of_the_learner_and_reach_as_far_as_the_way_says(tiny_dataset):
+    learner = student()
+    stepping = adapting.with_a_head(learner, 5)
+    rule = ("inner_lr", "inner_steps", "precision")
+    assert [getattr(stepping, name) for name in rule] == [getattr(learner, name) for name in rule]
+    stepping.inner_lr, encoder = 0.5, {n for n in stepping.params if not n.startswith("head.")}
+    episode = EpisodeSampler(tiny_dataset, n_way=5, n_shot=3, n_query=4, seed=0).episode(0)
+    for head, moved in (("anil", set()), ("maml", encoder)):
+        adapting.predictions(stepping, episode, head, 2)
+        adapted = stepping.adapt(episode.support, episode.support_labels, steps=2).params
+        changed = {name for name, value in adapted.items() if not torch.equal(value, stepping.params[name])}
+        assert {name for name in changed if name in encoder} <= moved
+        assert changed & {"head.weight", "head.bias"}
+        assert bool(changed & encoder) == bool(moved)
+
+
+def test_what_can_not_be_measured_is_left_out(tiny_world, tmp_path, monkeypatch):
+    profile = replace(
+        TINY, methods=("pool_distillation",), overrides={"pool_distillation": SMALL | {"epochs": 2}}
+    )
+    beyond.run(profile, results=tmp_path, methods=["pool_distillation"])
+    monkeypatch.setenv("FREELIB_RUNS", "none")
+    assert adapting.by_gradient_steps(profile, results=tmp_path) == []
+    monkeypatch.delenv("FREELIB_RUNS")
+    made = adapting.by_gradient_steps(profile, results=tmp_path)
+    monkeypatch.setattr(adapting, "load_tensors", lambda file: pytest.fail("measured again"))
+    monkeypatch.delenv("FREELIB_DATA")  # what stands is shown without data
+    assert adapting.by_gradient_steps(profile, results=tmp_path) == made
+
+
 def test_measured_once_where_the_student_is_kept(tiny_world, tmp_path):
     profile = replace(TINY, methods=("pool_distillation",), overrides={"pool_distillation": SMALL})
     assert adapting.by_gradient_steps(profile, results=tmp_path) == []
@@ -60,8 +90,9 @@ def test_measured_once_where_the_student_is_kept(tiny_world, tmp_path):
 
 def test_the_conclusion_says_what_steps_bring():
     episodes = {"1": {"means": [50.0, 52.0], "anil": [51.0, 53.0], "maml": [49.0, 51.0]}}
-    found = record("pool_distillation adapting", [1.0], extra={"episodes": episodes, "steps": 10})
+    found = record("pool_distillation adapting", [1.0], extra={"episodes": episodes, "steps": 10, "lr": 0.01})
     assert adapting.conclusion([found]) == (
         "CIFAR-FS, 1-shot, not centred: 51.0 % by nearest class means; "
-        "+1.0 ± 0.0 by 10 steps of the last layer, −1.0 ± 0.0 by 10 steps of all weights."
+        "+1.0 ± 0.0 by 10 steps of 0.01 of the last layer, "
+        "−1.0 ± 0.0 by 10 steps of 0.01 of all weights."
     )

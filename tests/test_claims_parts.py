@@ -140,6 +140,17 @@ def test_lemma_and_distances_are_read_from_their_records(evidence):
     )
 
 
+@pytest.mark.parametrize(("across", "within", "verdict"), [(0.9, 0.1, HOLDS), (0.1, 0.9, FAILS)])
+def test_domains_are_apart_where_every_difference_is_clear(evidence, across, within, verdict):
+    """Two models of each of two domains; what one model's recoveries are apart is as within its domain."""
+    domain = [0, 0, 1, 1]
+    kinds = [[0 if i == j else 2 if domain[i] == domain[j] else 3 for j in range(4)] for i in range(4)]
+    distances = [[across if kind == 3 else within for kind in row] for row in kinds]
+    extra = {"kinds": kinds, "distances": distances, "accuracies": [0.8] * 4}
+    spread = record("spread", [1.0], dataset=MIXED, extra=extra)
+    assert all_verdicts(evidence(CLAIMED, spread))["pool_is_heterogeneous"].verdict == verdict
+
+
 @pytest.mark.parametrize(
     ("offsets", "order", "alignment"),
     [((-2,), SO_FAR, ONE_SEED), ((-2, -2.1, -1.9), SO_FAR, SO_FAR), ((1, -6, -1), UNCLEAR, UNCLEAR)],

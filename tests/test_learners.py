@@ -12,6 +12,10 @@ from freelib.methods import get_method
 SMALL_DISTILLATION = {
     "recovered": 0, "procedural": 40, "mixed": 0, "epochs": 1, "batch_size": 16, "embedding": 8, "width": 4,
 }  # fmt: skip
+SMALL_PURER = {
+    "rounds": 1, "meta_batch": 1, "episodes": 1, "width": 4, "monitor_every": 0, "icfil_inversion_steps": 2,
+    "inner_lr": 0.1,
+}  # fmt: skip
 
 
 def saved(folder, method, **fields):
@@ -29,6 +33,7 @@ def saved(folder, method, **fields):
         ("fake_methods:Drifting", {"width": 4, "head": "anil", "test_steps": 3}),
         ("pool_features", {"centre": "none"}),
         ("pool_distillation", SMALL_DISTILLATION),
+        ("purer", SMALL_PURER),
     ],
 )
 def test_a_learner_comes_back_and_predicts_the_same(tiny_world, tmp_path, method, fields):

@@ -61,7 +61,7 @@ def test_steps_and_seconds_to_the_same_agreement_by_hand():
         "times FIve's passes, 2.0 times its seconds; pixels, as PURER's: not reached in most of the tasks "
         "(medians over 1 tasks). All 6 passes of a generator from scratch take 3.0 times FIve's seconds and "
         "reach 100 %; how many is a choice, and the ratio grows with it. The paper's 20 times less time is "
-        "not found against all those passes, not found at equal agreement."
+        "not found against all those passes; as many times fewer passes are not found at equal agreement."
     )
 
 

@@ -30,6 +30,7 @@ from freelib.experiments.verdicts import (
         ([-1], True, FAILS_SO_FAR),
         ([None, None], True, ONE_SEED),
         ([1, None], False, SO_FAR),
+        ([-1, None], False, FAILS_SO_FAR),
         ([0, None], False, UNCLEAR),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from freelib.backbones import Backbone
 from freelib.episodes import Episode, EpisodeSampler, class_major_labels
 from freelib.evaluation import mean_and_interval, paired_difference
 from freelib.experiments.beyond import EXPERIMENT, METHOD, REVISION, score_centres, shots_of, tested_on
-from freelib.experiments.measure import measured
+from freelib.experiments.measure import NotMeasuredError, measured
 from freelib.experiments.pools import get_pool
 from freelib.experiments.runner import TEST_SEED, Run, learner_file
 from freelib.experiments.units import Unit
@@ -28,19 +29,19 @@ from freelib.storage import load_tensors
 from freelib.tables import DATASET_TITLES, signed
 
 CENTRING, STEPS = f"{METHOD} centring", f"{METHOD} adapting"
-WAYS = {"means": "nearest class means", "anil": "steps of the last layer", "maml": "steps of all weights"}
-"""How a student adapts to an episode; the steps start from the class means, and nothing is centred."""
+WAYS = {"means": "nearest class means", "anil": "the last layer", "maml": "all weights"}
+"""What adapts to an episode; the gradient steps start from the class means, and nothing is centred."""
 SCALE = 10.0
 """Of the cosines that are the first logits, as in `prototype_logits`."""
 
 
 def trained_student(run: Run) -> MetaLearner:
-    """The student that a run left in the cache."""
-    config = run.settings["config"]
+    """The student that a run left in the cache. Raises FileNotFoundError where there is none."""
+    config, weights = run.settings["config"], load_tensors(learner_file(run.digest, run.cache))
     pool = get_pool(run.unit.dataset, run.profile, run.unit.seed, cache=run.cache)
     learner = build_student(pool, config, seed=run.unit.seed)
     learner.centre = config.centre
-    learner.backbone.load_state_dict(load_tensors(learner_file(run.digest, run.cache)))
+    learner.backbone.load_state_dict(weights)
     return learner
 
 
@@ -59,10 +60,8 @@ def _of_kept_students(
     for dataset in datasets or profile.datasets:
         run = Run(Unit(EXPERIMENT, METHOD, dataset, profile.shots[0], profile.seeds[0]), profile, cache)
         about = asdict(run.settings["config"]) | tested_on(run, "test")
-        wanted = {"experiment": EXPERIMENT, "method": method, "dataset": dataset}
-        if learner_file(run.digest, cache).is_file() or any(True for _ in store.find(wanted)):
-            make = partial(measure, run)
-            records.append(measured(run, method, about, make, store, revision=REVISION))
+        with suppress(FileNotFoundError, NotMeasuredError):  # no student, and no record
+            records.append(measured(run, method, about, partial(measure, run), store, revision=REVISION))
     return records
 
 
@@ -169,8 +168,9 @@ def conclusion(records: Sequence[Record]) -> str:
         extra, title = record["extra"], DATASET_TITLES.get(record["dataset"], record["dataset"])
         for n_shot, by_way in extra["episodes"].items():
             means, *rest = (torch.tensor(by_way[way], dtype=torch.float64) for way in WAYS)
+            steps = f"{extra['steps']} steps of {extra['lr']}"
             gaps = ", ".join(
-                f"{signed(*paired_difference(found, means))} by {extra['steps']} {WAYS[way]}"
+                f"{signed(*paired_difference(found, means))} by {steps} of {WAYS[way]}"
                 for way, found in zip(list(WAYS)[1:], rest, strict=True)
             )
             words = f"{mean_and_interval(means)[0]:.1f} % by nearest class means"

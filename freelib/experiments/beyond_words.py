@@ -24,12 +24,10 @@ def images(records: Sequence[Record]) -> str:
 
 def variants_images(records: Sequence[Record], variants: Sequence[Record]) -> str:
     """The same of the ablation's base, as a part of the method's."""
-    config = next(record["config"] for record in records if record["method"] == METHOD)
+    whole = next((_total(record["config"]) for record in records if record["method"] == METHOD), None)
     base = variants[0]["config"]
-    share = _total(base) / _total(config)
-    return (
-        f"The base has {_total(base)} images, {share:.0%} of the method's {_total(config)}: {_kinds(base)}."
-    )
+    part = f", {_total(base) / whole:.0%} of the method's {whole}" if whole else ""
+    return f"The base has {_total(base)} images{part}: {_kinds(base)}."
 
 
 def shares(config: Mapping[str, Any]) -> dict[str, float]:

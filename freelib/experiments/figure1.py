@@ -92,8 +92,8 @@ def conclusion(table: pd.DataFrame) -> str:
             f" over {len(five)} tasks). All {scratch['step'].max()} passes of a generator from scratch take "
             f"{whole:.1f} times FIve's seconds and reach {scratch['agreement'].mean():.0f} %; how many is a "
             f"choice, and the ratio grows with it. The paper's {REPORTED} times less time is "
-            f"{'found' if found[0] else 'not found'} against all those passes, "
-            f"{'found' if found[1] else 'not found'} at equal agreement."
+            f"{'found' if found[0] else 'not found'} against all those passes; as many times fewer "
+            f"passes are {'found' if found[1] else 'not found'} at equal agreement."
         )
     return " ".join(sentences)
 

@@ -81,7 +81,8 @@ def load_learner(folder: str | Path) -> MetaLearner:
             )
         learner = get_method(method).meta_train(pool, config, seed=seed)
     else:
-        learner = _student(config, **description["images"], **description["rule"])
+        student = _student(config, **description["images"], **description["rule"])
+        learner = get_method(method).ready(student, config)
         weights = load_tensors(Path(folder) / "learner.safetensors")
         try:
             learner.backbone.load_state_dict(weights)

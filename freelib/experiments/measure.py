@@ -16,6 +16,10 @@ from freelib.records import KEYED, Record, RecordStore, complete, config_digest
 Values = Mapping[str, Any]
 
 
+class NotMeasuredError(ValueError):
+    """A measurement has no record, and FREELIB_RUNS=none makes none."""
+
+
 def measured(
     run: Run,
     name: str,
@@ -93,7 +97,9 @@ def _kept(
     if (record := store.adopt(experiment, config_digest(keyed))) is not None:
         return record
     if nothing_is_made():
-        raise ValueError(f"{experiment}: {keyed['method']} has no record in {store.root}, and none is made")
+        raise NotMeasuredError(
+            f"{experiment}: {keyed['method']} has no record in {store.root}, and none is made"
+        )
     captured, start = environment(), time.perf_counter()
     values = dict(make())
     seconds = time.perf_counter() - start

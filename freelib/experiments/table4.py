@@ -199,7 +199,7 @@ def missing_parts(rows: pd.DataFrame) -> list[str]:
 
 
 def claim(rows: pd.DataFrame) -> str:
-    """What becomes of the claim that accuracy falls, intervals aside, without each of the parts.
+    """What becomes of the claim that accuracy falls, interval and all, without each of the parts.
 
     There is no verdict while one is not measured.
     """

@@ -88,8 +88,9 @@ def judged(signs: Sequence[int | None], *, missing: bool = False) -> str:
     known = [sign for sign in signs if sign is not None]
     if not known:
         return ONE_SEED if signs else OPEN
+    missing = missing or len(known) < len(signs)
     if all(sign > 0 for sign in known):
-        return SO_FAR if missing or len(known) < len(signs) else HOLDS
+        return SO_FAR if missing else HOLDS
     if any(sign > 0 for sign in known):
         return HOLDS_IN_PART
     if any(sign < 0 for sign in known):

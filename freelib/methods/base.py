@@ -71,6 +71,10 @@ class Method(ABC):
     revision: ClassVar[int] = 1
     Config: ClassVar[type[MethodConfig]] = MethodConfig
 
+    def ready(self, learner: MetaLearner, config: Any) -> MetaLearner:
+        """A student with all that the method does at test time: from the student alone, whose θ it shares."""
+        return learner
+
     @abstractmethod
     def meta_train(
         self,

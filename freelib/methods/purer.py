@@ -202,6 +202,10 @@ class Purer(Method):
     revision = 1
     Config = PurerConfig
 
+    def ready(self, learner: MetaLearner, config: PurerConfig) -> MetaLearner:
+        """See `Method.ready`: with ICFIL, where it is on."""
+        return CalibratedLearner(learner, config.inversion, config) if config.icfil else learner
+
     def meta_train(
         self,
         pool: ModelPool,
@@ -214,9 +218,7 @@ class Purer(Method):
         """See `Method.meta_train`. The log holds losses, teacher agreement, seconds by phase and passes."""
         rng = torch.Generator().manual_seed(stream_seed(seed, "draws"))
         pool = pool.to(config.device)
-        learner = build_student(pool, config, seed=seed)
-        if config.icfil:
-            learner = CalibratedLearner(learner, config.inversion, config)
+        learner = self.ready(build_student(pool, config, seed=seed), config)
         optimizer = make_optimizer("adam", list(learner.params.values()), config.outer_lr)
         dataset, curriculum = DynamicDataset(pool, config, rng), Curriculum(config.eci_patience)
         parts = {
