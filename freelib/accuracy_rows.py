@@ -64,7 +64,7 @@ def accuracy_rows(
     difference, difference_ci95: to the reference method on the same episodes, paired, over the seeds that
     both have (all, where one of them draws nothing by chance); NaN for the method itself
     seed_difference, seed_difference_ci95: mean of the differences seed by seed, with its interval over seeds;
-    NaN where they have no two seeds in common
+    NaN where they have no two seeds in common; what draws nothing by chance counts for every seed of its pool
     last: accuracy of the last round instead of the selected one
     seconds: of meta-training, see `training_seconds`, median over seeds (a crowded machine makes single ones
       long); by_processor: whether it is processor time, which all of the row's records have
@@ -137,12 +137,20 @@ def _of_common_seeds(*groups: Mapping[int, Record]) -> list[list[Record]]:
 
 
 def _over_seeds(own: Sequence[Record], other: Sequence[Record]) -> tuple[float, float]:
-    """The accuracies' differences seed by seed: mean and interval; NaN without two seeds in common."""
-    seeds = [[record["seed"] for record in group] for group in (own, other)]
-    if len(own) < 2 or sorted(seeds[0]) != sorted(seeds[1]):
+    """The accuracies' differences seed by seed, own − other: mean and interval; NaN of fewer than two.
+
+    Where nothing is drawn by chance in one of them, and the pool is one, it is held against each seed of the
+    other.
+    """
+    by_chance = [get_method(group[0]["method"]).uses_seed for group in (own, other)]
+    accuracies = [{record["seed"]: record["accuracy"] for record in group} for group in (own, other)]
+    one_pool = all(record["pool"] == own[0]["pool"] for record in (*own, *other))
+    if sum(by_chance) == 1 and one_pool:
+        steady = by_chance.index(False)
+        accuracies[steady] = dict.fromkeys(accuracies[1 - steady], _mean(accuracies[steady].values()))
+    if not any(by_chance) or len(accuracies[0]) < 2 or accuracies[0].keys() != accuracies[1].keys():
         return math.nan, math.nan
-    theirs = {record["seed"]: record["accuracy"] for record in other}
-    gaps = [record["accuracy"] - theirs[record["seed"]] for record in own]
+    gaps = [mine - accuracies[1][seed] for seed, mine in accuracies[0].items()]
     return mean_over_seeds(torch.tensor(gaps, dtype=torch.float64))
 
 

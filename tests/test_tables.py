@@ -67,9 +67,8 @@ def test_differences_seed_by_seed_have_an_interval_of_their_own():
     row = accuracy_rows([*free, *purer], table="table1").loc[1]
     assert row["seed_difference"] == pytest.approx(-9)  # -10 and -8
     assert row["seed_difference_ci95"] == pytest.approx(12.7062 * 2**0.5 / 2**0.5, rel=1e-4)
-    for others in (purer[:1], [record("average", [40.0, 40.0, 40.0, 40.0])]):
-        row = accuracy_rows([*free, *others], table="table1").loc[1]
-        assert math.isnan(row["seed_difference"])
+    row = accuracy_rows([*free, purer[0]], table="table1").loc[1]
+    assert math.isnan(row["seed_difference"])
 
 
 def test_budget_is_training_without_the_monitor_and_models_at_test_are_counted():
@@ -93,6 +92,22 @@ def test_a_rows_time_is_the_processors_where_all_of_its_records_have_it():
     table = accuracy_table(accuracy_rows([*records, old], table="table1"), "")
     assert table.cells["training, s"].tolist() == ["75†"]  # of 75, 30 and 80
     assert "†: by the wall's clock" in table.note
+
+
+def test_what_is_not_drawn_by_chance_is_held_against_each_seed():
+    student = [
+        record("pool_distillation", [50.0 + gap] * 4, seed=seed) for seed, gap in enumerate((6, -3, 3))
+    ]
+    pool = record("pool_features", [50.0, 48.0, 52.0, 50.0])
+
+    def over_seeds(*records, reference="pool_distillation"):
+        rows = accuracy_rows(records, table="beyond", reference=reference).set_index("method")
+        return tuple(rows.loc["pool_features", ["seed_difference", "seed_difference_ci95"]])
+
+    assert over_seeds(*student, pool) == pytest.approx((-2, 11.384), rel=1e-3)  # 4.3027 * 4.583 / √3
+    assert all(map(math.isnan, over_seeds(student[0], pool)))
+    other = record("pool_features", [50.0, 48.0, 52.0, 50.0], pool={"seed": 9})
+    assert all(map(math.isnan, over_seeds(*student, other)))  # each seed has a pool of its own
 
 
 def test_a_method_without_chance_has_no_seeds():
