@@ -29,8 +29,8 @@ def test_a_part_helps_where_episodes_and_seeds_say_so(evidence):
         helps.finding == "aligned minus summed: +2.1 ± 0.0 points; above zero in 1 of 1 columns that can tell"
     )
     assert helps.numbers[0] == (
-        "CIFAR-FS, 1-shot, summed gradients: lower by 2.1 ± 0.0 points; "
-        "by seed −2.0, −2.1, −2.2, over seeds −2.1 ± 0.2"
+        "CIFAR-FS, 1-shot, summed gradients: lower by 2.1 ± 0.0 points, "
+        "over seeds −2.1 ± 0.2; by seed −2.0, −2.1, −2.2"
     )
     assert helps.missing[0] == "table 2: mean of the three, 1-shot: all"
     assert found["replay_helps"].verdict == UNCLEAR  # the seeds do not agree

@@ -71,7 +71,7 @@ def test_rows_know_their_variant_their_difference_and_their_agreement():
     )
     made = table4.table(rows, "Table 4.")
     assert made.cells["by seed"].tolist() == ["", "−10.0, −4.0", "+1.0, +1.0"]
-    assert "summed gradients: lower by 7.0 ± 0.0 points." in made.note
+    assert "summed gradients: not told apart (−7.0 ± 0.0, over seeds −7.0 ± 38.1)." in made.note
 
 
 def test_the_claim_needs_every_part_measured_and_worse():
@@ -89,9 +89,16 @@ def test_a_record_of_something_else_is_refused():
 
 
 def test_verdicts():
-    assert table4.verdict(-1.25, 0.4) == "lower by 1.2 ± 0.4 points"
-    assert table4.verdict(2.0, 0.4) == "higher by 2.0 ± 0.4 points"
-    assert table4.verdict(0.3, 0.4) == "not told apart (+0.3 ± 0.4)"
+    def said(*values):
+        names = ("difference", "difference_ci95", "seed_difference", "seed_difference_ci95")
+        return table4.verdict({"title": "FREE", **dict(zip(names, values, strict=True))})
+
+    one = (float("nan"), float("nan"))
+    assert said(-1.25, 0.4, *one) == "lower by 1.2 ± 0.4 points"
+    assert said(2.0, 0.4, *one) == "higher by 2.0 ± 0.4 points"
+    assert said(0.3, 0.4, *one) == "not told apart (+0.3 ± 0.4)"
+    assert said(-0.4, 0.3, -0.4, 0.2) == "lower by 0.4 ± 0.3 points, over seeds −0.4 ± 0.2"
+    assert said(-0.4, 0.3, -0.4, 0.6) == "not told apart (−0.4 ± 0.3, over seeds −0.4 ± 0.6)"
 
 
 def test_a_run_makes_a_record_for_every_row(monkeypatch, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from freelib.experiments.table4 import verdict
+from freelib.experiments.verdicts import Cell
 from freelib.records import Record
 
 SUMMED = {"alignment": "summed"}
@@ -24,7 +25,7 @@ def pairs(rows: pd.DataFrame) -> pd.DataFrame:
 def alignment_helps(rows: pd.DataFrame) -> bool:
     """Whether summed gradients are below BelL in each pair, interval and all: what the paper claims."""
     found = pairs(rows)
-    return bool(len(found) and (found["difference"] + found["difference_ci95"] < 0).all())
+    return bool(len(found)) and all(Cell.of("", row).sign == 1 for row in found.to_dict("records"))
 
 
 def claim(rows: pd.DataFrame) -> str:
@@ -36,6 +37,4 @@ def claim(rows: pd.DataFrame) -> str:
 
 def sentence(row: pd.Series, where: str) -> str:
     """What a pair says, in words."""
-    return (
-        f"{where}, summed gradients in place of BelL: {verdict(row['difference'], row['difference_ci95'])}."
-    )
+    return f"{where}, summed gradients in place of BelL: {verdict(row.to_dict())}."

@@ -104,7 +104,7 @@ def units(
 
 
 def rows(records: Sequence[Record], *, reference: str = METHOD) -> pd.DataFrame:
-    """The table's rows, see `accuracy_rows`; differences are against pool distillation."""
+    """The table's rows, see `accuracy_rows`; differences are against pool distillation, or `reference`."""
     table = accuracy_rows(records, table="table1", reference=reference, variant=table1.not_centred)
     return table.sort_values(["dataset", "n_shot", "accuracy"], ignore_index=True)
 

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
-import torch
 
-from freelib.evaluation import mean_over_seeds
 from freelib.experiments import figure5, lemma1, table2, table3, table4
 from freelib.experiments.alignment_claim import pairs, sentence
 from freelib.experiments.evidence import Evidence, Runs, setting
@@ -58,11 +56,9 @@ def _part_numbers(rows: pd.DataFrame, words: str) -> tuple[str, ...]:
     said = []
     for row in rows[rows["variant"] == words].to_dict("records"):
         text = f"{setting(row['dataset'], row['n_shot'])}, {words}: "
-        text += table4.verdict(row["difference"], row["difference_ci95"])
+        text += table4.verdict(row)
         if len(row["by_seed"]) > 1:
-            each = ", ".join(f"{value:+.1f}" for value in row["by_seed"])
-            over = signed(*mean_over_seeds(torch.tensor(row["by_seed"], dtype=torch.float64)))
-            text += f"; by seed {each}, over seeds {over}"
+            text += "; by seed " + ", ".join(f"{value:+.1f}" for value in row["by_seed"])
         said.append(text.replace(" -", " −"))
     return tuple(said)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import pandas as pd
 from freelib.accuracy_rows import accuracy_rows
 from freelib.experiments.grid import run_grid
 from freelib.experiments.units import Unit, make_config, unit_config
+from freelib.experiments.verdicts import Cell
 from freelib.methods.base import MethodConfig
 from freelib.methods.free import FreeConfig
 from freelib.profiles import Profile, get_profile
@@ -170,11 +171,17 @@ def table(rows: pd.DataFrame, caption: str) -> Table:
     return Table(words, rows.drop(columns="by_seed"), pd.DataFrame(cells), conclusion(rows))
 
 
-def verdict(difference: float, half_width: float) -> str:
-    """What a paired difference says: "lower by 1.2 ± 0.4 points", "higher by …", "not told apart (…)"."""
-    if abs(difference) <= half_width:
-        return f"not told apart ({signed(difference, half_width)})"
-    return f"{'lower' if difference < 0 else 'higher'} by {plus_minus(abs(difference), half_width)} points"
+def verdict(row: Mapping[Hashable, Any]) -> str:
+    """What a row's paired difference says: "lower by 1.2 ± 0.4 points", "higher by …", "not told apart (…)".
+
+    Where there are several seeds, it has to stand their interval too; see `Cell`.
+    """
+    sign, gap = Cell.of("", row).sign, (row["difference"], row["difference_ci95"])
+    seeds = row["seed_difference"], row["seed_difference_ci95"]
+    over = "" if pd.isna(seeds[1]) else f", over seeds {signed(*seeds)}"
+    if not sign:
+        return f"not told apart ({signed(*gap)}{over})"
+    return f"{'lower' if sign > 0 else 'higher'} by {plus_minus(abs(gap[0]), gap[1])} points{over}"
 
 
 def conclusion(rows: pd.DataFrame) -> str:
@@ -182,11 +189,7 @@ def conclusion(rows: pd.DataFrame) -> str:
     sentences = []
     for (dataset, n_shot), group in rows.groupby(["dataset", "n_shot"], sort=False):
         by_words = {row["variant"]: row for row in group.to_dict("records")}
-        said = [
-            f"{words}: {verdict(row['difference'], row['difference_ci95'])}"
-            for words in PARTS
-            if (row := by_words.get(words)) is not None
-        ]
+        said = [f"{words}: {verdict(row)}" for words in PARTS if (row := by_words.get(words)) is not None]
         name = DATASET_TITLES.get(str(dataset), dataset)
         sentences.append(f"On {name}, 5-way {n_shot}-shot, against the full method: {'; '.join(said)}.")
     return " ".join(sentences)
@@ -199,12 +202,12 @@ def missing_parts(rows: pd.DataFrame) -> list[str]:
 
 
 def claim(rows: pd.DataFrame) -> str:
-    """What becomes of the claim that accuracy falls, interval and all, without each of the parts.
+    """What becomes of the claim that accuracy falls, intervals and all, without each of the parts.
 
     There is no verdict while one is not measured.
     """
     if missing := missing_parts(rows):
         return f"not judged while these are not measured: {'; '.join(missing)}"
     parts = rows[rows["variant"].isin(PARTS)]
-    helps = (parts["difference"] + parts["difference_ci95"] < 0).all()
+    helps = all(Cell.of("", row).sign == 1 for row in parts.to_dict("records"))
     return "holds here" if helps else "does not hold here for every part"
