@@ -64,6 +64,7 @@ SMOKE: Settings = {
         "students": {"resnet10": {"width": 8}},
     },
     "table4": _BRIEF,
+    "paper_size": _BRIEF,
     "figure7": {
         **_BRIEF,
         "sensitivity": {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -161,8 +162,10 @@ def _start_worker(fields: dict[str, Any]) -> None:
 
 
 def _pretrain_and_save(config: PoolConfig, folder: Path, seed: int, index: int) -> None:
+    start = time.perf_counter()
     model = pretrain_model(_worker_dataset, config, seed=seed, index=index)
-    save_member(model, folder, training=training_of(_worker_dataset, config, seed))
+    seconds = round(time.perf_counter() - start, 3)
+    save_member(model, folder, training=training_of(_worker_dataset, config, seed), seconds=seconds)
 
 
 def training_of(dataset: FewShotDataset, config: PoolConfig, seed: int) -> dict[str, Any]:

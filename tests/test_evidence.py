@@ -76,4 +76,4 @@ def test_every_plan_has_runs_in_every_profile():
     for name in ("smoke", "cpu"):
         profile = get_profile(name)
         for plan in PLANS.values():
-            assert sum(len(units) for _, units in plan(profile)) > 1
+            assert sum(len(units) for _, units in plan(profile)) > 0

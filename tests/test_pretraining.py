@@ -6,6 +6,7 @@ import json
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from tiny_models import TINY_POOL, flat, rng, trained_pool
 from freelib import pretraining
 from freelib.backbones import build_backbone
 from freelib.episodes import images_to_float
-from freelib.pool import PretrainedModel
+from freelib.pool import ModelPool, PretrainedModel
 from freelib.pretraining import (
     PoolConfig,
     accuracy_on,
@@ -41,6 +42,15 @@ def bytes_of(folder) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
+def lasting(files: dict[str, bytes]) -> dict[str, Any]:
+    """A pool's files without the time that their making took."""
+    told = {name: json.loads(data) for name, data in files.items() if name.endswith(".json")}
+    return files | {
+        name: {key: value for key, value in description.items() if key != "seconds"}
+        for name, description in told.items()
+    }
+
+
 def test_a_pool_is_stored_and_opened(stored, tiny_dataset):
     folder, pool, calls = stored
     names = ["tiny-conv4-0000", "tiny-resnet10-0001", "tiny-conv4-0002"]
@@ -51,6 +61,13 @@ def test_a_pool_is_stored_and_opened(stored, tiny_dataset):
     assert (model.arch, model.domain, model.image_size, model.n_way) == ("resnet10", "tiny", 16, 5)
     assert set(model.class_names) <= set(tiny_dataset.class_names)
     assert model.mean == tiny_dataset.mean
+    times = [description["seconds"] for description in pool.descriptions]
+    assert min(times) > 0
+    assert pool.seconds == pytest.approx(sum(times))
+    untimed = [{key: v for key, v in d.items() if key != "seconds"} for d in pool.descriptions]
+    older = ModelPool(untimed, pool._read)
+    assert older.seconds is None
+    assert older.digest == pool.digest
 
 
 def test_a_killed_run_goes_on_with_the_same_bits_by_another_number_of_workers(stored, tiny_dataset, tmp_path):
@@ -63,7 +80,7 @@ def test_a_killed_run_goes_on_with_the_same_bits_by_another_number_of_workers(st
     calls = []
     pretrain_pool(tiny_dataset, QUICK, tmp_path, seed=3, progress=lambda *done: calls.append(done))
     assert calls == [(1, 3), (2, 3), (3, 3)]
-    assert bytes_of(tmp_path) == whole
+    assert lasting(bytes_of(tmp_path)) == lasting(whole)
     after = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
     assert {n for n in before if before[n] != after[n]} == {"tiny-conv4-0002.safetensors"}
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from freelib.experiments import beyond, figure5, figure7, table1, table2, table3, table4, table5
+from freelib.experiments import beyond, figure5, figure7, paper_size, table1, table2, table3, table4, table5
 from freelib.experiments.grid import Plan, record_of
 from freelib.experiments.units import Unit
 from freelib.methods import get_method
@@ -32,6 +32,7 @@ PLANS: dict[str, Callable[[Profile], Plan]] = {
     "figure5": figure5.plan,
     "figure7": figure7.plan,
     "beyond": lambda profile: _table(beyond, profile.for_experiment("beyond")),
+    "paper_size": paper_size.plan,
 }
 """By experiment: all its runs in a profile."""
 

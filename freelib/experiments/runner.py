@@ -206,6 +206,8 @@ def _execute(runs: Sequence[Run], checkpoint: Checkpoint, message: Message) -> l
     log = learner.log
     seconds = {} if log is None else dict(log.seconds)
     seconds |= time_spent(log, began, config.device)
+    if pool.seconds is not None:
+        seconds["pretraining"] = pool.seconds
     shared = {
         **captured,
         "experiment": unit.experiment,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 
-from freelib.experiments import beyond
+from freelib.experiments import beyond, paper_size
 from freelib.experiments.evidence import PLANS, Evidence, name_of
 from freelib.experiments.pools import pool_parts
 from freelib.experiments.summary import rounds_of_free
@@ -18,6 +18,7 @@ from freelib.records import Record
 from freelib.report import duration, facts, spent
 from freelib.tables import DATASET_TITLES
 
+TITLES = {beyond.EXPERIMENT: "beyond the paper", paper_size.EXPERIMENT: "the paper's size, end to end"}
 NATIVE = {"cifar-fs": 32, "mini-imagenet": 84, "cub": 84}
 
 
@@ -32,8 +33,7 @@ def what_was_run(evidence: Evidence) -> Iterator[str]:
     for name in PLANS:
         runs = evidence.runs(name)
         numbers = f"{len(runs.records)} | {len(runs.wanted)} | {duration(spent(runs.records))}"
-        title = "beyond the paper" if name == beyond.EXPERIMENT else f"{name[:-1]} {name[-1]}"
-        yield f"| {title} | {numbers} |"
+        yield f"| {TITLES.get(name, f'{name[:-1]} {name[-1]}')} | {numbers} |"
     yield from ("", "One run may serve several tables; its time is counted in each.", "")
     yield from (*_long_enough(evidence), "| | |", "| --- | --- |")
     yield from (f"| {name} | {value} |" for name, value in facts(evidence.store).items())

@@ -1,0 +1,142 @@
+"""The paper's own size, end to end: FREE on CIFAR-FS at 1 shot, with the time that each part of it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from freelib.accuracy_rows import accuracy_rows
+from freelib.environment import nothing_is_made
+from freelib.experiments.grid import Plan, run_grid, standing
+from freelib.experiments.performance import REPLAY_BATCHES
+from freelib.experiments.units import grid
+from freelib.profiles import Profile, get_profile
+from freelib.records import Record, RecordStore
+from freelib.tables import Table, plus_minus
+
+EXPERIMENT = "paper_size"
+PARTS = {
+    "pretraining": "pre-training the pool",
+    "recovery": "recovery",
+    "alignment": "distillation (BelL's aligned steps)",
+    "replay": "replay",
+    "monitor": "looks at the validation classes",
+    "test": "test",
+}
+
+
+def sized(profile: Profile) -> Profile:
+    """The `paper` profile's run on a profile's device, at its precision; small where the profile has a size.
+
+    Nothing that the result depends on differs from `paper` but device and precision.
+    """
+    if EXPERIMENT in profile.experiments:
+        return profile.for_experiment(EXPERIMENT)
+    precision = profile.method_fields("free").get("precision", profile.precision)
+    paper = get_profile("paper")
+    return replace(
+        paper,
+        name=profile.name,
+        datasets=("cifar-fs",),
+        shots=(1,),
+        device=profile.device,
+        pool={**paper.pool, "precision": profile.pool.get("precision", "float32")},
+        overrides={"free": {"precision": precision, "checkpoint_every": 10}},
+        workers=profile.workers,
+    )
+
+
+def plan(profile: Profile) -> Plan:
+    """The one run, and the profile that it runs in."""
+    own = sized(profile)
+    return [(own, grid(EXPERIMENT, ["free"], own.datasets[:1], own.shots[:1], own.seeds[:1]))]
+
+
+def run(profile: str | Profile, *, results: str | Path, cache: str | Path | None = None) -> list[Record]:
+    """The run's record: read where it stands, else made, which takes hours beyond smoke; see `run_grid`.
+
+    With FREELIB_RUNS=none nothing is made, and where no record stands there is none.
+    """
+    ((own, units),) = plan(get_profile(profile))
+    store = RecordStore(Path(results) / own.name / "records")
+    if nothing_is_made():
+        return standing(units, own, store)
+    return run_grid(units, own, store, cache=cache)
+
+
+def rows(records: Sequence[Record], *, reference: str = "free") -> pd.DataFrame:
+    """The accuracy's row, see `accuracy_rows`: what others report is of this size."""
+    return accuracy_rows(records, table="table1", reference=reference)
+
+
+def counts(record: Record) -> dict[str, int]:
+    """How often the run did each piece of the benchmark: epochs, models, episodes of replay and of test."""
+    pool, config = record["pool"]["config"], record["config"]
+    batches = sum(record["history"].get("replay_batches", []))
+    return {
+        "pretraining": pool["n_models"] * pool["epochs"],
+        "recovery": (config["warmup_rounds"] + config["rounds"]) * config["meta_batch"],
+        "replay": round(batches) * config["replay_episodes"],
+        "test": record["n_episodes"],
+    }
+
+
+def seconds(record: Record) -> dict[str, float]:
+    """Seconds by part of the run, of those of PARTS that were timed."""
+    return {part: record["seconds"][part] for part in PARTS if part in record["seconds"]}
+
+
+def time_table(record: Record, pieces: pd.DataFrame, caption: str) -> Table:
+    """Each part's time beside what the benchmark's pieces promise for as many of them on one thread.
+
+    pieces: `performance.rows`, of the sizes that the run has; others promise nothing
+    """
+    alike = pieces.assign(alike=pieces["precision"] == record["precision"]).sort_values("alike")
+    promised = alike[alike["paper_size"]].groupby("piece")["seconds"].last()  # float32 where that is all
+    done, spent = counts(record), seconds(record)
+    table = pd.DataFrame(
+        {
+            "part": part,
+            "seconds": value,
+            "pieces": done.get(part, float("nan")),
+            "promised": done[part] * promised[part] if part in promised.index else float("nan"),
+        }
+        for part, value in spent.items()
+    )
+    spent_in = [*table["seconds"], table["seconds"].sum()]
+    promises = [*table["promised"], table["promised"].sum(min_count=1)]
+    cells = pd.DataFrame(
+        {
+            "part": [*(PARTS[part] for part in table["part"]), "together"],
+            "time": list(map(_time, spent_in)),
+            "pieces": ["" if pd.isna(n) else f"{n:.0f}" for n in [*table["pieces"], float("nan")]],
+            "the benchmark's pieces, as many": ["–" if pd.isna(x) else _time(x) for x in promises],
+        }
+    )
+    machine = record["cpu"] if record["device"] == "cpu" else record["device"]
+    note = (
+        f"{record['threads']} thread(s) of {machine}. "
+        "Pieces: epochs of one model, models inverted, episodes of replay and of test."
+    )
+    return Table(caption, table, cells, note)
+
+
+def _time(value: float) -> str:
+    return f"{value / 3600:.2f} h" if value >= 360 else f"{value:.1f} s"
+
+
+def sentence(record: Record) -> str:
+    """What the run took and reached, beside what others report."""
+    row = rows([record]).iloc[0]
+    done = counts(record)["replay"] / (record["config"]["rounds"] * record["config"]["replay_episodes"])
+    reported = "" if pd.isna(row["paper"]) else f", {row['paper']:.2f} % are reported ({row['source']})"
+    parts = seconds(record)
+    left_out = "" if "pretraining" in parts else ", without its pool's pre-training,"
+    return (
+        f"The whole run{left_out} took {_time(sum(parts.values()))} and reached "
+        f"{plus_minus(row['accuracy'], row['ci95'])} %{reported}. It replayed {done:.1f} batches a round; "
+        f"the benchmark's sum assumes {REPLAY_BATCHES}."
+    )

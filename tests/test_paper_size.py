@@ -1,0 +1,96 @@
+"""The paper's size: nothing but device and precision differs from the `paper` profile; its time adds up."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pandas as pd
+import pytest
+from made_records import CLAIMED, FREE, made, made_evidence
+
+from freelib.experiments import paper_size
+from freelib.experiments.claims_accuracy import reaches_the_papers_accuracy
+from freelib.experiments.pools import pool_config
+from freelib.experiments.units import Unit, unit_config
+from freelib.profiles import get_profile
+
+PIECES = pd.DataFrame(
+    {
+        "piece": ["pretraining", "pretraining", "recovery", "replay", "test"],
+        "precision": ["bfloat16", "float32", "bfloat16", "float32", "float32"],
+        "seconds": [0.8, 1.1, 1.0, 0.08, 0.05],
+        "paper_size": True,
+    }
+)
+
+
+@pytest.fixture
+def record():
+    """The run at `cpu`, as if it had been made."""
+    ((own, (unit,)),) = paper_size.plan(get_profile("cpu"))
+    seconds = {"pretraining": 4000.0, "recovery": 4000.0, "replay": 12000.0, "monitor": 3600.0, "test": 60.0}
+    history = {"replay_batches": [12.0] * 500 + [14.0] * 500}
+    return made(
+        unit,
+        own,
+        [40.0, 42.0, 38.0, 44.0],
+        seconds=seconds,
+        history=history,
+        cpu="A CPU",
+        threads=1,
+        device="cpu",
+    )
+
+
+def test_only_device_and_precision_differ_from_the_papers_profile():
+    ((own, (unit,)),) = paper_size.plan(get_profile("cpu"))
+    paper = get_profile("paper")
+    wanted = asdict(unit_config(Unit("table1", "free", "cifar-fs", 1, 0), paper))
+    found = asdict(unit_config(unit, own))
+    assert {name for name in wanted if wanted[name] != found[name]} == {
+        "device", "precision", "checkpoint_every",
+    }  # fmt: skip
+    pools = [asdict(pool_config("cifar-fs", profile)) for profile in (own, paper)]
+    assert {name for name in pools[0] if pools[0][name] != pools[1][name]} == {"device", "precision"}
+    assert (own.n_episodes, own.validation_episodes, own.size_of("cifar-fs")) == (600, 600, None)
+    assert (own.name, own.device, found["precision"], pools[0]["precision"]) == (
+        "cpu", "cpu", "bfloat16", "bfloat16",
+    )  # fmt: skip
+    ((small, _),) = paper_size.plan(get_profile("smoke"))
+    assert (small.datasets, small.pool["n_models"]) == (("glyphs",), 6)
+
+
+def test_the_time_of_its_parts_beside_what_the_pieces_promise(record):
+    assert paper_size.counts(record) == {
+        "pretraining": 6000, "recovery": 4080, "replay": 130000, "test": 600,
+    }  # fmt: skip
+    table = paper_size.time_table(record, PIECES, "Caption.")
+    cells = table.cells.set_index("part")
+    assert cells["time"]["pre-training the pool"] == "1.11 h"
+    assert cells["the benchmark's pieces, as many"].tolist() == [
+        "1.33 h", "1.13 h", "2.89 h", "–", "30.0 s", "5.36 h",
+    ]  # fmt: skip
+    assert cells["time"]["together"] == "6.57 h"
+    assert table.note.startswith("1 thread(s) of A CPU.")
+    too_small = paper_size.time_table(record, PIECES.assign(paper_size=False), "")
+    assert set(too_small.cells["the benchmark's pieces, as many"]) == {"–"}
+
+
+def test_what_it_reached_stands_beside_what_others_report(record):
+    assert paper_size.sentence(record) == (
+        "The whole run took 6.57 h and reached 41.0 ± 2.5 %, 39.13 % are reported (public leaderboard's "
+        "listing). It replayed 13.0 batches a round; the benchmark's sum assumes 15."
+    )
+    del record["seconds"]["pretraining"]
+    assert paper_size.sentence(record).startswith(
+        "The whole run, without its pool's pre-training, took 5.46 h"
+    )
+
+
+def test_the_claim_on_the_papers_accuracy_has_the_papers_size(record, tmp_path):
+    verdict = reaches_the_papers_accuracy(made_evidence(tmp_path, CLAIMED, table1=lambda unit: FREE))
+    assert "at the paper's size: CIFAR-FS, 1-shot: all" in verdict.missing
+    evidence = made_evidence(tmp_path, CLAIMED, paper_size=lambda unit: [40.0, 42.0, 38.0, 44.0])
+    verdict = reaches_the_papers_accuracy(evidence)
+    assert "CIFAR-FS, 1-shot, at the paper's size: 41.0 ± 2.5 %, reported 39.13 %" in verdict.finding
+    assert not [text for text in verdict.missing if "size" in text]
