@@ -10,6 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from freelib import side_by_side
 from freelib.episodes import EpisodeSampler, class_major_labels
 from freelib.meta_learner import CENTRES, Classifier, MetaLearner, prototype_logits
 
@@ -77,12 +78,33 @@ def evaluate(
     if isinstance(learner, MetaLearner) and learner.embeds_images_one_by_one:
         return evaluate_centres(learner, sampler, n_episodes, [learner.centre], progress)[learner.centre]
     labels = class_major_labels(sampler.n_way, sampler.n_query)
+    if side_by_side.pays(learner) and type(learner).adapt is MetaLearner.adapt:
+        return _evaluate_side_by_side(learner, sampler, n_episodes, labels, progress)  # type: ignore[arg-type]
     accuracies = []
     for i, episode in enumerate(sampler.take(n_episodes), start=1):
         predicted = learner.adapt(episode.support, episode.support_labels).predict(episode.query)
         accuracies.append(_accuracy(predicted, labels.to(predicted.device)))
         if progress:
             progress(i, n_episodes)
+    return Score(torch.stack(accuracies).cpu())
+
+
+def _evaluate_side_by_side(
+    learner: MetaLearner,
+    sampler: EpisodeSampler,
+    n_episodes: int,
+    labels: Tensor,
+    progress: Callable[[int, int], None] | None,
+) -> Score:
+    """`evaluate`, with as many episodes at once as fit an accelerator's memory."""
+    accuracies, labels = [], labels.to(learner.device)
+    for start in range(0, n_episodes, side_by_side.AT_ONCE):
+        n = min(side_by_side.AT_ONCE, n_episodes - start)
+        episodes = list(sampler.take(n, start=start))
+        predicted = side_by_side.predictions(learner, episodes, steps=learner.inner_steps)
+        accuracies += [_accuracy(each, labels) for each in predicted]
+        if progress:
+            progress(start + n, n_episodes)
     return Score(torch.stack(accuracies).cpu())
 
 

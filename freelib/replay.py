@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from freelib import side_by_side
 from freelib.episodes import Episode
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
@@ -64,11 +65,18 @@ def maml_step(
     second_order: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """MAML's outer step over a batch of episodes; gives (mean loss, mean accuracy in [0, 1]), two scalars."""
-    totals = torch.zeros(2, device=learner.device)
-    for episode in episodes:
-        loss, accuracy = learner.query_loss(episode, steps=steps, second_order=second_order)
-        (loss / len(episodes)).backward()
-        totals += torch.stack([loss.detach(), accuracy]) / len(episodes)
+    if side_by_side.pays(learner):
+        losses, accuracies = side_by_side.query_losses(
+            learner, episodes, steps=steps, second_order=second_order
+        )
+        losses.mean().backward()
+        totals = torch.stack([losses.detach().mean(), accuracies.mean()])
+    else:
+        totals = torch.zeros(2, device=learner.device)
+        for episode in episodes:
+            loss, accuracy = learner.query_loss(episode, steps=steps, second_order=second_order)
+            (loss / len(episodes)).backward()
+            totals += torch.stack([loss.detach(), accuracy]) / len(episodes)
     optimizer.step()
     optimizer.zero_grad()
     return totals[0], totals[1]
