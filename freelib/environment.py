@@ -72,6 +72,14 @@ def device_name(device: str | torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
+def accelerators() -> list[str]:
+    """What `CUDA_VISIBLE_DEVICES` may name here, one by one: as it is set, else all GPUs; none without."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return [str(i) for i in range(torch.cuda.device_count())]
+    return [name for name in visible.split(",") if name]
+
+
 def peak_memory_mib() -> float:
     """Largest resident size of this process so far, in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

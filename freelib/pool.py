@@ -230,19 +230,10 @@ class ModelPool(Sequence[PretrainedModel]):
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits over the members' metadata, their weights' digests included.
-
-        Without `training` and `seconds`: how a model came about is not what it is.
-        """
+        """16 hexadecimal digits over the members' metadata, weights' digests included, not how they arose."""
         aside = ("training", "seconds")
         kept = [{key: value for key, value in d.items() if key not in aside} for d in self.descriptions]
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
-
-    @property
-    def seconds(self) -> float | None:
-        """Seconds that pre-training its members took, one thread each; None where some do not tell."""
-        spent = [float(d["seconds"]) for d in self.descriptions if "seconds" in d]
-        return sum(spent) if len(spent) == len(self) else None
 
 
 def save_member(model: PretrainedModel, folder: Path, **more: Any) -> None:

@@ -168,6 +168,12 @@ def _pretrain_and_save(config: PoolConfig, folder: Path, seed: int, index: int) 
     save_member(model, folder, training=training_of(_worker_dataset, config, seed), seconds=seconds)
 
 
+def pretraining_seconds(pool: ModelPool) -> float | None:
+    """Seconds that pre-training a pool's members took, one thread each; None where some do not tell."""
+    spent = [float(d["seconds"]) for d in pool.descriptions if "seconds" in d]
+    return sum(spent) if len(spent) == len(pool) else None
+
+
 def training_of(dataset: FewShotDataset, config: PoolConfig, seed: int) -> dict[str, Any]:
     """What all members of a pool share and their bits depend on; kept in the metadata of each."""
     fields = {name: value for name, value in vars(config).items() if name not in ("n_models", "device")}

@@ -1,6 +1,8 @@
 import os
 import queue
+import subprocess
 import threading
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -84,12 +86,50 @@ def test_a_worker_takes_several_jobs_and_ends_with_its_parent(tiny_world, tmp_pa
     assert record["config"]["rounds"] == 2
 
 
+@pytest.mark.parametrize(("visible", "given"), [("2,GPU-5a", ["2", "GPU-5a", "2"]), ("", [None] * 3)])
+def test_each_process_has_a_gpu_of_its_own_in_turn(monkeypatch, visible, given, tmp_path):
+    started = []
+
+    class Seen:
+        alive = True
+
+        def __init__(self, threads, gpu):
+            started.append(gpu)
+
+        def run(self, job, note):
+            all_at_work.wait(timeout=30)
+            return 0, ""
+
+        def close(self):
+            pass
+
+    all_at_work = threading.Barrier(3)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(grid, "Worker", Seen)
+    units = [Unit("t", DRIFTING, "cifar-fs", 1, seed) for seed in range(3)]
+    grid._run_all(units, replace(TINY, device="cuda"), RecordStore(tmp_path), 3, None)
+    assert Counter(started) == Counter(given)
+
+
+def test_the_gpu_of_a_worker_is_the_only_one_that_it_sees(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(
+        subprocess, "Popen", lambda *_, env, pass_fds, **__: seen.update(env, **{"fd": pass_fds[0]})
+    )
+    for gpu in (None, "3"):
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1,2,3")
+        worker = Worker(1, gpu)
+        assert seen["CUDA_VISIBLE_DEVICES"] == (gpu or "0,1,2,3")
+        os.close(worker._lifeline)
+        worker._errors.close()
+
+
 def test_a_killed_worker_is_replaced(tiny_world, tmp_path, monkeypatch):
     started = []
 
     class Recorded(Worker):
-        def __init__(self, threads):
-            super().__init__(threads)
+        def __init__(self, threads, gpu):
+            super().__init__(threads, gpu)
             started.append(self)
 
         def run(self, job, note):

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
 from queue import SimpleQueue
 
-from freelib.environment import nothing_is_made
+from freelib.environment import accelerators, nothing_is_made
 from freelib.experiments.pools import get_pool, is_the_pool, pool_seed
 from freelib.experiments.runner import Run, known_record
 from freelib.experiments.units import Unit
@@ -118,19 +118,20 @@ def _run_all(
     units: Sequence[Unit], profile: Profile, store: RecordStore, workers: int, cache: str | Path | None
 ) -> None:
     failures: dict[str, str] = {}
-    idle: SimpleQueue[Worker | None] = SimpleQueue()  # None: one may be started
+    idle: SimpleQueue[tuple[Worker | None, str | None]] = SimpleQueue()  # None: one may be started; its GPU
     busy: list[Worker] = []
+    gpus = accelerators() if profile.device == "cuda" else []
     workers = min(workers, len(units))
-    for _ in range(workers):
-        idle.put(None)
+    for i in range(workers):
+        idle.put((None, gpus[i % len(gpus)] if gpus else None))
 
     def do(unit: Unit) -> str | None:
-        worker = idle.get()
+        worker, gpu = idle.get()
         if worker is None:
-            worker = Worker(profile.threads)
+            worker = Worker(profile.threads, gpu)
             busy.append(worker)
         error = _error(*worker.run(Job(unit, profile, store.root, cache), progress.note))
-        idle.put(worker if worker.alive else None)
+        idle.put((worker if worker.alive else None, gpu))
         return error
 
     with Progress(units[0].experiment) as progress, ThreadPoolExecutor(workers) as executor:

@@ -24,6 +24,7 @@ from freelib.meta_learner import MetaLearner
 from freelib.methods import get_method
 from freelib.methods.base import Monitor
 from freelib.methods.running import TrainingLog, clocks
+from freelib.pretraining import pretraining_seconds
 from freelib.profiles import Profile
 from freelib.records import Record, RecordStore, complete, config_digest, digest_of
 from freelib.storage import Checkpoint, save_tensors
@@ -206,8 +207,8 @@ def _execute(runs: Sequence[Run], checkpoint: Checkpoint, message: Message) -> l
     log = learner.log
     seconds = {} if log is None else dict(log.seconds)
     seconds |= time_spent(log, began, config.device)
-    if pool.seconds is not None:
-        seconds["pretraining"] = pool.seconds
+    if (before := pretraining_seconds(pool)) is not None:
+        seconds["pretraining"] = before
     shared = {
         **captured,
         "experiment": unit.experiment,

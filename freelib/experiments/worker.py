@@ -39,10 +39,10 @@ class Job:
 class Worker:
     """A process that takes one job after the other, each in a child; `close` ends it and what it does.
 
-    threads: of each child
+    threads: of each child; gpu: the one that it may use, as `CUDA_VISIBLE_DEVICES` names it
     """
 
-    def __init__(self, threads: int) -> None:
+    def __init__(self, threads: int, gpu: str | None = None) -> None:
         environment = os.environ | {
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
@@ -50,6 +50,8 @@ class Worker:
             # methods that lie beside a user's own script are found from here too
             "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),  # noqa: PTH109
         }
+        if gpu is not None:
+            environment["CUDA_VISIBLE_DEVICES"] = gpu
         lifeline, self._lifeline = os.pipe()
         self._errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self.process = subprocess.Popen(
