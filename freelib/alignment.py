@@ -15,6 +15,8 @@ from freelib.meta_learner import MetaLearner
 from freelib.pool import ModelPool, PretrainedModel
 
 ALIGNMENTS = ("sequential", "summed")
+OPTIMIZERS = {"adam": ("adam", "adam"), "sgd": ("sgd", "sgd"), "sgd_inside": ("sgd", "adam")}
+"""By `align_optimizer`: that of the inner steps and that of the outer one."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +26,9 @@ class AlignmentConfig:
     alignment: "sequential" is BelL's implicit gradient alignment; "summed" the plain sum of the tasks'
       gradients at θ
     align_inner_lr: α, of the sequential steps; align_lr: β, of the outer step
-    align_optimizer: "adam" (inner state fresh each round, θ − θ̃ fed to the outer Adam as its gradient) or
-      "sgd" (plain gradient steps inside and outside, the form that Lemma 1 speaks of)
+    align_optimizer: "adam" (inner state fresh each round, θ − θ̃ fed to the outer Adam as its gradient),
+      "sgd" (plain gradient steps inside and outside, the form that Lemma 1 speaks of), or "sgd_inside" (plain
+      steps inside, Adam outside: a fresh Adam's first steps have the gradients' signs and not their sizes)
     align_sweeps: outer steps a round; the first over the round's tasks, the others over tasks from the memory
     distillation: "kl", or the public release's mistaken form, "release"
     kd_heads: "shared", the student's one head answers for all models (as in the public release), though
@@ -44,12 +47,17 @@ class AlignmentConfig:
     def __post_init__(self) -> None:
         for field, known in (
             ("alignment", ALIGNMENTS),
-            ("align_optimizer", ("adam", "sgd")),
+            ("align_optimizer", tuple(OPTIMIZERS)),
             ("distillation", tuple(DISTILLATION_LOSSES)),
             ("kd_heads", ("shared", "per_model")),
         ):
             if getattr(self, field) not in known:
                 raise ValueError(f"{field} is one of {', '.join(known)}, got {getattr(self, field)!r}.")
+
+
+def outer_optimizer(config: AlignmentConfig, params: Sequence[Tensor]) -> torch.optim.Optimizer:
+    """The optimizer of the outer step, over the learner's parameters and the heads'."""
+    return make_optimizer(OPTIMIZERS[config.align_optimizer][1], params, config.align_lr)
 
 
 def make_optimizer(kind: str, params: Sequence[Tensor], lr: float) -> torch.optim.Optimizer:
@@ -168,7 +176,8 @@ def aligned_displacement(
     """
     start = heads.trained(batches)
     params = {name: p.detach().clone().requires_grad_() for name, p in start.items()}
-    optimizer = make_optimizer(config.align_optimizer, list(params.values()), config.align_inner_lr)
+    inner, _ = OPTIMIZERS[config.align_optimizer]
+    optimizer = make_optimizer(inner, list(params.values()), config.align_inner_lr)
     losses = []
     for batch in batches:
         loss = distillation_loss(heads, params, batch, config.distillation)
@@ -199,7 +208,7 @@ def align(
 ) -> Tensor:
     """The outer step θ ← θ − β(θ − θ̃) over the batches in random order; gives the mean L_KD, a scalar.
 
-    optimizer: the outer one, over the learner's parameters and the heads' (see `make_optimizer`)
+    optimizer: see `outer_optimizer`
     """
     order = torch.randperm(len(batches), generator=rng).tolist()
     direction = aligned_displacement if config.alignment == "sequential" else summed_gradient

@@ -17,6 +17,7 @@ from freelib.alignment import (
     distillation_loss,
     gradient_agreement,
     make_optimizer,
+    outer_optimizer,
     summed_gradient,
 )
 from freelib.experiments.lemma1 import residuals, slope
@@ -104,6 +105,17 @@ def test_adam_inside_and_outside_by_hand():
         [p.detach() for p in learner.params.values()], HandAdam(0.02).step(start, list(moved.values()))
     )
     assert all(p.grad is None for p in learner.params.values())
+
+
+def test_plain_steps_inside_and_adam_outside():
+    learner, tasks = smooth_learner(), batches(2)
+    config = AlignmentConfig(align_inner_lr=0.1, align_lr=0.02, align_optimizer="sgd_inside")
+    heads, plain = DistillationHeads(learner), AlignmentConfig(align_inner_lr=0.1, align_lr=0.02, **SGD)
+    moved, expected = (aligned_displacement(heads, tasks, each)[0] for each in (config, plain))
+    torch.testing.assert_close(moved, expected, atol=0, rtol=0)
+    outer = [outer_optimizer(each, list(learner.params.values())) for each in (config, plain)]
+    assert [type(optimizer).__name__ for optimizer in outer] == ["Adam", "SGD"]
+    assert [optimizer.param_groups[0]["lr"] for optimizer in outer] == [0.02, 0.02]
 
 
 def test_the_inner_adam_is_fresh_each_round():

@@ -23,7 +23,7 @@ def run_of(fields, accuracies, *, agreement=(0.0, 0.4, 0.6), **changes):
 
 def test_variants_change_something_and_release_defaults_drop_what_they_already_are():
     changed = table4.variants(FULL)
-    assert len(changed) == 14
+    assert len(changed) == 15
     assert all(replace(FULL, **fields) != FULL for fields in changed.values())
     assert changed["generator from scratch, equal passes"]["scratch_steps"] == FULL.adapt_steps
     assert changed["without λ_bn"] == {"lambda_bn": 0.0}
@@ -41,13 +41,14 @@ def test_variants_change_something_and_release_defaults_drop_what_they_already_a
 def test_units_are_the_full_method_its_variants_and_its_selections():
     profile = get_profile("cpu").for_experiment("table4")
     units = table4.units(profile, ["cifar-fs"], [1], [0, 1])
-    assert len(units) == (1 + 14 + 2) + (1 + 4)  # the second seed: the paper's three parts, the precision
-    again = {str(unit_config(unit, profile)) for unit in units[17:]}
-    assert again < {str(unit_config(unit, profile)) for unit in units[:17]}
+    # the second seed: the paper's three parts, plain steps, the precision
+    assert len(units) == (1 + 15 + 2) + (1 + 5)
+    again = {str(unit_config(unit, profile)) for unit in units[18:]}
+    assert again < {str(unit_config(unit, profile)) for unit in units[:18]}
     assert (units[0].overrides, units[0].selection) == ({}, "validation")
-    assert [unit.selection for unit in units[15:17]] == ["test", "last"]
-    configs = [unit_config(unit, profile) for unit in units[:15]]
-    assert len({str(config) for config in configs}) == 15
+    assert [unit.selection for unit in units[16:18]] == ["test", "last"]
+    configs = [unit_config(unit, profile) for unit in units[:16]]
+    assert len({str(config) for config in configs}) == 16
     assert configs[0].rounds == 50
 
 
@@ -81,6 +82,23 @@ def test_the_claim_needs_every_part_measured_and_worse():
     assert table4.claim(table4.rows([full, *parts])) == "holds here"
     parts[1] = run_of(settings[table4.PARTS[1]], [52.0, 63.0, 70.0])
     assert table4.claim(table4.rows([full, *parts])) == "does not hold here for every part"
+
+
+def test_plain_aligned_steps_are_held_against_summed_gradients():
+    plain_steps = table4.variants(FULL)[table4.PLAIN]
+    full, other = run_of({}, [70.0, 70.0, 70.0]), run_of({"memory_tasks": "last"}, [10.0, 10.0, 10.0])
+    summed = run_of({"alignment": "summed"}, [49.0, 60.0, 68.0])
+    assert table4.plain_sentences([full, other, summed]) == ""
+    aligned = run_of(plain_steps, [50.0, 61.0, 69.0])
+    assert table4.variant(aligned, FULL) == table4.PLAIN
+    assert table4.plain_sentences([full, other, summed, aligned]) == (
+        "On CIFAR-FS, 1-shot, summed gradients in place of aligned plain steps: lower by 1.0 ± 0.0 points."
+    )
+    later = [
+        run_of({"alignment": "summed"}, [50.0, 61.0, 69.0], seed=1),
+        run_of(plain_steps, [50.0] * 3, seed=1),
+    ]
+    assert "not told apart (+4.5 ± " in table4.plain_sentences([summed, aligned, *later])
 
 
 def test_a_record_of_something_else_is_refused():

@@ -107,7 +107,8 @@ def alignment_helps(evidence: Evidence) -> Verdict:
     )  # fmt: skip
     rows = ablation_rows(evidence.runs("table4"))
     cells, numbers = part_cells(rows, BELL.words), list(_part_numbers(rows, BELL.words))
-    numbers += _part_numbers(rows, BELL.also)
+    numbers += [*_part_numbers(rows, BELL.also), *_part_numbers(rows, table4.PLAIN)]
+    numbers += filter(None, [table4.plain_sentences(evidence.runs("table4").records)])
     missing = [f"table 4: {text}" for text in _lacks(evidence, BELL)]
     for name, module in (("table2", table2), ("table3", table3)):
         runs = evidence.runs(name)

@@ -23,7 +23,7 @@ from freelib.alignment import (
     align,
     aligned_displacement,
     distillation_batch,
-    make_optimizer,
+    outer_optimizer,
     summed_gradient,
 )
 from freelib.episodes import Episode
@@ -68,7 +68,7 @@ class Framework(Scene):
         learner = build_student(pool, config, seed=self.unit.seed)
         heads = DistillationHeads.for_pool(learner, pool, config.kd_heads, seed=self.unit.seed)
         weights = [*learner.params.values(), *heads.params.values()]
-        optimizer = make_optimizer(config.align_optimizer, weights, config.align_lr)
+        optimizer = outer_optimizer(config, weights)
         memory = TaskMemory(image_size=pool.image_size, device=config.device)
         for number in range(ROUNDS):
             tasks = [generator.adapt(model, None, rng) for model in pool.sample(config.meta_batch, rng)]

@@ -14,6 +14,7 @@ from freelib.alignment import (
     distillation_batch,
     gradient_agreement,
     make_optimizer,
+    outer_optimizer,
 )
 from freelib.generator import MetaGenerator
 from freelib.inversion import InversionConfig
@@ -100,7 +101,7 @@ class Free(Method):
         heads = DistillationHeads.for_pool(learner, pool, config.kd_heads, seed=stream_seed(seed, "heads"))
         parameters = list(learner.params.values())
         distilled = [*parameters, *heads.params.values()]
-        kd_optimizer = make_optimizer(config.align_optimizer, distilled, config.align_lr)
+        kd_optimizer = outer_optimizer(config, distilled)
         replay_optimizer = make_optimizer("adam", parameters, config.replay_lr)
         meta_generator = build_generator(pool, config, seed=stream_seed(seed, "generator"))
         memory = TaskMemory(
