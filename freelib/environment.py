@@ -77,7 +77,7 @@ def accelerators() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is None:
         return [str(i) for i in range(torch.cuda.device_count())]
-    return [name for name in visible.split(",") if name]
+    return [name.strip() for name in visible.split(",") if name.strip()]
 
 
 def peak_memory_mib() -> float:

@@ -96,7 +96,7 @@ def _evaluate_side_by_side(
     labels: Tensor,
     progress: Callable[[int, int], None] | None,
 ) -> Score:
-    """`evaluate`, with as many episodes at once as fit an accelerator's memory."""
+    """`evaluate`, `side_by_side.AT_ONCE` episodes at a time."""
     accuracies, labels = [], labels.to(learner.device)
     for start in range(0, n_episodes, side_by_side.AT_ONCE):
         n = min(side_by_side.AT_ONCE, n_episodes - start)

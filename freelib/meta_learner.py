@@ -215,11 +215,8 @@ class MetaLearner:
                 bias -= self.inner_lr * error.sum(0)
         return {**params, "head.weight": weight, "head.bias": bias}
 
-    def adapt(self, images: Tensor, labels: Tensor, *, steps: int | None = None) -> Classifier:
-        """Learns classes 0…n_way-1 from images `(n, C, H, W)`, in [0, 1] or uint8, with labels `(n,)`.
-
-        Raises ValueError where images and labels differ in number or a label is out of range.
-        """
+    def check_support(self, images: Tensor, labels: Tensor) -> int:
+        """The largest label of a support set. Raises ValueError where it is none for this learner."""
         if len(images) != len(labels) or len(labels) == 0:
             raise ValueError(
                 f"{len(images)} support images and {len(labels)} labels: one label an image is expected."
@@ -227,6 +224,14 @@ class MetaLearner:
         n_way, least, most = getattr(self.backbone, "n_way", None), int(labels.min()), int(labels.max())
         if least < 0 or (self.head != "prototypes" and n_way and most >= n_way):
             raise ValueError(f"Labels must lie in 0…{n_way - 1 if n_way else 'n_way-1'}, got {least}…{most}.")
+        return most
+
+    def adapt(self, images: Tensor, labels: Tensor, *, steps: int | None = None) -> Classifier:
+        """Learns classes 0…n_way-1 from images `(n, C, H, W)`, in [0, 1] or uint8, with labels `(n,)`.
+
+        Raises ValueError where images and labels differ in number or a label is out of range.
+        """
+        most = self.check_support(images, labels)
         labels = labels.to(self.device)  # read before: on the host that waits for nothing
         if self.head == "prototypes":
             with torch.no_grad():

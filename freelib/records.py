@@ -71,8 +71,9 @@ FIELDS = (*_REQUIRED, *_NULLABLE)
 
 seconds: of wall-clock time, by phase. A run has `training` (the whole of it, all sittings of a run that was
   killed, the looks at the validation classes included) and `test`; where it was trained on the CPU also
-  `training_cpu`: processor time, all threads, so that what else the machine did does not count. Older
-  records have no `training_cpu`, and the last sitting's time as `training`.
+  `training_cpu`: processor time, all threads, so that what else the machine did does not count; and
+  `pretraining`, the sum over the pool's models, where those tell it. Older records have no `training_cpu`,
+  and the last sitting's time as `training`.
 """
 
 KEYED = (

@@ -65,18 +65,18 @@ def maml_step(
     second_order: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """MAML's outer step over a batch of episodes; gives (mean loss, mean accuracy in [0, 1]), two scalars."""
+    totals, n = torch.zeros(2, device=learner.device), len(episodes)
     if side_by_side.pays(learner):
-        losses, accuracies = side_by_side.query_losses(
-            learner, episodes, steps=steps, second_order=second_order
-        )
-        losses.mean().backward()
-        totals = torch.stack([losses.detach().mean(), accuracies.mean()])
+        at_once = side_by_side.TRAINED_AT_ONCE
+        for chunk in (episodes[i : i + at_once] for i in range(0, n, at_once)):
+            losses, hits = side_by_side.query_losses(learner, chunk, steps=steps, second_order=second_order)
+            (losses.sum() / n).backward()
+            totals += torch.stack([losses.detach().sum(), hits.sum()]) / n
     else:
-        totals = torch.zeros(2, device=learner.device)
         for episode in episodes:
             loss, accuracy = learner.query_loss(episode, steps=steps, second_order=second_order)
-            (loss / len(episodes)).backward()
-            totals += torch.stack([loss.detach(), accuracy]) / len(episodes)
+            (loss / n).backward()
+            totals += torch.stack([loss.detach(), accuracy]) / n
     optimizer.step()
     optimizer.zero_grad()
     return totals[0], totals[1]

@@ -18,13 +18,29 @@ from freelib.distillation import at_least_float32
 from freelib.episodes import Episode
 from freelib.meta_learner import MetaLearner
 
-AT_ONCE = 16
-"""Episodes of one call at test time: more take memory, and no longer save time."""
+AT_ONCE, TRAINED_AT_ONCE = 16, 5
+"""Episodes of one call, in tests and in training (where every inner step's graph stays in memory until the
+backward pass). Not tuned: no accelerator was at hand."""
 
 
 def pays(learner: object) -> bool:
-    """Whether a learner's episodes are taken side by side: it learns by gradients, on an accelerator."""
-    return isinstance(learner, MetaLearner) and learner.head != "prototypes" and learner.device.type != "cpu"
+    """Whether a learner's episodes are taken side by side.
+
+    It learns by gradients, on an accelerator, and each of its BatchNorm layers either has fixed statistics or
+    is a two-dimensional one that `with_written_out_norms` can replace.
+    """
+    if not isinstance(learner, MetaLearner) or learner.head == "prototypes" or learner.device.type == "cpu":
+        return False
+    norms = [m for m in learner.backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    return all(_replaceable(norm) or _fixed(norm) for norm in norms)
+
+
+def _replaceable(norm: nn.Module) -> bool:
+    return isinstance(norm, nn.BatchNorm2d) and norm.running_mean is None and norm.affine
+
+
+def _fixed(norm: nn.modules.batchnorm._BatchNorm) -> bool:
+    return norm.running_mean is not None and not norm.training
 
 
 class BatchNorm(nn.Module):
@@ -49,8 +65,8 @@ def with_written_out_norms(network: nn.Module) -> nn.Module:
     network = copy.deepcopy(network)
     for module in list(network.modules()):
         for name, child in module.named_children():
-            if isinstance(child, nn.BatchNorm2d) and child.running_mean is None:
-                setattr(module, name, BatchNorm(child))
+            if _replaceable(child):
+                setattr(module, name, BatchNorm(child))  # type: ignore[arg-type]
     return network
 
 
@@ -118,7 +134,11 @@ def predictions(learner: MetaLearner, episodes: Sequence[Episode], *, steps: int
     """The classes that the adapted learner gives each episode's queries, `(episodes, n_query)` int64.
 
     episodes: of one size, images float in [0, 1] or uint8
+
+    Raises ValueError where images and labels differ in number or a label is out of range.
     """
+    for episode in episodes:
+        learner.check_support(episode.support, episode.support_labels)
     params = {name: p.detach() for name, p in learner.params.items()}
 
     def one(support: Tensor, labels: Tensor, query: Tensor) -> Tensor:

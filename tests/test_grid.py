@@ -86,8 +86,16 @@ def test_a_worker_takes_several_jobs_and_ends_with_its_parent(tiny_world, tmp_pa
     assert record["config"]["rounds"] == 2
 
 
-@pytest.mark.parametrize(("visible", "given"), [("2,GPU-5a", ["2", "GPU-5a", "2"]), ("", [None] * 3)])
-def test_each_process_has_a_gpu_of_its_own_in_turn(monkeypatch, visible, given, tmp_path):
+@pytest.mark.parametrize(
+    ("visible", "device", "given"),
+    [
+        ("2, GPU-5a", "cuda", ["2", "GPU-5a", "2"]),
+        ("", "cuda", [None] * 3),
+        ("2, GPU-5a", "cuda:1", [None] * 3),
+        ("2, GPU-5a", "cpu", [None] * 3),
+    ],
+)
+def test_gpus_are_shared_out_to_processes_in_turn(monkeypatch, visible, device, given, tmp_path):
     started = []
 
     class Seen:
@@ -107,7 +115,7 @@ def test_each_process_has_a_gpu_of_its_own_in_turn(monkeypatch, visible, given, 
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(grid, "Worker", Seen)
     units = [Unit("t", DRIFTING, "cifar-fs", 1, seed) for seed in range(3)]
-    grid._run_all(units, replace(TINY, device="cuda"), RecordStore(tmp_path), 3, None)
+    grid._run_all(units, replace(TINY, device=device), RecordStore(tmp_path), 3, None)
     assert Counter(started) == Counter(given)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pandas as pd
 import pytest
@@ -28,7 +28,10 @@ PIECES = pd.DataFrame(
 def record():
     """The run at `cpu`, as if it had been made."""
     ((own, (unit,)),) = paper_size.plan(get_profile("cpu"))
-    seconds = {"pretraining": 4000.0, "recovery": 4000.0, "replay": 12000.0, "monitor": 3600.0, "test": 60.0}
+    seconds = {
+        "pretraining": 4000.0, "recovery": 4000.0, "replay": 12000.0, "monitor": 3600.0, "training": 20000.0,
+        "test": 60.0,
+    }  # fmt: skip
     history = {"replay_batches": [12.0] * 500 + [14.0] * 500}
     return made(
         unit,
@@ -56,6 +59,9 @@ def test_only_device_and_precision_differ_from_the_papers_profile():
     assert (own.name, own.device, found["precision"], pools[0]["precision"]) == (
         "cpu", "cpu", "bfloat16", "bfloat16",
     )  # fmt: skip
+    ((own, (unit,)),) = paper_size.plan(paper)  # a run that table 1 has: it is not made twice
+    assert unit_config(unit, own) == unit_config(Unit("table1", "free", "cifar-fs", 1, 0), paper)
+    assert pool_config("cifar-fs", own) == pool_config("cifar-fs", paper)
     ((small, _),) = paper_size.plan(get_profile("smoke"))
     assert (small.datasets, small.pool["n_models"]) == (("glyphs",), 6)
 
@@ -64,26 +70,34 @@ def test_the_time_of_its_parts_beside_what_the_pieces_promise(record):
     assert paper_size.counts(record) == {
         "pretraining": 6000, "recovery": 4080, "replay": 130000, "test": 600,
     }  # fmt: skip
+    record["extra"] = {"selected_round": 700}  # the last round is tested besides
+    assert paper_size.counts(record)["test"] == 1200
+    record["extra"] = {"selected_round": 1020}
+    assert paper_size.counts(record)["test"] == 600
     table = paper_size.time_table(record, PIECES, "Caption.")
     cells = table.cells.set_index("part")
-    assert cells["time"]["pre-training the pool"] == "1.11 h"
-    assert cells["the benchmark's pieces, as many"].tolist() == [
-        "1.33 h", "1.13 h", "2.89 h", "–", "30.0 s", "5.36 h",
+    assert cells["time"].tolist() == [
+        "1.11 h", "1.11 h", "3.33 h", "1.00 h", "60.0 s", "0.11 h", "5.57 h", "6.68 h",
     ]  # fmt: skip
-    assert cells["time"]["together"] == "6.57 h"
-    assert table.note.startswith("1 thread(s) of A CPU.")
-    too_small = paper_size.time_table(record, PIECES.assign(paper_size=False), "")
-    assert set(too_small.cells["the benchmark's pieces, as many"]) == {"–"}
+    assert cells["the benchmark's pieces, as many"].tolist() == [
+        "1.33 h", "1.13 h", "2.89 h", "–", "30.0 s", "–", "5.36 h", "–",
+    ]  # fmt: skip
+    assert cells.index[-3:].tolist() == [paper_size.PARTS["rest"], "those with a promise", "together"]
+    assert table.note.startswith("On A CPU, processes of 1 thread(s).")
+    for other, pieces in ((record, PIECES.assign(paper_size=False)), (record | {"device": "A GPU"}, PIECES)):
+        nothing = paper_size.time_table(other, pieces, "")
+        assert set(nothing.cells["the benchmark's pieces, as many"]) == {"–"}
+        assert "those with a promise" not in nothing.cells["part"].tolist()
 
 
 def test_what_it_reached_stands_beside_what_others_report(record):
     assert paper_size.sentence(record) == (
-        "The whole run took 6.57 h and reached 41.0 ± 2.5 %, 39.13 % are reported (public leaderboard's "
-        "listing). It replayed 13.0 batches a round; the benchmark's sum assumes 15."
+        "The whole run took 6.68 h of one process and reached 41.0 ± 2.5 %, 39.13 % are reported (public "
+        "leaderboard's listing). It replayed 13.0 batches a round; the benchmark's sum assumes 15."
     )
     del record["seconds"]["pretraining"]
     assert paper_size.sentence(record).startswith(
-        "The whole run, without its pool's pre-training, took 5.46 h"
+        "The whole run, without its pool's pre-training, took 5.57 h"
     )
 
 
@@ -94,3 +108,8 @@ def test_the_claim_on_the_papers_accuracy_has_the_papers_size(record, tmp_path):
     verdict = reaches_the_papers_accuracy(evidence)
     assert "CIFAR-FS, 1-shot, at the paper's size: 41.0 ± 2.5 %, reported 39.13 %" in verdict.finding
     assert not [text for text in verdict.missing if "size" in text]
+    assert verdict.numbers[0].endswith("Those at the paper's size are.")
+    lower = replace(CLAIMED, overrides={"free": {"precision": "bfloat16"}})
+    evidence = made_evidence(tmp_path / "lower", lower, paper_size=lambda unit: FREE)
+    (text,) = reaches_the_papers_accuracy(evidence).numbers
+    assert text.endswith("Those at the paper's size are, but for bfloat16 convolutions.")

@@ -43,6 +43,7 @@ def test_a_record_has_what_happened(tiny_world, tmp_path):
     assert len(scores) == 2
     selected = 2 if scores[0] >= scores[1] else 4
     assert record["extra"] == {"selected_round": selected}
+    assert record["seconds"]["pretraining"] > 0
     assert len(record["episode_accuracies"]) == TINY.n_episodes
     assert record["accuracy"] == pytest.approx(sum(record["episode_accuracies"]) / 6, abs=0.005)
     assert (record["passes"], record["selection"], record["device"], record["threads"]) == (

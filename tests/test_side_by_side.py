@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tiny_models import flat, rng
+from torch import nn
 
 from freelib import side_by_side
 from freelib.backbones import build_backbone
@@ -52,6 +55,7 @@ def test_a_step_of_maml_is_the_same_either_way(head, arch, monkeypatch):
     found = []
     for student, pays in zip(students, (False, True), strict=True):
         monkeypatch.setattr(side_by_side, "pays", lambda _, pays=pays: pays)
+        monkeypatch.setattr(side_by_side, "TRAINED_AT_ONCE", 2)  # of three
         optimizer = torch.optim.SGD(student.params.values(), lr=0.1)
         found.append(maml_step(student, episodes(), optimizer, steps=2))
     torch.testing.assert_close(found[0], found[1], check_dtype=False)
@@ -77,6 +81,51 @@ def test_on_a_cpu_and_for_prototypes_the_loop_stays():
     rule = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "image_size": 16}
     assert side_by_side.pays(MetaLearner(backbone, **rule))
     assert not side_by_side.pays(MetaLearner(backbone, head="prototypes", **rule))
+
+
+class Normed(nn.Module):
+    """A network of one's own around some BatchNorm layer."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(3, 4, 3), norm, nn.Linear(4, 5)
+        self.n_way = 5
+
+    def forward(self, x):
+        return self.head(self.norm(self.conv(x)).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("norm", "training", "pays"),
+    [
+        (nn.BatchNorm2d(4, track_running_stats=False), False, True),
+        (nn.BatchNorm2d(4), False, True),
+        (nn.BatchNorm2d(4), True, False),
+        (nn.BatchNorm2d(4, track_running_stats=False, affine=False), False, False),
+        (nn.BatchNorm3d(4, track_running_stats=False), False, False),
+    ],
+)
+def test_a_network_that_vmap_would_get_wrong_keeps_the_loop(norm, training, pays, monkeypatch):
+    rule = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "image_size": 16}
+    network = Normed(norm).train(training)
+    assert side_by_side.pays(MetaLearner(network.to("meta"), **rule)) is pays
+    if pays:
+        student, task = (
+            MetaLearner(Normed(type(norm)(4, track_running_stats=norm.track_running_stats)), **rule),
+            episodes(1)[0],
+        )
+        student.backbone.double().eval()
+        losses, _ = side_by_side.query_losses(student, [task], steps=1)
+        ours = torch.autograd.grad(losses.sum(), list(student.params.values()))
+        theirs = torch.autograd.grad(student.query_loss(task, steps=1)[0], list(student.params.values()))
+        torch.testing.assert_close(flat(ours), flat(theirs), atol=1e-9, rtol=1e-6)
+
+
+def test_a_label_out_of_range_is_said_before_anything_runs():
+    task = episodes(1)[0]
+    task = replace(task, support_labels=task.support_labels + 1)
+    with pytest.raises(ValueError, match="Labels must lie in 0…4, got 1…5"):
+        side_by_side.predictions(learner(), [task], steps=1)
 
 
 def test_a_learner_with_its_own_way_to_adapt_keeps_it(tiny_dataset, monkeypatch):

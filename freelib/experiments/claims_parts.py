@@ -63,18 +63,20 @@ def _part_numbers(rows: pd.DataFrame, words: str) -> tuple[str, ...]:
     return tuple(said)
 
 
-def _lacks(evidence: Evidence, part: Part) -> tuple[str, ...]:
+def _lacks(evidence: Evidence, *words: str) -> tuple[str, ...]:
+    """What is not measured of the full method and of table 4's rows of these words."""
     runs = evidence.runs("table4")
     config = unit_config(runs.wanted[0], evidence.profile.for_experiment("table4"))
     assert isinstance(config, FreeConfig)
-    rows: list[Any] = [{}, table4.variants(config).get(part.words)]
+    variants = table4.variants(config)
+    rows: list[Any] = [{}, *map(variants.get, words)]
     return runs.lacking(lambda unit: unit.selection == "validation" and unit.overrides in rows)
 
 
 def part_helps(evidence: Evidence, claim: str, part: Part) -> Verdict:
     """The full method against the one without a part (table 4)."""
     rows = ablation_rows(evidence.runs("table4"))
-    cells, missing = part_cells(rows, part.words), _lacks(evidence, part)
+    cells, missing = part_cells(rows, part.words), _lacks(evidence, part.words)
     if not cells:
         return Verdict(claim, OPEN, notebooks=("04_table4",))
     numbers = tuple(text for words in (part.words, part.also) for text in _part_numbers(rows, words))
@@ -109,7 +111,7 @@ def alignment_helps(evidence: Evidence) -> Verdict:
     cells, numbers = part_cells(rows, BELL.words), list(_part_numbers(rows, BELL.words))
     numbers += [*_part_numbers(rows, BELL.also), *_part_numbers(rows, table4.PLAIN)]
     numbers += filter(None, [table4.plain_sentences(evidence.runs("table4").records)])
-    missing = [f"table 4: {text}" for text in _lacks(evidence, BELL)]
+    missing = [f"table 4: {text}" for text in _lacks(evidence, BELL.words, table4.PLAIN)]
     for name, module in (("table2", table2), ("table3", table3)):
         runs = evidence.runs(name)
         found = pairs(module.rows(runs.records)) if runs.records else pd.DataFrame()

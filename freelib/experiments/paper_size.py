@@ -25,6 +25,7 @@ PARTS = {
     "replay": "replay",
     "monitor": "looks at the validation classes",
     "test": "test",
+    "rest": "the rest: checkpoints, heads, memory",
 }
 
 
@@ -35,17 +36,16 @@ def sized(profile: Profile) -> Profile:
     """
     if EXPERIMENT in profile.experiments:
         return profile.for_experiment(EXPERIMENT)
-    precision = profile.method_fields("free").get("precision", profile.precision)
     paper = get_profile("paper")
+    own = replace(paper, name=profile.name, datasets=("cifar-fs",), shots=(1,), workers=profile.workers)
+    if profile.device == paper.device:
+        return own
+    precision = profile.method_fields("free").get("precision", profile.precision)
     return replace(
-        paper,
-        name=profile.name,
-        datasets=("cifar-fs",),
-        shots=(1,),
+        own,
         device=profile.device,
         pool={**paper.pool, "precision": profile.pool.get("precision", "float32")},
-        overrides={"free": {"precision": precision, "checkpoint_every": 10}},
-        workers=profile.workers,
+        overrides={"free": {"precision": precision, "checkpoint_every": 10}},  # its rounds take long
     )
 
 
@@ -73,30 +73,42 @@ def rows(records: Sequence[Record], *, reference: str = "free") -> pd.DataFrame:
 
 
 def counts(record: Record) -> dict[str, int]:
-    """How often the run did each piece of the benchmark: epochs, models, episodes of replay and of test."""
+    """How often the run did each piece of the benchmark: epochs, models, episodes of replay and of test.
+
+    Where the selected round is not the last one, both are tested.
+    """
     pool, config = record["pool"]["config"], record["config"]
     batches = sum(record["history"].get("replay_batches", []))
+    last = config["warmup_rounds"] + config["rounds"]
+    tests = 1 if (record["extra"] or {}).get("selected_round", last) in (None, last) else 2
     return {
         "pretraining": pool["n_models"] * pool["epochs"],
-        "recovery": (config["warmup_rounds"] + config["rounds"]) * config["meta_batch"],
+        "recovery": last * config["meta_batch"],
         "replay": round(batches) * config["replay_episodes"],
-        "test": record["n_episodes"],
+        "test": tests * record["n_episodes"],
     }
 
 
 def seconds(record: Record) -> dict[str, float]:
-    """Seconds by part of the run, of those of PARTS that were timed."""
-    return {part: record["seconds"][part] for part in PARTS if part in record["seconds"]}
+    """Seconds of the whole by part, of those of PARTS that were timed, and of the "rest" of the training.
+
+    Pre-training is the sum over the models, whether they were trained one after the other or not.
+    """
+    spent = {part: record["seconds"][part] for part in PARTS if part in record["seconds"]}
+    timed = sum(value for part, value in spent.items() if part not in ("pretraining", "test"))
+    return spent | {"rest": max(0.0, record["seconds"]["training"] - timed)}
 
 
 def time_table(record: Record, pieces: pd.DataFrame, caption: str) -> Table:
     """Each part's time beside what the benchmark's pieces promise for as many of them on one thread.
 
-    pieces: `performance.rows`, of the sizes that the run has; others promise nothing
+    pieces: `performance.rows`, of the sizes that the run has; others, and a run on another device than the
+      benchmark's CPU, promise nothing
     """
     alike = pieces.assign(alike=pieces["precision"] == record["precision"]).sort_values("alike")
-    promised = alike[alike["paper_size"]].groupby("piece")["seconds"].last()  # float32 where that is all
-    done, spent = counts(record), seconds(record)
+    fits = alike["paper_size"] & (record["device"] == "cpu")
+    promised = alike[fits].groupby("piece")["seconds"].last()  # float32 where that is all
+    done = counts(record)
     table = pd.DataFrame(
         {
             "part": part,
@@ -104,22 +116,26 @@ def time_table(record: Record, pieces: pd.DataFrame, caption: str) -> Table:
             "pieces": done.get(part, float("nan")),
             "promised": done[part] * promised[part] if part in promised.index else float("nan"),
         }
-        for part, value in spent.items()
+        for part, value in seconds(record).items()
     )
-    spent_in = [*table["seconds"], table["seconds"].sum()]
-    promises = [*table["promised"], table["promised"].sum(min_count=1)]
+    known = table[table["promised"].notna()]
+    sums = [("together", table["seconds"].sum(), float("nan"))]
+    if len(known):
+        sums.insert(0, ("those with a promise", known["seconds"].sum(), known["promised"].sum()))
     cells = pd.DataFrame(
         {
-            "part": [*(PARTS[part] for part in table["part"]), "together"],
-            "time": list(map(_time, spent_in)),
-            "pieces": ["" if pd.isna(n) else f"{n:.0f}" for n in [*table["pieces"], float("nan")]],
-            "the benchmark's pieces, as many": ["–" if pd.isna(x) else _time(x) for x in promises],
+            "part": [*(PARTS[part] for part in table["part"]), *(name for name, *_ in sums)],
+            "time": list(map(_time, [*table["seconds"], *(spent for _, spent, _ in sums)])),
+            "pieces": ["" if pd.isna(n) else f"{n:.0f}" for n in table["pieces"]] + [""] * len(sums),
+            "the benchmark's pieces, as many": [
+                "–" if pd.isna(x) else _time(x) for x in [*table["promised"], *(x for *_, x in sums)]
+            ],
         }
     )
     machine = record["cpu"] if record["device"] == "cpu" else record["device"]
     note = (
-        f"{record['threads']} thread(s) of {machine}. "
-        "Pieces: epochs of one model, models inverted, episodes of replay and of test."
+        f"On {machine}, processes of {record['threads']} thread(s). Pieces: epochs of one model, models "
+        "inverted, episodes of replay and of test."
     )
     return Table(caption, table, cells, note)
 
@@ -136,7 +152,7 @@ def sentence(record: Record) -> str:
     parts = seconds(record)
     left_out = "" if "pretraining" in parts else ", without its pool's pre-training,"
     return (
-        f"The whole run{left_out} took {_time(sum(parts.values()))} and reached "
+        f"The whole run{left_out} took {_time(sum(parts.values()))} of one process and reached "
         f"{plus_minus(row['accuracy'], row['ci95'])} %{reported}. It replayed {done:.1f} batches a round; "
         f"the benchmark's sum assumes {REPLAY_BATCHES}."
     )
