@@ -20,6 +20,8 @@ def test_a_part_helps_where_episodes_and_seeds_say_so(evidence):
             return [v - 2 - 0.1 * unit.seed for v in FREE]
         if unit.overrides == {"replay_scope": "none"}:
             return [v - (1, -3, 5)[unit.seed] for v in FREE]
+        if unit.overrides == {"replay_scope": "within"}:
+            return FREE
         if unit.overrides.get("align_optimizer") and unit.seed < 2:
             return [v - 1 for v in FREE]
         return FREE if not unit.overrides and unit.selection == "validation" else None
@@ -43,6 +45,9 @@ def test_a_part_helps_where_episodes_and_seeds_say_so(evidence):
     assert found["replay_helps"].verdict == UNCLEAR  # the seeds do not agree
     assert found["five_helps"].verdict == OPEN
     assert found["replay_helps"].missing == ()
+    assert found["replay_helps"].finding.endswith(
+        "; with replay within models: not told apart (+0.0 ± 0.0), one seed"
+    )
 
 
 def test_parts_are_held_against_the_full_method_of_their_seed(evidence):
