@@ -77,35 +77,23 @@ def evaluate(
         raise ValueError(f"n_episodes must be at least 1, got {n_episodes}.")
     if isinstance(learner, MetaLearner) and learner.embeds_images_one_by_one:
         return evaluate_centres(learner, sampler, n_episodes, [learner.centre], progress)[learner.centre]
-    labels = class_major_labels(sampler.n_way, sampler.n_query)
-    if side_by_side.pays(learner) and type(learner).adapt is MetaLearner.adapt:
-        return _evaluate_side_by_side(learner, sampler, n_episodes, labels, progress)  # type: ignore[arg-type]
-    accuracies = []
-    for i, episode in enumerate(sampler.take(n_episodes), start=1):
-        predicted = learner.adapt(episode.support, episode.support_labels).predict(episode.query)
+    labels, accuracies = class_major_labels(sampler.n_way, sampler.n_query), []
+    for i, predicted in enumerate(_predictions(learner, sampler, n_episodes), start=1):
         accuracies.append(_accuracy(predicted, labels.to(predicted.device)))
         if progress:
             progress(i, n_episodes)
     return Score(torch.stack(accuracies).cpu())
 
 
-def _evaluate_side_by_side(
-    learner: MetaLearner,
-    sampler: EpisodeSampler,
-    n_episodes: int,
-    labels: Tensor,
-    progress: Callable[[int, int], None] | None,
-) -> Score:
-    """`evaluate`, `side_by_side.AT_ONCE` episodes at a time."""
-    accuracies, labels = [], labels.to(learner.device)
-    for start in range(0, n_episodes, side_by_side.AT_ONCE):
-        n = min(side_by_side.AT_ONCE, n_episodes - start)
-        episodes = list(sampler.take(n, start=start))
-        predicted = side_by_side.predictions(learner, episodes, steps=learner.inner_steps)
-        accuracies += [_accuracy(each, labels) for each in predicted]
-        if progress:
-            progress(start + n, n_episodes)
-    return Score(torch.stack(accuracies).cpu())
+def _predictions(learner: Learner, sampler: EpisodeSampler, n_episodes: int) -> Iterator[Tensor]:
+    """The classes given to each episode's queries, `(n_query,)` int64; on an accelerator many at a time."""
+    if side_by_side.pays(learner) and type(learner).adapt is MetaLearner.adapt:
+        for start in range(0, n_episodes, side_by_side.AT_ONCE):
+            episodes = list(sampler.take(min(side_by_side.AT_ONCE, n_episodes - start), start=start))
+            yield from side_by_side.predictions(learner, episodes, steps=learner.inner_steps)
+    else:
+        for episode in sampler.take(n_episodes):
+            yield learner.adapt(episode.support, episode.support_labels).predict(episode.query)
 
 
 def _accuracy(predicted: Tensor, labels: Tensor) -> Tensor:

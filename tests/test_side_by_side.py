@@ -72,7 +72,7 @@ def test_a_test_has_the_same_accuracies_either_way(head, arch, tiny_dataset, mon
     monkeypatch.setattr(side_by_side, "AT_ONCE", 3)
     together = evaluate(student, sampler, 7, lambda *done: calls.append(done))
     torch.testing.assert_close(together.accuracies, alone.accuracies)
-    assert calls == [(3, 7), (6, 7), (7, 7)]
+    assert calls == [(i, 7) for i in range(1, 8)]
 
 
 def test_on_a_cpu_and_for_prototypes_the_loop_stays():
@@ -81,6 +81,16 @@ def test_on_a_cpu_and_for_prototypes_the_loop_stays():
     rule = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "image_size": 16}
     assert side_by_side.pays(MetaLearner(backbone, **rule))
     assert not side_by_side.pays(MetaLearner(backbone, head="prototypes", **rule))
+
+
+def test_the_network_with_written_out_norms_shares_its_tensors():
+    backbone = learner().backbone
+    twin = side_by_side.with_written_out_norms(backbone)
+    own, theirs = (dict(network.named_parameters()) for network in (backbone, twin))
+    assert own.keys() == theirs.keys()
+    assert all(own[name] is theirs[name] for name in own)
+    assert any(isinstance(module, side_by_side.BatchNorm) for module in twin.modules())
+    assert not any(isinstance(module, side_by_side.BatchNorm) for module in backbone.modules())
 
 
 class Normed(nn.Module):
