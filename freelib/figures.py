@@ -131,17 +131,25 @@ def bar_chart(rows: pd.DataFrame) -> Figure:
     axes[0][0].set_yticks(positions, names)
     axes[0][0].invert_yaxis()
     axes[0][0].set_xlim(0)
-    handles: dict[str, Any] = {}
-    for axis in axes[0]:
-        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    handles = _handles(axes[0])
     names = sorted(handles, key=lambda name: (name in ("reported", "chance"), name))
     figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=len(names))
     return figure
 
 
+def _handles(axes: Iterable[Axes]) -> dict[str, Any]:
+    """The legend's handles of several axes by their labels, each label once."""
+    handles: dict[str, Any] = {}
+    for axis in axes:
+        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    return handles
+
+
 @styled
 def difference_chart(rows: pd.DataFrame, words: Iterable[str], label: str) -> Figure:
     """Paired differences with 95 % intervals, a line a row: a panel a data set, a colour a number of shots.
+
+    Where there are several seeds, a thin line is the interval over them, beside that over the episodes.
 
     rows: see `accuracy_rows`; words: what each row is called; rows without a difference are left out, and
       a panel says so where none is left
@@ -159,23 +167,24 @@ def difference_chart(rows: pd.DataFrame, words: Iterable[str], label: str) -> Fi
         for i, n_shot in enumerate(shots):
             chosen = named[(named["dataset"] == dataset) & (named["n_shot"] == n_shot)]
             place = np.array([lines.index(word) for word in chosen["words"]])
-            axis.errorbar(
-                chosen["difference"],
-                place + 0.25 * (i - (len(shots) - 1) / 2),
-                xerr=chosen["difference_ci95"],
-                fmt="o",
-                markersize=4,
-                capsize=2,
-                color=PALETTE[i],
-                label=f"{n_shot} shot{'s' if n_shot > 1 else ''}",
-            )
+            place = place + 0.25 * (i - (len(shots) - 1) / 2)
+            label_of_shots = f"{n_shot} shot{'s' if n_shot > 1 else ''}, " if len(shots) > 1 else ""
+            for column, style in (
+                ("difference", {"fmt": "o", "markersize": 4, "elinewidth": 2.2, "label": "over episodes"}),
+                ("seed_difference", {"fmt": "none", "elinewidth": 0.7, "capsize": 3, "label": "over seeds"}),
+            ):
+                style["label"] = f"{label_of_shots}95 % interval {style['label']}"
+                if chosen[column].notna().any():
+                    error = chosen[f"{column}_ci95"]
+                    axis.errorbar(chosen[column], place, xerr=error, color=PALETTE[i], **style)
         axis.axvline(0, color="#555555", linewidth=0.8)
         axis.set(title=DATASET_TITLES.get(dataset, dataset), xlabel=label)
         axis.grid(visible=False, axis="y")
     axes[0][0].set_yticks(range(len(lines)), lines)
     axes[0][0].set_ylim(max(1, len(lines)) - 0.5, -0.5)
-    if len(shots) > 1:
-        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(shots))
+    if lines:
+        handles = _handles(axes[0])
+        figure.legend(handles.values(), handles, loc="outside lower center", ncols=2)
     return figure
 
 
@@ -223,9 +232,7 @@ def learning_curves(
         axis.set(title=DATASET_TITLES.get(dataset, dataset), ylabel=label)
         axis.set_xlabel("share of training, %" if share else "round")
         axis.xaxis.get_major_locator().set_params(integer=True)
-    handles: dict[str, Any] = {}
-    for axis in axes[0]:
-        handles |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    handles = _handles(axes[0])
     if share:
         columns = min(4, len(handles))
         figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)

@@ -57,9 +57,16 @@ def test_differences_are_points_with_intervals_and_the_reference_has_none():
     figure = difference_chart(rows, rows["title"], "minus FREE, points")
     (axis,) = figure.axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["Random", "Average"]
-    (points,) = [container for container in axis.containers if isinstance(container, ErrorbarContainer)]
-    assert points.lines[0].get_xdata() == pytest.approx([-10, 2])
-    assert points.lines[0].get_ydata() == pytest.approx([0, 1])
+    episodes, seeds = [bars for bars in axis.containers if isinstance(bars, ErrorbarContainer)]
+    assert episodes.lines[0].get_xdata() == pytest.approx([-10, 2])
+    assert episodes.lines[0].get_ydata() == pytest.approx([0, 1])
+    # Random has one seed; Average, where nothing is drawn, counts for both of FREE's
+    rows = rows[rows["method"] != "free"]
+    for bars, column in (episodes, "difference_ci95"), (seeds, "seed_difference_ci95"):
+        drawn = [np.ptp(segment[:, 0]) / 2 for segment in bars.lines[2][0].get_segments() if len(segment)]
+        assert drawn == pytest.approx(rows[column].dropna().tolist())
+    words = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert words == ["95 % interval over episodes", "95 % interval over seeds"]
     assert figure.get_figwidth() <= PAGE_WIDTH
 
 
