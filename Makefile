@@ -2,6 +2,7 @@
 PYTHON  ?= python3
 PROFILE ?= smoke
 DATASET ?=
+NOTEBOOK ?=
 
 VENV  := .venv
 BIN   := $(VENV)/bin
@@ -28,7 +29,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 reproduce: $(STAMP) ## run the notebooks with papermill: results/PROFILE/index.html
-	$(BIN)/freelib reproduce --profile $(PROFILE) $(if $(DATASET),--dataset $(DATASET))
+	$(BIN)/freelib reproduce --profile $(PROFILE) $(if $(DATASET),--dataset $(DATASET)) $(NOTEBOOK:%=--notebook %)
 
 bench: $(STAMP) ## each piece against a straightforward implementation, ten minutes of two quiet cores
 	$(BIN)/python benchmarks/run.py

@@ -62,12 +62,14 @@ def accuracy_rows(
     half-width
     seed_spread: standard deviation of the seeds' accuracies, NaN for one seed; n_seeds
     difference, difference_ci95: to the reference method on the same episodes, paired, over the seeds that
-    both have (all, where one of them draws nothing by chance); NaN for the method itself
+    both have (all, where one of them draws nothing by chance, from one pool); NaN for the method itself, and
+    where they have no seed in common
     seed_difference, seed_difference_ci95: mean of the differences seed by seed, with its interval over seeds;
     NaN where they have no two seeds in common; what draws nothing by chance counts for every seed of its pool
     last: accuracy of the last round instead of the selected one
-    seconds: of meta-training, see `training_seconds`, median over seeds (a crowded machine makes single ones
-      long); by_processor: whether it is processor time, which all of the row's records have
+    seconds: of meta-training, see `training_seconds`, of the shortest seed (the work is the same, and what
+      else a machine does only adds to it); by_processor: whether it is processor time, which all of the row's
+      records have
     passes: of images through a model and back, mean over seeds
     models: networks that answer at test time, NaN where the record does not say how many the pool has
     paper, source: the value that others report, NaN where we do not know it
@@ -95,8 +97,9 @@ def accuracy_rows(
         other = groups.get((dataset, n_shot, reference, ""))
         if other is not None and other is not by_seed:
             pair = _of_common_seeds(by_seed, other)
-            difference = paired_difference(*map(episode_means, pair), strata=strata)
-            by_seed_difference = _over_seeds(*pair)
+            if all(pair):
+                difference = paired_difference(*map(episode_means, pair), strata=strata)
+                by_seed_difference = _over_seeds(*pair)
         paper, source = (
             known.get((dataset, name, n_shot), (float("nan"), "")) if not words else (float("nan"), "")
         )
@@ -118,7 +121,7 @@ def accuracy_rows(
                 "seed_difference": by_seed_difference[0],
                 "seed_difference_ci95": by_seed_difference[1],
                 "last": _mean(record["accuracy_last"] for record in seeds),
-                "seconds": _median(training_seconds(r, by_processor=by_processor) for r in seeds),
+                "seconds": _least(training_seconds(r, by_processor=by_processor) for r in seeds),
                 "by_processor": by_processor,
                 "passes": _mean(record["passes"] for record in seeds),
                 "models": method.models_at_test or _pool_size(seeds[0]),
@@ -130,10 +133,20 @@ def accuracy_rows(
 
 
 def _of_common_seeds(*groups: Mapping[int, Record]) -> list[list[Record]]:
-    """Each group's records of the seeds that all have; all records where chance has no part in a group."""
-    by_chance = all(get_method(record["method"]).uses_seed for group in groups for record in group.values())
-    common = set.intersection(*map(set, groups)) if by_chance else set()
-    return [[r for seed, r in group.items() if not common or seed in common] for group in groups]
+    """Each group's records of the seeds that all have, perhaps none.
+
+    All records where chance has no part in a group, and the pool is one.
+    """
+    records = [record for group in groups for record in group.values()]
+    if one_pool(records) and not all(get_method(record["method"]).uses_seed for record in records):
+        return [list(group.values()) for group in groups]
+    common = set.intersection(*map(set, groups))
+    return [[record for seed, record in group.items() if seed in common] for group in groups]
+
+
+def one_pool(records: Sequence[Record]) -> bool:
+    """Whether the records' runs all had the same pool."""
+    return all(record["pool"] == records[0]["pool"] for record in records)
 
 
 def _over_seeds(own: Sequence[Record], other: Sequence[Record]) -> tuple[float, float]:
@@ -144,8 +157,7 @@ def _over_seeds(own: Sequence[Record], other: Sequence[Record]) -> tuple[float, 
     """
     by_chance = [get_method(group[0]["method"]).uses_seed for group in (own, other)]
     accuracies = [{record["seed"]: record["accuracy"] for record in group} for group in (own, other)]
-    one_pool = all(record["pool"] == own[0]["pool"] for record in (*own, *other))
-    if sum(by_chance) == 1 and one_pool:
+    if sum(by_chance) == 1 and one_pool([*own, *other]):
         steady = by_chance.index(False)
         accuracies[steady] = dict.fromkeys(accuracies[1 - steady], _mean(accuracies[steady].values()))
     if not any(by_chance) or len(accuracies[0]) < 2 or accuracies[0].keys() != accuracies[1].keys():
@@ -168,5 +180,5 @@ def _mean(values: Iterable[float | None]) -> float:
     return pd.Series(list(values), dtype="float64").mean()
 
 
-def _median(values: Iterable[float | None]) -> float:
-    return pd.Series(list(values), dtype="float64").median()
+def _least(values: Iterable[float | None]) -> float:
+    return pd.Series(list(values), dtype="float64").min()

@@ -45,6 +45,8 @@ class AlignmentConfig:
     distillation: str = "kl"
 
     def __post_init__(self) -> None:
+        if self.align_sweeps < 1:
+            raise ValueError(f"align_sweeps must be at least 1, got {self.align_sweeps}.")
         for field, known in (
             ("alignment", ALIGNMENTS),
             ("align_optimizer", tuple(OPTIMIZERS)),

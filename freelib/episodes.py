@@ -36,9 +36,14 @@ def class_major_labels(n_way: int, per_class: int) -> Tensor:
 
 
 def images_to_float(images: Tensor) -> Tensor:
-    """uint8 images in 0…255, or float images in [0, 1], as float32 in [0, 1]; the shape stays."""
+    """uint8 images in 0…255, or float images in [0, 1], as float32 in [0, 1]; the shape stays.
+
+    Raises TypeError for other integers, which might be either.
+    """
     if images.dtype == torch.uint8:
         return images.to(torch.float32).div_(255)
+    if not images.is_floating_point():
+        raise TypeError(f"Images are uint8 in 0…255 or float in [0, 1], got {images.dtype}.")
     return images.to(torch.float32)
 
 

@@ -8,7 +8,16 @@ from typing import Any
 Settings = Mapping[str, Mapping[str, Any]]
 
 # Rows of tables 2 and 3: what learns without a pool of one architecture and one domain, and what is simplest.
-MIXED_DOMAINS = ("random", "average", "best_teacher", "pool_features", "free", "pool_distillation")
+MIXED_DOMAINS = (
+    "random",
+    "average",
+    "ota",
+    "dro",
+    "best_teacher",
+    "pool_features",
+    "free",
+    "pool_distillation",
+)
 MIXED_ARCHITECTURES = ("random", "best_teacher", "pool_features", "free", "pool_distillation")
 
 _BRIEF: dict[str, Any] = {

@@ -24,6 +24,7 @@ from freelib.tables import DATASET_TITLES
 
 PAGE_WIDTH = 7.0  # inches
 PALETTE = tuple(sns.color_palette("colorblind").as_hex())
+MARKERS = "osD^vPX*<>"
 LINE_STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (3, 1, 1, 1, 1, 1)))
 STYLE: Any = {
     "font.size": 8,
@@ -225,6 +226,7 @@ def learning_curves(
                 style = {
                     "color": PALETTE[methods.index(method) % len(PALETTE)],
                     "linestyle": LINE_STYLES[shots.index(n_shot) % len(LINE_STYLES) if n_shot else 0],
+                    "marker": MARKERS[methods.index(method) % len(MARKERS)],
                 }
                 rounds = [[100 * i / h[x][-1] for i in h[x]] if share else h[x] for h in histories]
                 title = get_method(method).title + (f", {n_shot}-shot" if n_shot else "")
@@ -251,7 +253,7 @@ def _draw_curve(
     """One line, the mean of several curves of equal x, with the band between the extremes."""
     n = min(map(len, xs))
     values = np.array([y[:n] for y in ys])
-    axis.plot(xs[0][:n], values.mean(0), label=label, marker="o", markersize=2.5, linewidth=1.2, **style)
+    axis.plot(xs[0][:n], values.mean(0), label=label, markersize=3.5, linewidth=1.2, **style)
     if len(values) > 1:
         axis.fill_between(
             xs[0][:n], values.min(0), values.max(0), color=style["color"], alpha=0.2, linewidth=0

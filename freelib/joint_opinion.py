@@ -31,7 +31,12 @@ def principal_axes(
 
 
 def for_inference(model: PretrainedModel, dtype: torch.dtype) -> PretrainedModel:
-    """A copy of a model for answers only: Conv4's BatchNorm goes into its convolutions."""
+    """A copy of a model for answers only: Conv4's BatchNorm goes into its convolutions.
+
+    What has no weights, such as a model that can only be called, stays as it is.
+    """
+    if next(model.module.parameters(), None) is None:
+        return model
     model = copy.copy(model)
     model.module = module = copy.deepcopy(model.module).eval()
     for block in module.modules():

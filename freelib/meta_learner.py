@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from itertools import chain
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -18,12 +19,6 @@ from freelib.transform import ImageTransform
 
 HEADS = ("maml", "anil", "prototypes")
 CENTRES = ("none", "support", "episode")
-
-
-class FeatureExtractor(Protocol):
-    """What a prototype head needs: normalised images `(n, C, H, W)` -> features `(n, d)`."""
-
-    def features(self, images: Tensor) -> Tensor: ...
 
 
 class Classifier:
@@ -145,8 +140,9 @@ class MetaLearner:
 
     @property
     def device(self) -> torch.device:
-        """Where θ is."""
-        return next(self.backbone.parameters()).device
+        """Where θ is; the CPU for what has no weights."""
+        held = chain(self.backbone.parameters(), self.backbone.buffers())
+        return next((tensor.device for tensor in held), torch.device("cpu"))
 
     @property
     def params(self) -> dict[str, Tensor]:
@@ -224,12 +220,15 @@ class MetaLearner:
         n_way, least, most = getattr(self.backbone, "n_way", None), int(labels.min()), int(labels.max())
         if least < 0 or (self.head != "prototypes" and n_way and most >= n_way):
             raise ValueError(f"Labels must lie in 0…{n_way - 1 if n_way else 'n_way-1'}, got {least}…{most}.")
+        if self.head == "prototypes" and len(set(labels.tolist())) != most + 1:
+            raise ValueError(f"Labels 0…{most} are expected without gaps: an absent class has no prototype.")
         return most
 
     def adapt(self, images: Tensor, labels: Tensor, *, steps: int | None = None) -> Classifier:
         """Learns classes 0…n_way-1 from images `(n, C, H, W)`, in [0, 1] or uint8, with labels `(n,)`.
 
-        Raises ValueError where images and labels differ in number or a label is out of range.
+        Raises ValueError where images and labels differ in number, a label is out of range, or a head of
+        prototypes is given labels with gaps.
         """
         most = self.check_support(images, labels)
         labels = labels.to(self.device)  # read before: on the host that waits for nothing

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,9 @@ def read_own_models(
 
     A model is two files: `<name>.safetensors`, `.pt` or `.pth` with its state dictionary, and `<name>.json`
     with `arch` (a key of `architectures`), `class_names` in the order of the outputs, `mean` and `std` of the
-    normalisation for images in [0, 1], and `image_size`; `domain` (whose classes these are) and `accuracy` on
-    held-out images, in [0, 1], may be left out.
+    normalisation for images in [0, 1], and `image_size`. `accuracy` on held-out images, in [0, 1], may be
+    left out, and so may `domain`, whose classes these are, where no other model has a class of the same name:
+    two models' classes are one class where name and domain are the same.
 
     architectures: by name, a function from the number of classes to an untrained module, whose input is
       normalised images `(n, C, image_size, image_size)` and whose output is logits `(n, n_classes)`
@@ -40,7 +42,16 @@ def read_own_models(
     cards = sorted(folder.glob("*.json"))
     if not cards:
         raise FileNotFoundError(f"{folder} has no model: each is <name>.json beside its <name>{WEIGHTS[0]}.")
-    return ModelPool.from_models(_read(card, architectures).to(device) for card in cards)
+    models = [_read(card, architectures).to(device) for card in cards]
+    owners: dict[str, str] = {}
+    for card, model in zip(cards, models, strict=True):
+        for name in () if model.domain else model.class_names:
+            if (other := owners.setdefault(name, card.name)) != card.name:
+                raise ValueError(
+                    f"{folder}: {other} and {card.name} both have a class {name!r}. Give each a domain: the "
+                    "same one if it is the same class, different ones if not."
+                )
+    return ModelPool.from_models(models)
 
 
 def _read(card: Path, architectures: Mapping[str, Architecture]) -> PretrainedModel:
@@ -60,6 +71,8 @@ def _read(card: Path, architectures: Mapping[str, Architecture]) -> PretrainedMo
     side, channels = about["image_size"], len(about["mean"])
     with torch.no_grad():
         answer = model(torch.zeros(2, channels, side, side))
+    if not answer.isfinite().all():
+        raise ValueError(f"{card}: the answer to a black image is not finite: {answer[0].tolist()}.")
     if answer.shape != (2, n_classes):
         raise ValueError(
             f"{card}: two images get an answer of shape {tuple(answer.shape)}, "
@@ -76,4 +89,37 @@ def _read_card(card: Path) -> dict[str, Any]:
         raise ValueError(f"{card} is no JSON object ({error}).") from error
     if missing:
         raise ValueError(f"{card} lacks {', '.join(missing)}; it needs {', '.join(NEEDED)}.")
+    wrong = [words for name, (fits, words) in _FITS.items() if name in about and not fits(about[name])]
+    if not wrong and len(about["mean"]) != len(about["std"]):
+        wrong = ["mean and std have a number for each channel"]
+    if wrong:
+        raise ValueError(f"{card}: {'; '.join(wrong)}.")
     return {name: about[name] for name in (*NEEDED, *OPTIONAL) if name in about}
+
+
+def _names(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) > 1
+        and all(isinstance(name, str) and name for name in value)
+        and len(set(value)) == len(value)
+    )
+
+
+def _numbers(value: Any, low: float, high: float) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) > 0
+        and all(type(number) in (int, float) and low <= number <= high for number in value)
+    )
+
+
+_FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "class_names": (_names, "class_names is a list of at least two names, no two alike"),
+    "mean": (lambda v: _numbers(v, 0, 1), "mean is a list of numbers in [0, 1], of images in [0, 1]"),
+    "std": (lambda v: _numbers(v, 1e-6, math.inf), "std is a list of numbers above 0, of images in [0, 1]"),
+    "image_size": (lambda v: type(v) is int and v > 0, "image_size is a whole number of pixels"),
+    "domain": (lambda v: isinstance(v, str), "domain is a name"),
+    "accuracy": (lambda v: v is None or _numbers([v], 0, 1), "accuracy is a number in [0, 1]"),
+}
+"""What a card's fields have to be, and how a message says so."""

@@ -59,8 +59,8 @@ class PretrainedModel:
 
     @property
     def device(self) -> torch.device:
-        """Where its weights are."""
-        return next(self.module.parameters()).device
+        """Where its weights are; the CPU for a model that can only be called."""
+        return next((p.device for p in self.module.parameters()), torch.device("cpu"))
 
     def __call__(self, images: Tensor) -> Tensor:
         """Logits `(n, n_way)` of images `(n, C, H, W)` in [0, 1]; differentiable by the images."""

@@ -17,10 +17,10 @@ from freelib.meta_learner import MetaLearner
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """How the memory is replayed; the defaults are the public release's.
+    """How the memory is replayed; the defaults are the public release's, but for `replay_batches`.
 
     replay_patience: stop when so many batches in a row brought no better accuracy; 0: always `replay_batches`
-    replay_batches: the most batches a round
+    replay_batches: the most batches a round; the release has no such limit
     replay_scope: "cross" mixes models, "within" takes a model's own classes, "none" leaves replay out
     second_order: MAML's outer gradient goes through the inner steps
     replay_every: rounds from one replay to the next
@@ -37,6 +37,8 @@ class ReplayConfig:
     second_order: bool = True
 
     def __post_init__(self) -> None:
+        if self.replay_every < 1:
+            raise ValueError(f"replay_every must be at least 1, got {self.replay_every}.")
         if self.replay_scope not in ("cross", "within", "none"):
             raise ValueError(f"replay_scope is cross, within or none, got {self.replay_scope!r}.")
         if self.memory_tasks not in ("all", "last"):

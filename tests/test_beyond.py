@@ -45,6 +45,8 @@ def test_the_ablation_measures_every_variant_once(tiny_world, tmp_path, monkeypa
     monkeypatch.setattr(beyond, "variants", lambda *_: chosen)
     newer = records[1] | {"started": "2999-01-01T00:00:00+00:00"}
     assert beyond.latest_ablation([*reversed(records), newer]) == [records[0], newer, records[2]]
+    elsewhere = newer | {"dataset": "cub", "config": records[2]["config"]}  # of another data set: no pair
+    assert beyond.latest_ablation([*records, elsewhere]) == records
     assert beyond.latest_ablation(records[1:]) == []  # without the first there is nothing to compare with
     more = replace(profile, n_episodes=profile.n_episodes + 1)
     with pytest.raises(BaseException, match="trained again"):  # other episodes: not the same measurement

@@ -44,7 +44,7 @@ def test_a_claim_holds_where_the_paired_interval_is_above_zero(evidence):
     assert found["beats_best_teacher"].verdict == UNCLEAR  # +0.0
     assert found["beats_pool_features"].verdict == FAILS
     assert found["beats_pool_features"].numbers == (
-        "FREE, points: CIFAR-FS, 1-shot: −5.0 ± 0.0 against Pool features",
+        "FREE, points: CIFAR-FS, 1-shot: −5.0 ± 0.0 against Pool features, one seed",
     )
 
 
@@ -59,6 +59,20 @@ def test_a_setting_without_records_is_named(evidence):
     assert found["beats_published"].verdict == SO_FAR
     assert found["beats_published"].missing == ("CUB, 1-shot: all",)
     assert "1 of 2 columns" in found["beats_published"].finding
+
+
+def test_columns_with_every_rival_are_told_from_those_without(evidence):
+    profile = replace(CLAIMED, datasets=("cifar-fs", "cub"))
+
+    def accuracies(unit):
+        if unit.dataset == "cub" and unit.method == "purer":
+            return None
+        lower = 0 if unit.method == "free" else 3 if unit.dataset == "cifar-fs" else 8
+        return [v - lower for v in FREE]
+
+    finding = all_verdicts(evidence(profile, table1=accuracies))["beats_published"].finding
+    assert ": +3.0 to +8.0 points; 2 of 2 columns" in finding
+    assert finding.endswith(" (with all methods 1: +3.0 ± 0.0 points)")
 
 
 def test_a_claim_on_another_method_is_held_against_that_method(evidence):
@@ -94,10 +108,11 @@ def test_a_mixed_pool_is_held_against_what_was_run_on_it(evidence):
         )
     )
     domains = found["beats_on_mixed_domains"]
+    assert domains.claim.endswith("FREE is ahead on each of them (of Random)")  # what the profile runs there
     assert domains.verdict == SO_FAR
     judged = [text for text in domains.numbers if not text.startswith("Not judged")]
     assert len(judged) == 4  # three data sets and their mean
-    pool = "Not judged, the pool itself: CIFAR-FS, 1-shot: −9.0 ± 0.0 against Pool features"
+    pool = "Not judged, the pool itself: CIFAR-FS, 1-shot: −9.0 ± 0.0 against Pool features, one seed"
     assert domains.numbers[4] == pool
     assert domains.missing == ("not among this profile's runs: Average, OTA, DRO, PURER, BiDf-MKD",)
     architectures = found["beats_on_mixed_architectures"]

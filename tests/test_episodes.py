@@ -80,6 +80,8 @@ def test_images_to_float():
     assert images_to_float(bytes_).tolist() == [[0.0, pytest.approx(0.2), 1.0]]
     assert bytes_.tolist() == [[0, 51, 255]]
     assert torch.equal(images_to_float(torch.tensor([0.25], dtype=torch.float64)), torch.tensor([0.25]))
+    with pytest.raises(TypeError, match="uint8 in 0…255 or float"):
+        images_to_float(torch.tensor([255]))
 
 
 @pytest.mark.parametrize(

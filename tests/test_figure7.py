@@ -41,19 +41,29 @@ def test_each_axis_has_the_base_and_its_own_points():
     assert table["n_seeds"].tolist() == [1, 2, 1, 2, 2, 2]
     cells = figure7.sensitivity_table(table).cells
     assert cells["value"].tolist()[:2] == ["1", "5 (base)"]
+    # seed 0 alone has both: 20 − 40 and 22 − 50; deviation √32 of two episodes
+    assert table["difference"][0] == pytest.approx(-24)
+    assert table["difference_ci95"][0] == pytest.approx(1.96 * 4)
+    assert table["difference"].isna().tolist() == table["base"].tolist()
     sentence = figure7.conclusion(table)
-    assert "adaptation steps k: 21.0 % at 1, 47.0 % at 5;" in sentence
-    assert "models in the pool: 42.0 % at 10, 47.0 % at 40 (intervals overlap)" in sentence
+    assert sentence.startswith("The base reaches 47.0 ± ")
+    assert ", one seed: adaptation steps k: −24.0 ± 7.8 at 1 (base: 5); models in the pool: " in sentence
+    assert "models a round: nothing else (base: 4)" in sentence
     assert sentence.endswith("No k above 5 was tried: whether more steps bring more stays open.")
     assert not figure7.at_chance(table)
 
 
-@pytest.mark.parametrize(("highest", "verb"), [(57.0, "do not measurably raise"), (90.0, "raise")])
+@pytest.mark.parametrize(("highest", "verb"), [(53.0, "do not measurably raise"), (90.0, "raise")])
 def test_whether_more_steps_help_is_said(highest, verb):
     table = figure7.rows([*RECORDS, trained([highest - 1, highest], adapt_steps=20)])
     found = figure7.few_steps_suffice(table)
-    assert found.startswith(f"More steps than k = 5 {verb} accuracy: 47.0 ± ")
+    assert found.startswith(f"More steps than k = 5 {verb} accuracy: at best ")
     assert found.endswith("at k = 20.")
+
+
+def test_a_seed_that_the_base_lacks_is_refused():
+    with pytest.raises(ValueError, match="the base has none of the seeds 3"):
+        figure7.rows([RECORDS[0], trained([20.0, 22.0], adapt_steps=1, seed=3)])
 
 
 def test_chance_is_called_chance():

@@ -3,11 +3,14 @@ import json
 import pytest
 import torch
 from fake_methods import TINY
+from torch import nn
 
 from freelib.experiments.learners import load_learner, save_learner
 from freelib.experiments.pools import pretrain_into
 from freelib.experiments.units import make_config
 from freelib.methods import get_method
+from freelib.methods.base import build_student
+from freelib.storage import load_tensors
 
 SMALL_DISTILLATION = {
     "recovered": 0, "procedural": 40, "mixed": 0, "epochs": 1, "batch_size": 16, "embedding": 8, "width": 4,
@@ -55,6 +58,18 @@ def test_what_is_missing_or_damaged_is_said(tiny_world, tmp_path):
         load_learner(tmp_path)
     file.write_text("{")
     with pytest.raises(ValueError, match="does not describe a learner"):
+        load_learner(tmp_path)
+
+
+def test_of_a_network_of_ones_own_the_weights_are_kept_and_that_is_said(tiny_world, tmp_path):
+    pool, pool_folder = pretrain_into("cifar-fs", TINY, 0)
+    config = make_config("fake_methods:Drifting", {})
+    learner = build_student(pool, config, seed=0)
+    learner.backbone = nn.Sequential(nn.Flatten(), nn.Linear(12, 5))
+    about = {"method": "mine:Own", "config": config, "seed": 3, "pool": pool, "pool_folder": pool_folder}
+    save_learner(learner, tmp_path, **about)
+    assert torch.equal(load_tensors(tmp_path / "learner.safetensors")["1.bias"], learner.backbone[1].bias)
+    with pytest.raises(TypeError, match="a student that only mine:Own can build"):
         load_learner(tmp_path)
 
 

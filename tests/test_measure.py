@@ -1,3 +1,6 @@
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from fake_methods import TINY
 
@@ -45,6 +48,21 @@ def test_a_measurement_is_a_record_and_is_made_once(tiny_world, tmp_path, monkey
     assert measured(fresh, "spread", {"n": 2}, make, store) == record
     with pytest.raises(FileNotFoundError, match="cifar-fs is not in"):
         measured(fresh, "spread", {"n": 9}, make, store)
+
+
+def test_of_two_at_once_one_makes_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("FREELIB_CACHE", str(tmp_path / "cache"))
+    store, calls = RecordStore(tmp_path / "records"), []
+
+    def make():
+        calls.append(1)
+        time.sleep(0.3)
+        return {"slope": 3.0}
+
+    with ThreadPoolExecutor(2) as both:
+        waits = [both.submit(computed, "lemma", "slope", {"n": 5}, make, store) for _ in range(2)]
+    assert waits[0].result() == waits[1].result()
+    assert len(calls) == 1
 
 
 def test_what_needs_no_data_has_a_record_too(tmp_path):

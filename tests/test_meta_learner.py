@@ -193,6 +193,8 @@ def test_a_support_set_that_cannot_be_learned_is_refused(n_images, labels, messa
 def test_prototypes_take_any_number_of_classes():
     y = torch.arange(10)
     assert torch.equal(conv_learner("prototypes").adapt(images(), y).predict(images()), y)
+    with pytest.raises(ValueError, match="Labels 0…9 are expected without gaps"):
+        conv_learner("prototypes").adapt(images(9), torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 9]))
 
 
 def test_unknown_rules_are_refused():

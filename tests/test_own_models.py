@@ -56,12 +56,35 @@ def test_a_folder_becomes_a_pool(folder):
         ({"arch": "vgg"}, "arch is 'vgg', expected one of flat, conv"),
         ({"class_names": ["a", "b"]}, "does not fit the architecture flat"),
         ({"mean": None}, "lacks mean"),
+        ({"class_names": "cat"}, "first.json: class_names is a list of at least two names, no two alike"),
+        ({"class_names": ["a", "b", "a"]}, "no two alike"),
+        ({"mean": [127.0] * 3}, r"mean is a list of numbers in \[0, 1\]"),
+        ({"std": [0.2, 0.0, 0.2]}, "std is a list of numbers above 0"),
+        ({"std": [0.2]}, "mean and std have a number for each channel"),
+        ({"image_size": "8"}, "image_size is a whole number"),
+        ({"accuracy": 75}, r"accuracy is a number in \[0, 1\]"),
     ],
 )
 def test_what_does_not_fit_is_named(folder, changes, words):
     card = {name: value for name, value in (CARD | changes).items() if value is not None}
     write(folder, "first", card)
     with pytest.raises(ValueError, match=words):
+        read_own_models(folder, ARCHITECTURES)
+
+
+def test_a_class_that_two_models_share_needs_a_domain(folder):
+    """Whether two models' "class_0" are one class or two, their names cannot tell."""
+    write(folder, "second", CARD | {"arch": "conv", "class_names": ["c", "d"]})
+    with pytest.raises(ValueError, match=r"first.json and second.json both have a class 'c'"):
+        read_own_models(folder, ARCHITECTURES)
+    for name, card in (("first", CARD), ("second", CARD | {"arch": "conv", "class_names": ["c", "d"]})):
+        write(folder, name, card | {"domain": name})
+    assert len(read_own_models(folder, ARCHITECTURES).classes) == 5
+
+
+def test_answers_are_finite(folder):
+    torch.save({"1.weight": torch.zeros(3, 192), "1.bias": torch.full((3,), torch.nan)}, folder / "first.pt")
+    with pytest.raises(ValueError, match="answer to a black image is not finite"):
         read_own_models(folder, ARCHITECTURES)
 
 

@@ -78,7 +78,7 @@ def test_tables_appear_with_their_records(whole):
     assert "\n## Beyond the paper" in whole
     assert whole.count("### glyphs") == 1
     assert "![What FREE's accuracy owes to its settings](tiny/figures/figure7.png)" in whole
-    assert "Lowest and highest accuracy by setting" in whole
+    assert "One setting changed, points on the same episodes" in whole
     assert "[table1_bars](tiny/figures/table1_bars.png)" in whole
     assert "| FREE | CIFAR-FS, 1-shot, seed 0 | 30.0 | 40.5 | 41.2 | +0.8 |" in whole
     assert "| Random | CIFAR-FS, all shots, seen at 1-shot, seed 0 | 30.0 | 40.5 | 41.2 | +0.8 |" in whole

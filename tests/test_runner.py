@@ -116,8 +116,8 @@ def test_selections_share_the_training_and_differ_in_the_choice(tiny_world, tmp_
     assert len({record["config_digest"] for record in by_selection.values()}) == 3
     history = by_selection["test"]["history"]
     assert history["test_accuracy"] != by_selection["validation"]["history"]["validation_accuracy"]
-    # chosen on (some of) the test episodes: never below the last round on these
-    assert max(history["test_accuracy"]) >= history["test_accuracy"][-1]
+    best = max(range(len(history["test_accuracy"])), key=history["test_accuracy"].__getitem__)
+    assert by_selection["test"]["extra"]["selected_round"] == history["test_round"][best]
 
 
 def test_an_oracle_is_given_the_training_images_and_others_nothing(tiny_world, tmp_path):

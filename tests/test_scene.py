@@ -28,3 +28,14 @@ def test_a_warm_generator_has_taken_meta_steps(tiny_world, tmp_path):
     assert all(torch.equal(a, b) for a, b in pairs)
     start = next(cold.generator.parameters())
     assert not torch.equal(start, next(warm.generator.parameters()))
+
+
+def test_a_warm_generator_has_the_seed_and_the_precision_of_the_run(tiny_world, tmp_path):
+    free = {**SMALL.overrides["free"], "precision": "bfloat16"}
+    scenes = [
+        Scene.of(SMALL, results=tmp_path),
+        Scene.of(replace(SMALL, seeds=(1,), overrides={"*": {"width": 4}, "free": free}), results=tmp_path),
+    ]
+    first, other = (scene.warm_generator(scene.rng(), rounds=0) for scene in scenes)
+    assert (first.bf16, other.bf16) == (False, True)
+    assert not torch.equal(next(first.generator.parameters()), next(other.generator.parameters()))

@@ -41,8 +41,8 @@ def test_variants_change_something_and_release_defaults_drop_what_they_already_a
 def test_units_are_the_full_method_its_variants_and_its_selections():
     profile = get_profile("cpu").for_experiment("table4")
     units = table4.units(profile, ["cifar-fs"], [1], [0, 1])
-    # the second seed: the paper's three parts, plain steps, the precision
-    assert len(units) == (1 + 15 + 2) + (1 + 5)
+    # the second seed: the paper's three parts, plain steps, replay within models, the precision
+    assert len(units) == (1 + 15 + 2) + (1 + 6)
     again = {str(unit_config(unit, profile)) for unit in units[18:]}
     assert again < {str(unit_config(unit, profile)) for unit in units[:18]}
     assert (units[0].overrides, units[0].selection) == ({}, "validation")
@@ -79,9 +79,26 @@ def test_the_claim_needs_every_part_measured_and_worse():
     settings = table4.variants(FULL)
     full = run_of({}, [50.0, 60.0, 70.0])
     parts = [run_of(settings[words], [40.0, 51.0, 60.0]) for words in table4.PARTS]
-    assert table4.claim(table4.rows([full, *parts])) == "holds here"
+    assert table4.claim(table4.rows([full, *parts])) == "holds"
+    assert table4.every_part_helps(table4.rows([full, *parts]))
     parts[1] = run_of(settings[table4.PARTS[1]], [52.0, 63.0, 70.0])
-    assert table4.claim(table4.rows([full, *parts])) == "does not hold here for every part"
+    assert table4.claim(table4.rows([full, *parts])) == "holds in part"
+    assert not table4.every_part_helps(table4.rows([full, *parts]))
+
+
+def test_what_rounding_moves_warns_of_rows_with_one_seed():
+    settings = table4.variants(FULL)
+    (rounded,) = (fields for words, fields in settings.items() if words in table4.ROUNDING)
+    records = [
+        run_of({}, [50.0, 60.0, 70.0]),
+        run_of({}, [50.0, 60.0, 70.0], seed=1),
+        run_of(rounded, [51.0, 61.0, 71.0]),
+        run_of(rounded, [47.5, 57.5, 67.5], seed=1),
+    ]
+    assert table4.of_one_seed(table4.rows(records)) == ""  # every row has two
+    records.append(run_of({"alignment": "summed"}, [40.0, 50.0, 60.0]))
+    assert ") moves a seed by up to 2.5 points: of one seed" in table4.of_one_seed(table4.rows(records))
+    assert table4.of_one_seed(table4.rows(records[:2] + records[-1:])) == ""
 
 
 def test_plain_aligned_steps_are_held_against_summed_gradients():

@@ -42,6 +42,18 @@ def test_each_way_has_its_cost_and_its_learner():
     assert math.isnan(rows["accuracy"][2])
 
 
+def test_bidf_mkd_stands_beside_the_passes_that_its_generators_had():
+    def of_scratch(adapt_steps):
+        bidf = record("bidf_mkd", [25.0, 27.0], config={"adapt_steps": adapt_steps}, dataset="glyphs")
+        rows = table5.rows(costs(), [*learners(), bidf])
+        own = rows[rows["way"] == "a generator from scratch"]
+        return list(zip(own["passes"], own["learner"], strict=True))
+
+    assert of_scratch(6) == [(6, "BiDf-MKD")]
+    assert of_scratch(4) == [(4, "BiDf-MKD"), (6, "")]
+    assert of_scratch(200) == [(6, "")]  # figure 1 has not so many
+
+
 def test_table_for_readers():
     table = table5.cost_table(table5.rows(costs(), learners()), "smoke", 50)
     assert "a task of 50 images" in table.caption

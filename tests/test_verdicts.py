@@ -50,12 +50,12 @@ def test_a_difference_must_stand_the_test_over_seeds_too():
     assert Cell("s", "x", 0.6, 0.5, rivals=(level, behind)).sign == -1
     alone = Cell("s", "x", 0.6, 0.5, seeds=(0.6, math.nan))
     assert alone.sign is None
-    assert str(alone) == "s: +0.6 ± 0.5 against x"
+    assert str(alone) == "s: +0.6 ± 0.5 against x, one seed"
 
 
 def test_cells_in_words():
     cells = [Cell("CUB, 1-shot", "OTA", -0.96, 0.5), Cell("s", "x", 2.0, 0.5, seeds=(2.0, 3.25))]
-    assert str(cells[0]) == "CUB, 1-shot: −1.0 ± 0.5 against OTA"
+    assert str(cells[0]) == "CUB, 1-shot: −1.0 ± 0.5 against OTA, one seed"
     assert str(cells[1]) == "s: +2.0 ± 0.5 against x; over seeds +2.0 ± 3.2"
     assert span(cells[:1]) == "−1.0 ± 0.5 points"
     assert span(cells) == "−1.0 to +2.0 points"

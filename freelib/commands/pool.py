@@ -52,9 +52,10 @@ def pretrain(
     from freelib.progress import Progress
 
     chosen = get_profile(profile)
-    if settings:
-        chosen = replace(chosen, pool={**chosen.pool, **parse_overrides(settings)}, pool_by_dataset={})
     name = dataset or chosen.datasets[0]
+    if settings:
+        fields = {**chosen.pool_fields(name), **parse_overrides(settings)}
+        chosen = replace(chosen, pool=fields, pool_by_dataset={})
     with Progress(f"pool of {name}") as progress:
         made, place = pretrain_into(name, chosen, seed, folder=folder, progress=progress)
     summary = _summary(place, made)

@@ -82,7 +82,8 @@ def train(
     oracle = (
         {"dataset": load_dataset(trained_on, "train", size=pool.image_size)} if trained_with.oracle else {}
     )
-    run = digest_of([method, trained_with.revision, config, seed, pool.digest, select_on])
+    seen = [split.digest for split in oracle.values()]
+    run = digest_of([method, trained_with.revision, config, seed, pool.digest, select_on, *seen])
     checkpoint = Checkpoint(out / f"checkpoint-{run}.pt")
     began = clocks()
     with Progress(f"train {method}") as progress:

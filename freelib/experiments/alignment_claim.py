@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from freelib.experiments.table4 import verdict
-from freelib.experiments.verdicts import Cell
+from freelib.experiments.verdicts import HOLDS, Cell, judged
 from freelib.records import Record
 
 SUMMED = {"alignment": "summed"}
@@ -22,17 +22,14 @@ def pairs(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["method"] == f"free ({WORDS})"]
 
 
-def alignment_helps(rows: pd.DataFrame) -> bool:
-    """Whether summed gradients are below BelL in each pair, interval and all: what the paper claims."""
-    found = pairs(rows)
-    return bool(len(found)) and all(Cell.of("", row).sign == 1 for row in found.to_dict("records"))
-
-
 def claim(rows: pd.DataFrame) -> str:
-    """What becomes of it; there is no verdict without a pair."""
-    if not len(pairs(rows)):
-        return "not judged while no pair is measured"
-    return "holds here" if alignment_helps(rows) else "does not hold here in every pair"
+    """What becomes of the paper's claim, summed gradients below BelL, over the pairs; see `judged`."""
+    return judged([Cell.of("", row).sign for row in pairs(rows).to_dict("records")])
+
+
+def alignment_helps(rows: pd.DataFrame) -> bool:
+    """Whether that holds in each pair, the intervals of their differences and all."""
+    return claim(rows) == HOLDS
 
 
 def sentence(row: pd.Series, where: str) -> str:

@@ -190,14 +190,27 @@ def score_centres(run: Run, learner: MetaLearner, split: str = "validation") -> 
 
 
 def latest_ablation(records: Sequence[Record]) -> list[Record]:
-    """Of all records, the variants' newest of each label, in the order of `variants`."""
-    newest = {
-        r["config"]["label"]: r
+    """Of all records, the variants' newest of each label, in the order of `variants`.
+
+    The newest base has the word: of the others only those of its data set, pool and seed, and tested like it.
+    """
+    all_of_them = [
+        r
         for r in sorted(records, key=lambda record: record["started"])
         if r["experiment"] == EXPERIMENT and r["method"] == f"{METHOD} variant"
-    }
+    ]
     order = [variant.label for variant in variants(1, 1)]
-    return [newest[label] for label in order if label in newest] if order[0] in newest else []
+    base = next((r for r in reversed(all_of_them) if r["config"]["label"] == order[0]), None)
+    if base is None:
+        return []
+    same = {r["config"]["label"]: r for r in all_of_them if _tested_on(r) == _tested_on(base)}
+    return [same[label] for label in order if label in same]
+
+
+def _tested_on(record: Record) -> dict[str, Any]:
+    fields = {name: record[name] for name in ("dataset", "data_digest", "pool", "seed")}
+    episodes = {key: len(value) for key, value in record["extra"].items() if key.endswith(" episodes")}
+    return fields | episodes
 
 
 def ablation_rows(records: Sequence[Record]) -> pd.DataFrame:

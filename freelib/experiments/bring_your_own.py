@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -66,10 +65,6 @@ class OwnModels(Scene):
                 torch.save(module.state_dict(), file.with_suffix(".pt"))
             card = {"arch": arch, **about, "accuracy": accuracy}
             file.with_suffix(".json").write_text(json.dumps(card, indent=1), encoding="utf-8")
-
-    def free_config(self, *, rounds: int) -> FreeConfig:
-        """The profile's settings of FREE for fewer rounds, and a head for each model."""
-        return replace(self.config, kd_heads="per_model", rounds=rounds, monitor_every=0, measure_every=0)
 
     def sampler(self) -> EpisodeSampler:
         """Episodes of classes that no model knows."""

@@ -10,17 +10,20 @@ from freelib.experiments.claims_accuracy import (
     beats_on_mixed_domains,
     beats_pool_features,
     beats_published,
+    reaches_the_papers_accuracy,
+)
+from freelib.experiments.claims_distillation import (
     distilled_beats_best_teacher,
     distilled_beats_mixed_pools,
     distilled_beats_oracle,
     distilled_beats_pool,
-    reaches_the_papers_accuracy,
 )
 from freelib.experiments.claims_parts import (
     alignment_helps,
     alignment_raises_agreement,
     five_helps,
     lemma_holds,
+    mixing_helps,
     replay_helps,
     theorem_is_seen,
 )
@@ -42,6 +45,7 @@ CLAIMS: tuple[Callable[[Evidence], Verdict], ...] = (
     five_helps,
     alignment_helps,
     replay_helps,
+    mixing_helps,
     recovered_tasks_teach,
     alignment_raises_agreement,
     lemma_holds,
@@ -66,6 +70,7 @@ SOURCES: dict[str, str] = {
     "five_helps": READING,
     "alignment_helps": "abstract, caption of figure 2",
     "replay_helps": f"{READING} of the public summary",
+    "mixing_helps": f"public summary; against replay of each task: {READING}",
     "recovered_tasks_teach": READING,
     "alignment_raises_agreement": "captions of figures 2 and 5",
     "lemma_holds": "list of parts; its formula is derived by us",

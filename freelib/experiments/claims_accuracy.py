@@ -10,8 +10,8 @@ import pandas as pd
 
 from freelib.accuracy_rows import reference_values
 from freelib.experiments import beyond, paper_size, table1, table2, table3
-from freelib.experiments.beyond import METHOD
-from freelib.experiments.evidence import Evidence, Runs, setting
+from freelib.experiments.changed_settings import changed_settings
+from freelib.experiments.evidence import Evidence, Runs, setting, unmeasured
 from freelib.experiments.units import Unit
 from freelib.experiments.verdicts import OPEN, Cell, Verdict, judged, span
 from freelib.methods import get_method
@@ -83,26 +83,29 @@ def against(
         )
 
     found: dict[str, Cell] = {}
-    lacking: dict[str, None] = {}
-    wanted, short = set(), set()
+    wanted: dict[Unit, None] = {}
+    lacking: dict[Unit, None] = {}
     for experiment in experiments:
         runs = evidence.runs(experiment)
         for where, rows in columns(experiment, runs, method):
             if where not in found and (cell := ahead(rows, others, where)) is not None:
                 found[where] = cell
-        lacking |= dict.fromkeys(runs.lacking(concerns))
-        wanted |= {setting(unit.dataset, unit.n_shot) for unit in runs.wanted}
-        short |= {setting(unit.dataset, unit.n_shot) for unit in filter(concerns, runs.missing)}
+        for units, seen in ((runs.wanted, wanted), (runs.missing, lacking)):  # a run of both counts once
+            seen |= dict.fromkeys(replace(unit, experiment="") for unit in units if concerns(unit))
     cells = list(found.values())
     if not cells:
         return Verdict(claim, OPEN, notebooks=notebooks, ours=ours)
-    missing = (*lacking, *also_missing)
+    missing = (*unmeasured(list(wanted), list(lacking)), *also_missing)
     title, rest = get_method(method).title, {cell.other for cell in cells}
     total = ""
     if "table1" in experiments:
-        total = f"; {len(found)} of {len(wanted)} columns measured"
+        there, short = ({setting(unit.dataset, unit.n_shot) for unit in units} for units in (wanted, lacking))
+        total = f"; {len(found)} of {len(there)} columns measured"
         if partly := found.keys() & short:
             total += f", {len(partly)} of them not with all methods and seeds"
+        whole = [cell for cell in cells if 1 + len(cell.rivals) == len(others)]
+        if 0 < len(whole) < len(cells):
+            total += f" (with all methods {len(whole)}: {span(whole)})"
     best = rest.pop() if len(rest) == 1 else f"the best of the others ({' or '.join(sorted(rest))})"
     return Verdict(
         claim,
@@ -131,19 +134,26 @@ def beats_published(evidence: Evidence) -> Verdict:
     ]
     if evidence.profile.name != "paper":
         numbers.append("Budgets are a small part of what the papers spend on each of these methods.")
-    numbers.append(TUNED.format("FREE's"))
+    numbers += [TUNED.format("FREE's"), *_changed(evidence)]
     return replace(verdict, numbers=tuple(numbers))
 
 
 def _mixed(evidence: Evidence, experiment: str, claim: str, notebook: str) -> Verdict:
-    """FREE against those of the published methods that the profile runs on a mixed pool."""
+    """FREE against those of the published methods that the profile runs on a mixed pool: the claim's "{}"."""
     run = evidence.profile.for_experiment(experiment).methods
     usable = [m for m in table1.PUBLISHED if experiment != "table3" or not table3.needs_one_architecture(m)]
     others = [name for name in usable if name in run]
-    titles = ", ".join(get_method(name).title for name in usable if name not in run)
-    absent = (f"not among this profile's runs: {titles}",) if titles else ()
+    titles, absent = (
+        ", ".join(get_method(name).title for name in usable if (name in run) is here)
+        for here in (True, False)
+    )
     verdict = against(
-        evidence, claim, others, experiments=(experiment,), notebooks=(notebook,), also_missing=absent
+        evidence,
+        claim.format(titles),
+        others,
+        experiments=(experiment,),
+        notebooks=(notebook,),
+        also_missing=(f"not among this profile's runs: {absent}",) if absent else (),
     )
     own = (
         f"Not judged, the pool itself: {cell}"
@@ -156,13 +166,13 @@ def _mixed(evidence: Evidence, experiment: str, claim: str, notebook: str) -> Ve
 
 def beats_on_mixed_domains(evidence: Evidence) -> Verdict:
     """FREE on a pool of models from several data sets (table 2)."""
-    claim = "With models of several data sets in one pool, FREE is ahead of the others on each of them"
+    claim = "With models of several data sets in one pool, FREE is ahead on each of them (of {})"
     return _mixed(evidence, "table2", claim, "02_table2")
 
 
 def beats_on_mixed_architectures(evidence: Evidence) -> Verdict:
     """FREE on a pool of several architectures (table 3)."""
-    claim = "With several architectures in one pool, FREE is ahead of the others that can use it"
+    claim = "With several architectures in one pool, FREE is ahead (of {})"
     return _mixed(evidence, "table3", claim, "03_table3")
 
 
@@ -176,7 +186,11 @@ def _sizes(evidence: Evidence) -> tuple[str, ...]:
             "" if whole[0]["precision"] == "float32" else f", but for {whole[0]['precision']} convolutions"
         )
         text += f" Those at the paper's size are{lower}."
-    return (text,)
+    return (text, *_changed(evidence))
+
+
+def _changed(evidence: Evidence) -> tuple[str, ...]:
+    return tuple(filter(None, [changed_settings(evidence)]))
 
 
 def reaches_the_papers_accuracy(evidence: Evidence) -> Verdict:
@@ -225,12 +239,6 @@ def reaches_the_papers_accuracy(evidence: Evidence) -> Verdict:
 
 
 POOL = ("pool_features", "pool_features (not centred)")
-DISTILLED: dict[str, Any] = {
-    "method": METHOD,
-    "experiments": ("table1", "beyond"),
-    "notebooks": ("01_table1", "06_beyond_the_paper"),
-    "ours": True,
-}
 
 
 def beats_best_teacher(evidence: Evidence) -> Verdict:
@@ -243,57 +251,3 @@ def beats_pool_features(evidence: Evidence) -> Verdict:
     """FREE against all models of its pool, none of them trained further (table 1)."""
     claim = "FREE beats the nearest class mean on the features of all the pool's models"
     return against(evidence, claim, POOL, ours=True)
-
-
-def distilled_beats_best_teacher(evidence: Evidence) -> Verdict:
-    """Our own student against one model of its pool (table 1)."""
-    claim = "One student, distilled from the pool without data, beats the pool's best model"
-    return against(evidence, claim, ("best_teacher",), **DISTILLED)
-
-
-def distilled_beats_pool(evidence: Evidence) -> Verdict:
-    """Our own student, one Conv4, against the features of all models of its pool (table 1).
-
-    What it is taught, the models' probabilities together, stands beside the verdict: it takes all models at
-    test time.
-    """
-    claim = "One student, distilled from the pool without data, beats the features of all the pool's models"
-    verdict = against(evidence, claim, POOL, **DISTILLED)
-    found = columns("table1", evidence.runs("table1"), DISTILLED["method"])
-    taught = (cell for where, rows in found if (cell := ahead(rows, ("pool_opinions",), where)))
-    words = (
-        f"Not judged, against what it is taught, with all models at test time: {cell}" for cell in taught
-    )
-    tuned = (TUNED.format("Its"),) if verdict.numbers else ()
-    return replace(verdict, numbers=(*verdict.numbers, *words, *tuned))
-
-
-def distilled_beats_mixed_pools(evidence: Evidence) -> Verdict:
-    """The same, from a pool of several data sets (table 2) and one of several architectures (table 3)."""
-    claim = "From a mixed pool too, the distilled student beats the features of all the pool's models"
-    mixed = {"table2": "from several data sets", "table3": "from several architectures"}
-    notebooks = ("06_beyond_the_paper", "02_table2", "03_table3")
-    cells: list[Cell] = []
-    missing: list[str] = []
-    for name, words in mixed.items():
-        runs = evidence.runs(name)
-        found = (ahead(rows, POOL, f"{where}, {words}") for where, rows in columns(name, runs, METHOD))
-        cells += filter(None, found)
-        lacking = runs.lacking(lambda unit: unit.method in (METHOD, *POOL) and "arch" not in unit.overrides)
-        missing += [f"table {name[-1]}: {text}" for text in lacking]
-    if not cells:
-        return Verdict(claim, OPEN, notebooks=notebooks, ours=True)
-    verdict = judged([cell.sign for cell in cells], missing=bool(missing))
-    finding = f"Pool distillation minus Pool features: {span(cells)}"
-    numbers = tuple(f"Pool distillation, points: {cell}" for cell in cells)
-    return Verdict(claim, verdict, finding, numbers, tuple(missing), notebooks, ours=True)
-
-
-def distilled_beats_oracle(evidence: Evidence) -> Verdict:
-    """Our own student against a prototypical network that sees the real images (table 1)."""
-    claim = "One student, distilled without data, beats the same network trained on the real images"
-    verdict = against(evidence, claim, ("oracle_protonet",), **DISTILLED)
-    records = evidence.runs("table1").records
-    both = [r for r in records if r["method"] in (METHOD, "oracle_protonet")]
-    spent = table1.seconds_of(both).splitlines()
-    return replace(verdict, numbers=(*verdict.numbers, *spent)) if verdict.numbers else verdict

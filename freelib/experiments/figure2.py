@@ -37,7 +37,7 @@ class Spread(Scene):
         about = {"free": self.run.settings["config"], "n_models": n_models, "n_eyes": n_eyes}
         about["warmup_rounds"] = WARMUP_ROUNDS
         return measured(
-            self.run, "spread", about, lambda: self._measure(n_models, n_eyes), self.store, revision=2
+            self.run, "spread", about, lambda: self._measure(n_models, n_eyes), self.store, revision=3
         )
 
     def _measure(self, n_models: int, n_eyes: int) -> dict[str, Any]:

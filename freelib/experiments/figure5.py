@@ -171,6 +171,8 @@ def conclusion(found: pd.DataFrame) -> str:
         if n_seeds > 1:
             verdict = "raises" if gap > width else "lowers" if gap < -width else "does not measurably change"
             seeds = f" over {n_seeds} seeds"
+            if width > max(abs(row["aligned"]), abs(row["summed"])):
+                seeds += f", too few to tell: it is {row['aligned']:.3f} and {row['summed']:.3f}"
         else:
             verdict, seeds = "goes with a difference in", ", one seed: no interval"
         words.append(

@@ -39,7 +39,7 @@ class Recovered(Scene):
     def record(self) -> Record:
         """Agreement and loss after each number of updates."""
         about = {"free": self.config, "steps": STEPS, "warmup_rounds": WARMUP_ROUNDS}
-        return measured(self.run, "recovered_images", about, self._measure, self.store)
+        return measured(self.run, "recovered_images", about, self._measure, self.store, revision=2)
 
     def _measure(self) -> dict[str, Any]:
         model = self.tasks[0].model

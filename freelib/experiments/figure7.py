@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,13 +13,13 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from freelib.accuracy_rows import episode_means
-from freelib.evaluation import mean_and_interval
+from freelib.evaluation import mean_and_interval, paired_difference
 from freelib.experiments.grid import Plan, run_plan
 from freelib.experiments.units import grid, unit_config
 from freelib.figures import PALETTE, new_figure, styled
 from freelib.profiles import Profile, get_profile
 from freelib.records import Record
-from freelib.tables import Table, plus_minus
+from freelib.tables import Table, plus_minus, signed
 
 EXPERIMENT = "figure7"
 AXES = {
@@ -83,10 +84,11 @@ def settings(record: Record) -> dict[str, int]:
 def rows(records: Sequence[Record]) -> pd.DataFrame:
     """One row for each axis and value: accuracy with its 95 % interval over episodes, chance, agreement.
 
-    The first record's settings are the base, which has a row on every axis. agreement: share of recovered
-    images, in percent, that the model puts in the intended class, mean of the last rounds.
+    The first record's settings are the base, which has a row on every axis. difference, difference_ci95: to
+    it, paired over the same episodes and the seeds that both have; NaN for itself. agreement: share of
+    recovered images, in percent, that the model puts in the intended class, mean of the last rounds.
 
-    Raises ValueError where a record differs from the base in several settings.
+    Raises ValueError where a record differs from the base in several settings, or has no seed of the base's.
     """
     base = settings(records[0])
     found: dict[tuple[str, int], list[Record]] = {}
@@ -100,14 +102,26 @@ def rows(records: Sequence[Record]) -> pd.DataFrame:
     table = []
     for (axis, value), members in found.items():
         accuracy, ci95 = mean_and_interval(episode_means(members))
+        gap = _to_base(members, found[axis, base[axis]]) if value != base[axis] else (math.nan, math.nan)
         agreement = np.mean([r["history"]["teacher_agreement"][-LAST_ROUNDS:] for r in members])
         passes = np.mean([r["passes"] for r in members])
-        row = (axis, value, value == base[axis], accuracy, ci95, 100 * agreement, passes, len(members))
+        row = (axis, value, value == base[axis], accuracy, ci95, *gap, 100 * agreement, passes, len(members))
         table.append((*row, 100 / records[0]["n_way"]))
-    columns = ["axis", "value", "base", "accuracy", "ci95", "agreement", "passes", "n_seeds", "chance"]
+    columns = [
+        *("axis", "value", "base", "accuracy", "ci95", "difference", "difference_ci95"),
+        *("agreement", "passes", "n_seeds", "chance"),
+    ]
     order = {axis: number for number, axis in enumerate(AXES)}
     table.sort(key=lambda row: (order[row[0]], row[1]))
     return pd.DataFrame(table, columns=columns)
+
+
+def _to_base(own: Sequence[Record], base: Sequence[Record]) -> tuple[float, float]:
+    by_seed = [{record["seed"]: record for record in group} for group in (own, base)]
+    common = [seed for seed in by_seed[0] if seed in by_seed[1]]
+    if not common:
+        raise ValueError(f"the base has none of the seeds {', '.join(map(str, by_seed[0]))}")
+    return paired_difference(*(episode_means([group[seed] for seed in common]) for group in by_seed))
 
 
 @styled
@@ -143,6 +157,8 @@ def sensitivity_table(table: pd.DataFrame) -> Table:
                 f"{v} (base)" if b else str(v) for v, b in zip(table["value"], table["base"], strict=True)
             ],
             "accuracy, %": list(map(plus_minus, table["accuracy"], table["ci95"])),
+            "minus the base, same episodes": list(map(signed, table["difference"], table["difference_ci95"])),
+            "seeds": table["n_seeds"],
             "teacher agreement, %": [f"{value:.0f}" for value in table["agreement"]],
             "passes": [f"{value:.0f}" for value in table["passes"]],
         }
@@ -158,11 +174,10 @@ def few_steps_suffice(table: pd.DataFrame) -> str:
     if not len(more):
         return f"No k above {base['value']} was tried: whether more steps bring more stays open."
     best = more.loc[more["accuracy"].idxmax()]
-    gains = best["accuracy"] - best["ci95"] > base["accuracy"] + base["ci95"]
+    gains = best["difference"] > best["difference_ci95"]
     return (
-        f"More steps than k = {base['value']} {'raise' if gains else 'do not measurably raise'} accuracy: "
-        f"{plus_minus(base['accuracy'], base['ci95'])} % against at best "
-        f"{plus_minus(best['accuracy'], best['ci95'])} % at k = {best['value']}."
+        f"More steps than k = {base['value']} {'raise' if gains else 'do not measurably raise'} accuracy: at "
+        f"best {signed(best['difference'], best['difference_ci95'])} points, at k = {best['value']}."
     )
 
 
@@ -175,13 +190,20 @@ def conclusion(table: pd.DataFrame) -> str:
     """What each setting changes, a sentence on k, and a warning where nothing was learned."""
     words = []
     for axis, group in table.groupby("axis", sort=False):
-        best, worst = (group.loc[getattr(group["accuracy"], name)()] for name in ("idxmax", "idxmin"))
-        apart = best["accuracy"] - best["ci95"] > worst["accuracy"] + worst["ci95"]
-        values = f"{worst['accuracy']:.1f} % at {worst['value']}, {best['accuracy']:.1f} % at {best['value']}"
-        words.append(f"{AXES[str(axis)]}: {values}{'' if apart else ' (intervals overlap)'}")
+        base = group[group["base"]].iloc[0]
+        others = ", ".join(
+            f"{signed(row['difference'], row['difference_ci95'])} at {row['value']}"
+            for row in group[~group["base"]].to_dict("records")
+        )
+        words.append(f"{AXES[str(axis)]}: {others or 'nothing else'} (base: {base['value']})")
     warning = (
         f" No setting is above chance ({table['chance'].iloc[0]:.0f} %): at this size accuracy says nothing "
         "about them."
     )
-    found = "Lowest and highest accuracy by setting: " + "; ".join(words) + ". "
+    base, n_seeds = table[table["base"]].iloc[0], table["n_seeds"].min()
+    seeds = "one seed" if n_seeds == 1 else f"{n_seeds} seeds"
+    found = (
+        f"The base reaches {plus_minus(base['accuracy'], base['ci95'])} %. One setting changed, points on "
+        f"the same episodes, {seeds}: {'; '.join(words)}. "
+    )
     return found + few_steps_suffice(table) + (warning if at_chance(table) else "")

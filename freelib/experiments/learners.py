@@ -30,14 +30,19 @@ def save_learner(
 ) -> None:
     """Write a learner, so that `load_learner` gives it back.
 
-    A student is kept by its weights; a learner that is made of the pool's models by the pool's folder.
+    A student is kept by its weights; a learner that is made of the pool's models, all of them frozen, by the
+    pool's folder. Of a student that is no network of freelib's only the weights are kept: `load_learner` says
+    so.
     """
     folder = Path(folder)
-    is_student = isinstance(learner.backbone, Backbone)
-    if is_student:
+    own = isinstance(learner.backbone, Backbone)
+    kind = "student" if own else "pool"
+    if not own and any(p.requires_grad for p in learner.backbone.parameters()):
+        kind = "custom"
+    if kind != "pool":
         save_tensors(folder / "learner.safetensors", learner.backbone.state_dict())
     description = {
-        "kind": "student" if is_student else "pool",
+        "kind": kind,
         "method": method,
         "config": plain(config),
         "seed": seed,
@@ -68,9 +73,14 @@ def load_learner(folder: str | Path) -> MetaLearner:
     """The learner in a folder.
 
     Raises FileNotFoundError, ValueError where its files, or the pool that it is made of, are missing or
-    damaged.
+    damaged, and TypeError for a student that is no network of freelib's.
     """
     description = read_learner_description(folder)
+    if description["kind"] == "custom":
+        raise TypeError(
+            f"{folder} holds the weights of a student that only {description['method']} can build: load "
+            "learner.safetensors into its backbone"
+        )
     method, seed = description["method"], description["seed"]
     config = make_config(method, description["config"])
     if description["kind"] == "pool":

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock
 
 from freelib.datasets import MissingDataError
+from freelib.datasets.cache import cache_folder
 from freelib.environment import device_name, environment, nothing_is_made, peak_memory_mib
 from freelib.experiments.runner import Run
 from freelib.records import KEYED, Record, RecordStore, complete, config_digest
@@ -56,7 +59,7 @@ def measured(
             return record
         raise
     about = {"profile": run.profile.name, "device": device_name(run.settings["config"].device)}
-    return _kept(keyed, unit.experiment, about, make, store)
+    return _kept(keyed, unit.experiment, about, make, store, run.cache)
 
 
 def computed(
@@ -93,17 +96,32 @@ def _kept(
     about: Mapping[str, Any],
     make: Callable[[], Values],
     store: RecordStore,
+    cache: str | Path | None = None,
 ) -> Record:
-    if (record := store.adopt(experiment, config_digest(keyed))) is not None:
+    """Of two processes with the same measurement one makes it, the other waits and takes its record."""
+    digest = config_digest(keyed)
+    if (record := store.adopt(experiment, digest)) is not None:
         return record
     if nothing_is_made():
         raise NotMeasuredError(
             f"{experiment}: {keyed['method']} has no record in {store.root}, and none is made"
         )
+    lock = cache_folder(cache) / "locks" / f"{digest}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(lock):
+        if (record := store.adopt(experiment, digest)) is None:
+            record = _made(keyed, experiment, about, make)
+            store.put(record)
+    return record
+
+
+def _made(
+    keyed: Mapping[str, Any], experiment: str, about: Mapping[str, Any], make: Callable[[], Values]
+) -> Record:
     captured, start = environment(), time.perf_counter()
     values = dict(make())
     seconds = time.perf_counter() - start
-    record = complete(
+    return complete(
         {
             **keyed,
             **captured,
@@ -115,5 +133,3 @@ def _kept(
             "extra": values,
         }
     )
-    store.put(record)
-    return record

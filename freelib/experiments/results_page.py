@@ -58,12 +58,12 @@ def results_page(folder: str | Path) -> str:
         f"Written by `{command}` from the records in `{folder.name}/records`, not by hand. "
         "Differences are paired, over the same episodes and seeds; ± is the half-width of a 95 % interval, "
         "over episodes where nothing else is said. Where both sides have several seeds, or nothing in one is "
-        "drawn by chance, a claim has to stand the interval over seeds as well. "
-        "*Holds so far* means in all that is measured, while some of the "
-        "profile's runs are still to be made; *not told apart* means that an interval holds zero; *one seed* "
-        "means that the interval that would tell is over seeds, and there is one. There is one pool for each "
-        "data set, pre-trained once: seeds change what is learned from it, and no interval covers the choice "
-        "of the pool. Commands want `source .venv/bin/activate` first.",
+        "drawn by chance, a claim has to stand the interval over seeds as well; what has one seed is judged "
+        "over its episodes alone, and says so. *Holds so far* means in all that is measured, while some of "
+        "the profile's runs are still to be made; *not told apart* means that an interval holds zero; *one "
+        "seed*, as a verdict, means that the interval that would tell is over seeds, and there is one. There "
+        "is one pool for each data set, pre-trained once: seeds change what is learned from it, and no "
+        "interval covers the choice of the pool. Commands want `source .venv/bin/activate` first.",
         "",
         *_in_short(verdicts, numbered),
     ]

@@ -80,13 +80,16 @@ class Scene:
         """Random numbers from the unit's seed on."""
         return torch.Generator().manual_seed(self.unit.seed)
 
-    def warm_generator(
-        self, rng: torch.Generator, *, rounds: int = WARMUP_ROUNDS, pool: ModelPool | None = None
-    ) -> MetaGenerator:
-        """A meta-generator after some warm-up rounds on a pool (by default its own), as FREE begins."""
-        config, pool = self.config, pool or self.pool
+    def warm_generator(self, rng: torch.Generator, *, rounds: int = WARMUP_ROUNDS) -> MetaGenerator:
+        """A meta-generator after some warm-up rounds on the pool, as FREE begins."""
+        config, pool = self.config, self.pool
         generator = MetaGenerator(
-            config, image_size=pool.image_size, channels=pool.channels, device=config.device
+            config,
+            image_size=pool.image_size,
+            channels=pool.channels,
+            seed=self.unit.seed,
+            device=config.device,
+            precision=config.precision,
         )
         for _ in range(rounds):
             for model in pool.sample(config.meta_batch, rng):

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 
 from freelib.experiments import table1
+from freelib.experiments.changed_settings import changed_settings
 from freelib.experiments.evidence import Evidence, name_of
 from freelib.methods.free import FreeConfig
 from freelib.profiles import Profile, get_profile
@@ -48,14 +49,15 @@ def rounds_of_free(profile: Profile) -> int:
 
 
 def _sizes(evidence: Evidence, dataset: str) -> str:
-    """What is smaller here than in the paper, in a sentence."""
+    """What is smaller here than in the paper, and what else FREE has, in sentences."""
     both = evidence.profile, get_profile("paper")
     rounds = list(map(rounds_of_free, both))
     models = [profile.pool_fields(dataset).get("n_models") for profile in both]
-    return (
+    sizes = (
         f"One pool, of {models[0]} models (the paper: {models[1]}); FREE trains for {rounds[0]} rounds (its "
         f"release: {rounds[1]})."
     )
+    return " ".join(filter(None, [sizes, changed_settings(evidence)]))
 
 
 def by_method(

@@ -12,7 +12,7 @@ import pandas as pd
 from freelib.accuracy_rows import accuracy_rows
 from freelib.experiments.grid import run_grid
 from freelib.experiments.units import Unit, make_config, unit_config
-from freelib.experiments.verdicts import Cell
+from freelib.experiments.verdicts import HOLDS, Cell, judged
 from freelib.methods.base import MethodConfig
 from freelib.methods.free import FreeConfig
 from freelib.profiles import Profile, get_profile
@@ -24,7 +24,9 @@ SCRATCH_STEPS = 2  # times FIve's passes, which bring it to their agreement with
 PARTS = ("generator from scratch, equal passes", "summed gradients", "no replay")
 PLAIN_RATE = 0.1  # up to 0.3 the first rounds' distillation loss falls as with summed gradients
 PLAIN = "plain steps inside BelL"
-SEVERAL_SEEDS = (*PARTS, PLAIN, "recovery in float32", "recovery in bfloat16")
+WITHIN = "replay within models"
+ROUNDING = ("recovery in float32", "recovery in bfloat16")
+SEVERAL_SEEDS = (*PARTS, PLAIN, WITHIN, *ROUNDING)
 """The variants that a claim rests on; the others run with the first seed only."""
 SELECTIONS = {"test": "selected on the test classes", "last": "last round, no selection"}
 
@@ -42,7 +44,7 @@ def variants(full: FreeConfig) -> dict[str, dict[str, Any]]:
         PLAIN: {"align_optimizer": "sgd_inside", "align_inner_lr": PLAIN_RATE},
         "one align sweep": {"align_sweeps": 1},
         "no replay": {"replay_scope": "none"},
-        "replay within models": {"replay_scope": "within"},
+        WITHIN: {"replay_scope": "within"},
         "without λ_bn" if full.lambda_bn else "with λ_bn": {"lambda_bn": 0.0 if full.lambda_bn else 0.05},
         "without λ_adv": {"lambda_adv": 0.0},
         "cross-entropy alone": {"lambda_bn": 0.0, "lambda_adv": 0.0},
@@ -195,7 +197,12 @@ def table(rows: pd.DataFrame, caption: str) -> Table:
     if not several:
         del cells["by seed"]
     words = f"{caption} Mean ± 95 % interval over {rows['n_episodes'].iloc[0]} episodes."
-    return Table(words, rows.drop(columns="by_seed"), pd.DataFrame(cells), conclusion(rows))
+    return Table(
+        words,
+        rows.drop(columns="by_seed"),
+        pd.DataFrame(cells),
+        " ".join(filter(None, [conclusion(rows), of_one_seed(rows)])),
+    )
 
 
 def verdict(row: Mapping[Hashable, Any]) -> str:
@@ -231,10 +238,27 @@ def missing_parts(rows: pd.DataFrame) -> list[str]:
 def claim(rows: pd.DataFrame) -> str:
     """What becomes of the claim that accuracy falls, intervals and all, without each of the parts.
 
-    There is no verdict while one is not measured.
+    There is no verdict while one is not measured; see `judged`.
     """
     if missing := missing_parts(rows):
         return f"not judged while these are not measured: {'; '.join(missing)}"
     parts = rows[rows["variant"].isin(PARTS)]
-    helps = all(Cell.of("", row).sign == 1 for row in parts.to_dict("records"))
-    return "holds here" if helps else "does not hold here for every part"
+    return judged([Cell.of("", row).sign for row in parts.to_dict("records")])
+
+
+def every_part_helps(rows: pd.DataFrame) -> bool:
+    """Whether that claim holds."""
+    return claim(rows) == HOLDS
+
+
+def of_one_seed(rows: pd.DataFrame) -> str:
+    """How far rows of one seed are to be trusted, by what the rounding alone does; empty where none says."""
+    moved = [max(map(abs, row["by_seed"])) for row in rows.to_dict("records") if row["variant"] in ROUNDING]
+    if not moved or (rows["n_seeds"] > 1).all():
+        return ""
+    names = " or ".join(words for words in ROUNDING if words in set(rows["variant"]))
+    return (
+        f"Rounding alone ({names}) moves a seed by up "
+        f"to {max(moved):.1f} points: of one seed, a smaller difference says little, whatever its interval "
+        "over episodes."
+    )

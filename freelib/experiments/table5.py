@@ -40,7 +40,9 @@ def run(
     seeds: Sequence[int] | None = None,
     cache: str | Path | None = None,
 ) -> list[Record]:
-    """The learners' records: table 1's, and table 4's of FREE with generators from scratch in as many passes.
+    """The learners' records: table 1's, and FREE's with generators from scratch in as many passes.
+
+    The last is table 4's row, but with as many rounds as table 1 has.
 
     datasets, seeds: the profile's where None; of `shots` the first counts. Errors are `run_grid`'s.
     """
@@ -75,7 +77,7 @@ def rows(costs: pd.DataFrame, learners: Sequence[Record]) -> pd.DataFrame:
     found = []
     for dataset, group in costs.groupby("dataset", sort=False):
         records = [record for record in learners if record["dataset"] == dataset]
-        for name, way, step, learner in _ways(group):
+        for name, way, step, learner in _ways(group, _record_of(records, "BiDf-MKD")):
             tasks = group[(group["way"] == way) & (group["step"] == step)]
             agreement, ci95 = mean_over_seeds(torch.tensor(tasks["agreement"].to_numpy()))
             record = _record_of(records, learner)
@@ -98,14 +100,18 @@ def rows(costs: pd.DataFrame, learners: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def _ways(group: pd.DataFrame) -> list[tuple[str, str, int, str]]:
-    """(name, way, step, learner) of a data set's rows."""
-    five, longest = (int(group[group["way"] == way]["step"].max()) for way in ("five", "scratch"))
+def _ways(group: pd.DataFrame, bidf: Record | None) -> list[tuple[str, str, int, str]]:
+    """(name, way, step, learner) of a data set's rows; BiDf-MKD's at the passes that its generators had."""
+    steps = {way: sorted(set(group[group["way"] == way]["step"])) for way in ("five", "scratch", "pixels")}
+    five, longest = int(steps["five"][-1]), int(steps["scratch"][-1])
+    most = bidf["config"]["adapt_steps"] if bidf else longest
+    own = int(max((step for step in steps["scratch"] if step <= most), default=longest))
     return [
         (WAYS["five"], "five", five, "FREE"),
         (EQUAL_PASSES, "scratch", five, "FREE, generators from scratch"),
-        (WAYS["scratch"], "scratch", longest, "BiDf-MKD"),
-        (WAYS["pixels"], "pixels", longest, "PURER"),
+        (WAYS["scratch"], "scratch", own, "BiDf-MKD" if own == most else ""),
+        *([(WAYS["scratch"], "scratch", longest, "")] if own < longest else []),
+        (WAYS["pixels"], "pixels", int(steps["pixels"][-1]), "PURER"),
     ]
 
 

@@ -75,7 +75,7 @@ class Cell:
     def __str__(self) -> str:
         text = f"{self.setting}: {signed(self.difference, self.half_width)} against {self.other}"
         several = self.seeds and not math.isnan(self.seeds[1])
-        return text + (f"; over seeds {signed(*self.seeds)}" if self.seeds and several else "")
+        return text + (f"; over seeds {signed(*self.seeds)}" if self.seeds and several else ", one seed")
 
 
 def sign_of(mean: float, half_width: float) -> int | None:

@@ -15,6 +15,7 @@ from freelib.meta_learner import MetaLearner
 from freelib.pool import ModelPool
 from freelib.storage import Checkpoint
 
+PRECISIONS = ("float32", "bfloat16")
 Monitor = Callable[[int, MetaLearner], float | None]
 
 
@@ -26,6 +27,9 @@ class MethodConfig:
     arch, width: the student's network; head: how it adapts ("maml", "anil", "prototypes")
     inner_lr, inner_steps, test_steps: of its inner loop, in training and at test time
     device: where it is trained; precision: float32, or bfloat16 for the convolutions
+
+    Raises ValueError for another precision, and where a method's own settings don't fit. A dataclass calls
+    the first of its bases' checks only: a config with its own `__post_init__` calls them all.
     """
 
     n_way: int = 5
@@ -39,6 +43,10 @@ class MethodConfig:
     test_steps: int = 10
     device: str = "cpu"
     precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision is {' or '.join(PRECISIONS)}, got {self.precision!r}.")
 
     def backbone_fields(self) -> dict[str, Any]:
         """What the method decides of `build_backbone`: n_way class scores, BatchNorm on batch statistics."""

@@ -52,8 +52,7 @@ class BidfMkdConfig(MethodConfig, InversionConfig, ReplayConfig):
     checkpoint_every: int = 10
 
     def __post_init__(self) -> None:
-        # A dataclass calls the first of its bases' checks only.
-        for part in (InversionConfig, ReplayConfig):
+        for part in (MethodConfig, InversionConfig, ReplayConfig):
             part.__post_init__(self)
         if self.black_box and (self.lambda_bn or self.precision != "float32"):
             raise ValueError(

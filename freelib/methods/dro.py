@@ -42,6 +42,7 @@ class DroConfig(MethodConfig):
     checkpoint_every: int = 10
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.gamma <= 0:
             raise ValueError(f"gamma must be above 0 (inf: no diversification), got {self.gamma}.")
         if self.draws < 0 or self.meta_batch < 1:

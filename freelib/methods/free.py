@@ -51,8 +51,9 @@ class FreeConfig(MethodConfig, InversionConfig, AlignmentConfig, ReplayConfig):
     def __post_init__(self) -> None:
         if self.recovery not in ("meta", "scratch"):
             raise ValueError(f"recovery is meta or scratch, got {self.recovery!r}.")
-        # A dataclass calls the first of its bases' checks only.
-        for part in (InversionConfig, AlignmentConfig, ReplayConfig):
+        if self.meta_batch < 1:
+            raise ValueError(f"meta_batch must be at least 1, got {self.meta_batch}.")
+        for part in (MethodConfig, InversionConfig, AlignmentConfig, ReplayConfig):
             part.__post_init__(self)
 
 

@@ -31,6 +31,7 @@ class OtaConfig(MethodConfig):
     regularisation: float = 0.05
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.transport not in TRANSPORTS:
             raise ValueError(f"transport is one of {', '.join(TRANSPORTS)}, got {self.transport!r}.")
         if self.regularisation <= 0:

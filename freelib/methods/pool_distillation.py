@@ -63,7 +63,8 @@ class PoolDistillationConfig(MethodConfig, InversionConfig):
     flip: bool = True
 
     def __post_init__(self) -> None:
-        super().__post_init__()
+        for part in (MethodConfig, InversionConfig):
+            part.__post_init__(self)
         if self.recovered + self.procedural < self.batch_size or self.epochs < 1:
             raise ValueError(
                 f"Distillation needs a batch of {self.batch_size} images and an epoch, got "

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from tiny_models import rng, tiny_model, tiny_pool, trained_pool
 
 import freelib.datasets
+from freelib.black_box import black_box_model
 from freelib.episodes import EpisodeSampler
 from freelib.evaluation import evaluate
 from freelib.joint_opinion import JointOpinion
@@ -190,6 +191,22 @@ def test_the_pools_opinions_are_above_chance(tiny_dataset):
     learner = get_method("pool_opinions").meta_train(trained_pool(tiny_dataset), config, seed=0)
     score = evaluate(learner, EpisodeSampler(tiny_dataset, n_query=5), 10)
     assert score.mean - score.ci95 > 30
+
+
+def test_models_that_can_only_be_called_have_opinions_too():
+    models = [tiny_model(seed) for seed in (1, 2)]
+    boxes = [
+        black_box_model(
+            model.__call__, class_names=model.class_names, image_size=model.image_size, rng=rng(), name=str(i)
+        )
+        for i, model in enumerate(models)
+    ]
+    images, config = torch.rand(3, 3, 16, 16, generator=rng()), PoolOpinionsConfig(procedural=50)
+    own, called = (JointOpinion(each).answers(images) for each in (models, boxes))
+    torch.testing.assert_close(called, own)
+    learner = get_method("pool_opinions").meta_train(ModelPool.from_models(boxes), config, seed=0)
+    classifier = learner.adapt(images, torch.arange(3))
+    assert classifier.predict(images).tolist() == [0, 1, 2]
 
 
 def test_golden(learner):

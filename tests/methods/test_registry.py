@@ -36,6 +36,12 @@ def own_module(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_a_precision_that_there_is_not_is_refused(name):
+    with pytest.raises(ValueError, match="precision is float32 or bfloat16, got 'bf16'"):
+        get_method(name).Config(precision="bf16")
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_a_registered_method_tells_what_it_is(name):
     method = get_method(name)
     assert method.name == name

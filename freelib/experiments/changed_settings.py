@@ -1,0 +1,37 @@
+"""What FREE has in a profile that its public release has not, and what each of it is worth."""
+
+from __future__ import annotations
+
+from freelib.experiments.claims_parts import ablation_rows
+from freelib.experiments.evidence import Evidence, setting
+from freelib.experiments.table4 import verdict
+from freelib.experiments.units import make_config
+from freelib.methods.free import FreeConfig
+
+HERE = {
+    "kd_heads": "a distillation head for each model (one for all)",
+    "align_sweeps": "{} distillation sweeps a round ({})",
+    "lambda_bn": "λ_bn = {} ({:g})",
+}
+BACK = ("one head for all models", "one align sweep", "without λ_bn")
+"""Table 4's rows with the release's value of each of these fields."""
+
+
+def changed_settings(evidence: Evidence) -> str:
+    """A sentence on the settings, the release's in brackets, and one on table 4's rows that turn them back.
+
+    Empty where the profile has the release's.
+    """
+    here, release = make_config("free", evidence.profile.method_fields("free")), FreeConfig()
+    changed = [name for name in HERE if getattr(here, name) != getattr(release, name)]
+    if not changed:
+        return ""
+    words = [HERE[name].format(getattr(here, name), getattr(release, name)) for name in changed]
+    text = f"FREE differs from its public release (in brackets) in more than size: {', '.join(words)}."
+    rows = ablation_rows(evidence.runs("table4"))
+    for (dataset, n_shot), group in rows.groupby(["dataset", "n_shot"]) if len(rows) else ():
+        by_words = {row["variant"]: row for row in group.to_dict("records")}
+        said = [f"{back}: {verdict(by_words[back])}" for back in BACK if back in by_words]
+        if said:
+            text += f" In table 4, {setting(str(dataset), int(str(n_shot)))}, with {'; '.join(said)}."
+    return text
