@@ -225,7 +225,7 @@ PROFILES: dict[str, Profile] = {
                 "checkpoint_every": 1,
             },
             "bidf_mkd 5": {"adversarial_from": 180, "replay_batches": 90},
-            "oracle_maml": {"rounds": 120, "precision": "bfloat16", "monitor_every": 24},
+            "oracle_maml": {"rounds": 120, "monitor_every": 24},
             "oracle_maml 5": {"rounds": 75, "monitor_every": 15},
             "oracle_protonet": {"rounds": 240, "precision": "bfloat16", "monitor_every": 48},
             "dro": {"monitor_every": 10},
