@@ -127,7 +127,8 @@ class BidfMkd(Method):
     Our decisions, where we know no setting: support and query set have a generator each, of as many steps
     and images; the adversarial term holds the model against the *adapted* student, since before adaptation
     the two agree on a class by chance only; images are cropped and flipped as in FREE; a batch of replay is
-    4 episodes, a replay at most 1,000 batches.
+    4 episodes, a replay at most 1,000 batches. The gradients of the models are used unless black_box is set:
+    our tables give it more than the paper's setting of APIs does.
     """
 
     name = "bidf_mkd"
