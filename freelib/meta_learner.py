@@ -170,8 +170,11 @@ class MetaLearner:
 
     def embed(self, images: Tensor) -> Tensor:
         """Features `(n, d)` of images, float in [0, 1] or uint8."""
+        return self._features(self.prepare(images))
+
+    def _features(self, inputs: Tensor) -> Tensor:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-            return self.backbone.features(self.prepare(images)).float()  # type: ignore[operator]
+            return at_least_float32(self.backbone.features(inputs))  # type: ignore[operator]
 
     def inner_loop(
         self, inputs: Tensor, labels: Tensor, *, steps: int, second_order: bool = False
@@ -251,12 +254,9 @@ class MetaLearner:
             return self._query_loss_written_out(
                 support, episode.support_labels, query, episode.query_labels, steps
             )
-        if self.head == "prototypes":
-            features = self.backbone.features(torch.cat([support, query]))  # type: ignore[operator]
-            split = [len(support), len(query)]
-            logits = prototype_logits(
-                features.split(split)[0], episode.support_labels, features.split(split)[1]
-            )
+        if self.head == "prototypes":  # as at test time: each side with its own batch statistics
+            support, query = self._features(support), self._features(query)
+            logits = prototype_logits(support, episode.support_labels, query, centre=self.centre)
         else:
             params = self.inner_loop(support, episode.support_labels, steps=steps, second_order=second_order)
             if not second_order:  # first order: θ' = θ + constant

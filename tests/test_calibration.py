@@ -75,13 +75,16 @@ def test_images_inverted_from_the_adapted_model_are_of_its_classes(
     assert classes.tolist() == [c for c in range(5) for _ in range(4)]
     hits = learner.forward(adapted.params, inverted).argmax(1) == classes
     assert hits.float().mean() > 0.9
+    pixels = inverted * 0.2 + 0.4
+    assert pixels.min() > -1e-6
+    assert pixels.max() < 1 + 1e-6
 
 
 def test_the_calibration_draws_real_and_inverted_images_of_a_class_together(
     support: tuple[Tensor, Tensor, Tensor],
 ) -> None:
     images, labels, query = support
-    learner = calibrated(plain_learner(), icfil_steps=5)
+    learner = calibrated(plain_learner(), icfil_steps=5, icfil_step=0.05)
     before = {name: p.detach().clone() for name, p in learner.params.items()}
     first, second = learner.adapt(images, labels), learner.adapt(images, labels)
     assert isinstance(first, GradientClassifier)
@@ -91,12 +94,13 @@ def test_the_calibration_draws_real_and_inverted_images_of_a_class_together(
     adapted = MetaLearner.adapt(learner, images, labels)
     assert isinstance(adapted, GradientClassifier)
     inverted, classes = learner._invert(adapted.params, 5, learner.prepare(images))
-    inputs, targets = torch.cat([learner.prepare(images), inverted]), torch.cat([labels, classes])
+    targets = torch.cat([labels, classes])
 
     def loss(params: dict[str, Tensor]) -> float:
         backbone = build_backbone("conv4", width=8, image_size=16, batch_stats=True)
         backbone.load_state_dict(params)
-        return contrastive_loss(backbone.features(inputs).detach(), targets, 0.5).item()
+        features = [backbone.features(x).detach() for x in (learner.prepare(images), inverted)]
+        return contrastive_loss(torch.cat(features), targets, 0.5).item()
 
     assert loss(first.params) < loss(adapted.params) - 1e-3
     assert torch.equal(first.params["head.weight"], adapted.params["head.weight"])

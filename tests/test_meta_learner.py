@@ -98,6 +98,17 @@ def test_prototypes_learn_through_their_features():
     assert learner.backbone.head.weight.grad is None
 
 
+@pytest.mark.parametrize("settings", [{}, {"precision": "bfloat16"}, {"centre": "episode"}])
+def test_prototypes_are_trained_as_they_are_tested(settings):
+    """Support and queries each with their own batch statistics, at the learner's precision."""
+    learner, y = conv_learner("prototypes", **settings), torch.arange(5)
+    task = Episode(images(5), y, images(20, seed=1), y.repeat(4))
+    logits = learner.adapt(task.support, y).logits(task.query)
+    loss, accuracy = learner.query_loss(task, steps=0)
+    torch.testing.assert_close(loss.detach(), F.cross_entropy(logits, task.query_labels))
+    assert float(accuracy) == pytest.approx(float((logits.argmax(1) == task.query_labels).float().mean()))
+
+
 SUPPORT = torch.tensor([[3.0, 4.0], [0.0, 2.0], [5.0, 0.0]])
 SUPPORT_LABELS = torch.tensor([0, 0, 1])
 

@@ -61,8 +61,11 @@ class OracleMaml(Method):
     ) -> MetaLearner:
         """See `Method.meta_train`; `dataset` is the meta-training split. The log has each round's last batch.
 
-        Raises ValueError without a data set, or where it is too small for the episodes.
+        Raises ValueError without a data set, where it is too small for the episodes, and for another
+        precision than float32 where there are inner steps.
         """
+        if config.head != "prototypes" and config.precision != "float32":
+            raise ValueError(f"{self.name} trains in float32, got precision={config.precision!r}.")
         if dataset is None:
             raise ValueError(f"{self.name} learns from real images: give dataset=, the meta-training split.")
         sampler = EpisodeSampler(
@@ -112,4 +115,5 @@ class OracleProtonet(OracleMaml):
     title = "ProtoNet"
     citation = "Snell et al., Prototypical Networks for Few-shot Learning, NeurIPS 2017"
     cost = "rounds × batches × episodes, forward and backward"
+    revision = 2  # trained as it is tested: support and queries apart, at the same precision
     Config = OracleProtonetConfig

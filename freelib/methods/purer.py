@@ -190,8 +190,9 @@ class Purer(Method):
     Our decisions, where we know no setting: one batch of MAML a pixel step; one jitter for all images of a
     model in a step, rolled; pixels are learned as normalised numbers and cut to what an image can be; both
     priors speak of normalised images and are norms over a model's whole batch; of Adam's state, see
-    `DynamicDataset`; the curriculum starts anew after each harder step, see `Curriculum`; ICFIL's loss and
-    sizes, see `CalibratedLearner`.
+    `DynamicDataset`; the curriculum starts anew after each harder step, see `Curriculum`; a harder step's
+    outer loss is the mean over its episodes, beside the sum of the models' inversion losses; ICFIL's loss and
+    sizes, see `CalibratedLearner` and `CalibrationConfig`.
     """
 
     name = "purer"
@@ -199,7 +200,7 @@ class Purer(Method):
     citation = "Hu et al., Architecture, Dataset and Model-Scale Agnostic Data-free Meta-Learning, CVPR 2023"
     needs = "gradients"  # and BatchNorm statistics, with lambda_bn above 0
     cost = "rounds × 13 forward-backward passes of a model, and a batch of MAML"
-    revision = 1
+    revision = 2  # calibrated as trained: pixels cut to [0, 1], real and inverted images apart
     Config = PurerConfig
 
     def ready(self, learner: MetaLearner, config: PurerConfig) -> MetaLearner:

@@ -85,3 +85,12 @@ def test_without_images_there_is_no_oracle(tiny_dataset):
         OracleMaml().meta_train(tiny_pool(1), MAML, seed=0)
     with pytest.raises(ValueError, match="too few for n_way=5"):
         OracleMaml().meta_train(tiny_pool(1), MAML, seed=0, dataset=tiny_dataset.subset(range(4)))
+
+
+def test_maml_says_that_it_trains_in_float32(tiny_dataset):
+    with pytest.raises(ValueError, match="oracle_maml trains in float32, got precision='bfloat16'"):
+        OracleMaml().meta_train(
+            tiny_pool(1), replace(MAML, precision="bfloat16"), seed=0, dataset=tiny_dataset
+        )
+    lower = replace(PROTONET, precision="bfloat16")
+    assert OracleProtonet().meta_train(tiny_pool(1), lower, seed=0, dataset=tiny_dataset).log
