@@ -96,7 +96,7 @@ def accuracy_rows(
         difference = by_seed_difference = (float("nan"), float("nan"))
         other = groups.get((dataset, n_shot, reference, ""))
         if other is not None and other is not by_seed:
-            pair = _of_common_seeds(by_seed, other)
+            pair = of_common_seeds(by_seed, other)
             if all(pair):
                 difference = paired_difference(*map(episode_means, pair), strata=strata)
                 by_seed_difference = _over_seeds(*pair)
@@ -132,19 +132,19 @@ def accuracy_rows(
     return pd.DataFrame(rows)
 
 
-def _of_common_seeds(*groups: Mapping[int, Record]) -> list[list[Record]]:
+def of_common_seeds(*groups: Mapping[int, Record]) -> list[list[Record]]:
     """Each group's records of the seeds that all have, perhaps none.
 
     All records where chance has no part in a group, and the pool is one.
     """
     records = [record for group in groups for record in group.values()]
-    if one_pool(records) and not all(get_method(record["method"]).uses_seed for record in records):
+    if _one_pool(records) and not all(get_method(record["method"]).uses_seed for record in records):
         return [list(group.values()) for group in groups]
     common = set.intersection(*map(set, groups))
     return [[record for seed, record in group.items() if seed in common] for group in groups]
 
 
-def one_pool(records: Sequence[Record]) -> bool:
+def _one_pool(records: Sequence[Record]) -> bool:
     """Whether the records' runs all had the same pool."""
     return all(record["pool"] == records[0]["pool"] for record in records)
 
@@ -157,7 +157,7 @@ def _over_seeds(own: Sequence[Record], other: Sequence[Record]) -> tuple[float, 
     """
     by_chance = [get_method(group[0]["method"]).uses_seed for group in (own, other)]
     accuracies = [{record["seed"]: record["accuracy"] for record in group} for group in (own, other)]
-    if sum(by_chance) == 1 and one_pool([*own, *other]):
+    if sum(by_chance) == 1 and _one_pool([*own, *other]):
         steady = by_chance.index(False)
         accuracies[steady] = dict.fromkeys(accuracies[1 - steady], _mean(accuracies[steady].values()))
     if not any(by_chance) or len(accuracies[0]) < 2 or accuracies[0].keys() != accuracies[1].keys():

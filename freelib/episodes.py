@@ -47,6 +47,11 @@ def images_to_float(images: Tensor) -> Tensor:
     return images.to(torch.float32)
 
 
+def images_to_uint8(images: Tensor) -> Tensor:
+    """Float images as uint8 in 0…255, each the nearest; what lies outside [0, 1] is clipped."""
+    return images.mul(255).round_().clamp_(0, 255).to(torch.uint8)
+
+
 class EpisodeSampler:
     """Draws episodes from a data set; episode i depends on the seed and on i alone.
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -195,3 +196,29 @@ class MetaGenerator:
         self.generator.load_state_dict(state["generator"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.passes = state["passes"]
+
+
+class TaskRecovery(Protocol):
+    """What recovers tasks round by round: `MetaGenerator`, and what stands in for it."""
+
+    def adapt(self, model: PretrainedModel, student: Student | None, rng: torch.Generator) -> RecoveredTask:
+        """A task of one model."""
+
+    def meta_step(self) -> None:
+        """Learns from the tasks since the last such step."""
+
+
+def recover_round(
+    generator: TaskRecovery,
+    models: Sequence[PretrainedModel],
+    rng: torch.Generator,
+    students: Sequence[Student | None] | None = None,
+) -> list[RecoveredTask]:
+    """One round of recovery (paper, algorithm 2): a task of each model, then the outer step on all of them.
+
+    students: one a model, for the adversarial term, see `inversion_loss`; by default none, as in warm-up
+    """
+    pairs = zip(models, students or [None] * len(models), strict=True)
+    tasks = [generator.adapt(model, student, rng) for model, student in pairs]
+    generator.meta_step()
+    return tasks

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from freelib.episodes import Episode, class_major_labels, images_to_float
+from freelib.episodes import Episode, class_major_labels, images_to_float, images_to_uint8
 from freelib.generator import RecoveredTask
 from freelib.pool import PretrainedModel
 from freelib.transform import resized
@@ -33,8 +33,7 @@ class TaskMemory:
     def add(self, tasks: list[RecoveredTask]) -> None:
         """Keeps the images of some recovered tasks; the oldest batch of a class that has enough goes."""
         for task in tasks:
-            images = resized(task.images.detach(), self.image_size)
-            stored = images.mul(255).round_().clamp_(0, 255).to(self.device, torch.uint8)
+            stored = images_to_uint8(resized(task.images.detach(), self.image_size)).to(self.device)
             for label, key in enumerate(task.model.classes):
                 self._append(key, stored[task.labels == label], task.model.name)
 

@@ -31,7 +31,8 @@ class Profile:
     pool_seed: one pool for all seeds of the methods, or None: each seed has a pool of its own
     monitor_every: rounds between two scores on the meta-validation classes
     overrides: by method, fields of its config; those under "*" go to every method that has the field, those
-      under "free 5" to that method with 5 shots; "recovery_cost" is no method but a measurement
+      under "free 5" to that method with 5 shots; "recovery_cost" and
+      "meta_training" are no methods but measurements
     workers: runs side by side, each a process of `threads` threads
     """
 
@@ -155,6 +156,7 @@ PROFILES: dict[str, Profile] = {
                 "monitor_every": 0,
             },
             "recovery_cost": {"rounds": 15, "held_out": 3, "steps": 60},
+            "meta_training": {"rounds": 6, "every": 2, "held_out": 2, "rates": (1.0, 0.3), "steps": 15},
             "oracle_maml": {"rounds": 5, "round_batches": 4, "monitor_every": 0},
             "oracle_protonet": {"rounds": 10, "round_batches": 10},
             "pool_distillation": {

@@ -1,7 +1,7 @@
 """Episodes side by side: the inner loops of many episodes in one call, by `torch.func.vmap`.
 
-An accelerator is idle while it waits for the small kernels of one episode. A CPU is not: there the loop over
-episodes, with Conv4's derivatives written out, is faster.
+An accelerator is idle while it waits for the small kernels of one episode. A CPU is not: there episodes are
+adapted one after the other, with Conv4's derivatives written out.
 """
 
 from __future__ import annotations

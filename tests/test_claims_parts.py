@@ -97,7 +97,13 @@ def test_recovery_is_as_much_faster_as_the_passes_say(evidence, passes, verdict)
         "pixels": (1.0, [0.1]),
     }
     tasks = [
-        {"way": way, "model": "m", "seconds": spent, "loss": agreement, "agreement": agreement}
+        {
+            "way": way,
+            "model": "m",
+            "seconds": spent,
+            "loss": [1 - a for a in agreement],
+            "agreement": agreement,
+        }
         for way, (spent, agreement) in curves.items()
     ]
     found = recovers_faster(
@@ -105,6 +111,7 @@ def test_recovery_is_as_much_faster_as_the_passes_say(evidence, passes, verdict)
     )
     assert found.verdict == verdict
     equal = f"{passes / 2:.1f} times the passes at equal agreement ({0.75 * passes:.1f} times the seconds)"
+    equal += f", {passes / 2:.1f} times at equal loss"
     assert found.finding.startswith(f"CIFAR-FS: {equal}; all {passes + 4} passes")
     assert "median over 1 held-out models, 1 seed)" in found.finding
 

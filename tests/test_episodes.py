@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 import torch
 
-from freelib.episodes import EpisodeSampler, class_major_labels, images_to_float
+from freelib.episodes import EpisodeSampler, class_major_labels, images_to_float, images_to_uint8
 
 
 def equal(a, b) -> bool:
@@ -82,6 +82,15 @@ def test_images_to_float():
     assert torch.equal(images_to_float(torch.tensor([0.25], dtype=torch.float64)), torch.tensor([0.25]))
     with pytest.raises(TypeError, match="uint8 in 0…255 or float"):
         images_to_float(torch.tensor([255]))
+
+
+def test_images_to_uint8():
+    images = torch.tensor([-0.1, 0.0, 0.2, 0.4999, 1.0, 1.1])
+    kept = images.clone()
+    assert images_to_uint8(images).tolist() == [0, 0, 51, 127, 255, 255]
+    assert torch.equal(images, kept)
+    bytes_ = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(images_to_uint8(images_to_float(bytes_)), bytes_)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from tiny_models import HandAdam, flat, rng, tiny_model
 from torch import nn
 
 from freelib.augmentation import random_crop_flip
-from freelib.generator import Generator, MetaGenerator, UpsampleConv
+from freelib.generator import Generator, MetaGenerator, UpsampleConv, recover_round
 from freelib.inversion import InversionConfig
 
 TINY = InversionConfig(
@@ -127,6 +127,28 @@ def test_meta_step_is_first_order_maml_by_hand(double, with_student):
         [p.detach() for p in ours.generator.parameters()], HandAdam(TINY.meta_lr).step(start, total)
     )
     assert all(p.grad is None for p in ours.generator.parameters())
+
+
+@pytest.mark.parametrize("with_students", [False, True])
+def test_a_round_is_a_task_of_each_model_and_one_meta_step(with_students):
+    models = [tiny_model(i) for i in range(3)]
+    students = [tiny_model(9), None, tiny_model(8)] if with_students else None
+    whole, parts = meta_generator(), meta_generator()
+    draw, redraw = rng(3), rng(3)
+
+    tasks = recover_round(whole, models, draw, students)
+
+    expected = [
+        parts.adapt(model, student, redraw)
+        for model, student in zip(models, students or [None] * 3, strict=True)
+    ]
+    parts.meta_step()
+    assert [task.model for task in tasks] == models
+    assert all(torch.equal(a.images, b.images) for a, b in zip(tasks, expected, strict=True))
+    assert torch.equal(flat(whole.generator.parameters()), flat(parts.generator.parameters()))
+    assert all(p.grad is None for p in whole.generator.parameters())
+    with pytest.raises(ValueError, match="zip"):
+        recover_round(whole, models, draw, [None])
 
 
 def test_a_recovered_task():

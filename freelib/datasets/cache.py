@@ -20,6 +20,7 @@ from typing import IO, Any
 
 import numpy as np
 import torch
+from filelock import FileLock
 from numpy.typing import NDArray
 
 from freelib.datasets.few_shot import SPLITS, FewShotDataset, finish_digest
@@ -40,6 +41,16 @@ def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
     else:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return base / "freelib"
+
+
+def one_at_a_time(work: str, cache: str | os.PathLike[str] | None = None) -> FileLock:
+    """A lock on some work, by its digest: whoever else wants to do it on this machine waits meanwhile.
+
+    The system releases it when its holder dies, however it dies.
+    """
+    lock = cache_folder(cache) / "locks" / f"{work}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    return FileLock(lock)
 
 
 def load_cached(source: Source, split: str, size: int, folder: Path) -> FewShotDataset:

@@ -20,7 +20,7 @@ from freelib.experiments.grid import run_grid
 from freelib.experiments.measure import measured
 from freelib.experiments.pools import get_pool
 from freelib.experiments.runner import TEST_SEED, VALIDATION_SEED, Run
-from freelib.experiments.units import Unit, grid, unit_config, without_repeats
+from freelib.experiments.units import Unit, unit_config
 from freelib.meta_learner import MetaLearner
 from freelib.methods.pool_distillation import PoolDistillation, PoolDistillationConfig, recovered_images
 from freelib.methods.running import TrainingLog
@@ -94,13 +94,7 @@ def units(
     methods: Sequence[str] = (METHOD, *RIVALS),
 ) -> list[Unit]:
     """The runs behind the table's cells; the profile's data sets, shots and seeds where None."""
-    chosen: list[Unit] = []
-    for dataset in datasets or profile.datasets:
-        axes = [dataset], shots or profile.shots, seeds or profile.seeds_for(dataset)
-        chosen += grid(EXPERIMENT, methods, *axes)
-        if "pool_features" in methods:
-            chosen += grid(EXPERIMENT, ["pool_features"], *axes, {"centre": "none"})
-    return without_repeats(chosen, profile)
+    return table1.units(profile, datasets, shots, seeds, methods, experiment=EXPERIMENT)
 
 
 def rows(records: Sequence[Record], *, reference: str = METHOD) -> pd.DataFrame:

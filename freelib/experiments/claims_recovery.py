@@ -8,7 +8,15 @@ from typing import Any
 import pandas as pd
 
 from freelib.accuracy_rows import accuracy_rows
-from freelib.experiments import figure1, figure2, paper_size, performance, recovery_cost, table5
+from freelib.experiments import (
+    figure1,
+    figure2,
+    meta_training,
+    paper_size,
+    performance,
+    recovery_cost,
+    table5,
+)
 from freelib.experiments.benchmark import PIECES
 from freelib.experiments.evidence import Evidence, setting, unmeasured_seeds
 from freelib.experiments.verdicts import (
@@ -36,7 +44,8 @@ def recovers_faster(evidence: Evidence) -> Verdict:
         f"{figure1.REPORTED} times as many passes"
     )
     notebooks = ("11_figure1", "05_table5")
-    records = evidence.latest(recovery_cost.NAME, evidence.profile.datasets)
+    datasets = evidence.profile.datasets
+    records = evidence.latest(recovery_cost.NAME, datasets)
     if not records:
         return Verdict(claim, OPEN, notebooks=notebooks)
     costs, missing = recovery_cost.rows(records), unmeasured_seeds(evidence.profile, records)
@@ -49,6 +58,7 @@ def recovers_faster(evidence: Evidence) -> Verdict:
     verdict = holds if share >= 1 else HOLDS_IN_PART if share >= 0.5 else fails
     words = "; ".join(_faster(name, found[name], group) for name, group in groups.items())
     numbers = tuple(map(figure1.conclusion, groups.values()))
+    numbers += tuple(map(meta_training.conclusion, evidence.latest(meta_training.NAME, datasets)))
     return Verdict(claim, verdict, words, numbers, missing, notebooks)
 
 
@@ -58,6 +68,8 @@ def _faster(dataset: str, times: dict[str, float], costs: pd.DataFrame) -> str:
     equal += f" ({times['seconds']:.1f} times the seconds)"
     if times["passes"] == float("inf"):
         equal = "equal agreement was not reached in most tasks"
+    by_loss = figure1.speed_up(costs, measure="loss")["passes"]
+    equal += f", {by_loss:.1f} times at equal loss" if by_loss < float("inf") else ""
     scratch, seeds = costs[costs["way"] == "scratch"], costs["seed"].nunique()
     return (
         f"{DATASET_TITLES.get(dataset, dataset)}: {equal}; all {scratch['step'].max()} passes of a generator "

@@ -29,7 +29,7 @@ from freelib.alignment import (
 from freelib.episodes import Episode
 from freelib.experiments.scene import WARMUP_ROUNDS, Scene
 from freelib.figures import PAGE_WIDTH, PALETTE, brief, new_figure, styled
-from freelib.generator import RecoveredTask
+from freelib.generator import RecoveredTask, recover_round
 from freelib.memory import TaskMemory
 from freelib.methods.base import build_student
 
@@ -71,8 +71,7 @@ class Framework(Scene):
         optimizer = outer_optimizer(config, weights)
         memory = TaskMemory(image_size=pool.image_size, device=config.device)
         for number in range(ROUNDS):
-            tasks = [generator.adapt(model, None, rng) for model in pool.sample(config.meta_batch, rng)]
-            generator.meta_step()
+            tasks = recover_round(generator, pool.sample(config.meta_batch, rng), rng)
             memory.add(tasks)
             padding, flip = config.augment_padding, config.augment_flip
             batches = [distillation_batch(task, rng, padding=padding, flip=flip) for task in tasks]

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from freelib.accuracy_rows import episode_means
+from freelib.accuracy_rows import episode_means, of_common_seeds
 from freelib.evaluation import mean_and_interval, paired_difference
 from freelib.experiments.grid import Plan, run_plan
 from freelib.experiments.units import grid, unit_config
@@ -117,11 +117,10 @@ def rows(records: Sequence[Record]) -> pd.DataFrame:
 
 
 def _to_base(own: Sequence[Record], base: Sequence[Record]) -> tuple[float, float]:
-    by_seed = [{record["seed"]: record for record in group} for group in (own, base)]
-    common = [seed for seed in by_seed[0] if seed in by_seed[1]]
-    if not common:
-        raise ValueError(f"the base has none of the seeds {', '.join(map(str, by_seed[0]))}")
-    return paired_difference(*(episode_means([group[seed] for seed in common]) for group in by_seed))
+    pair = of_common_seeds(*({record["seed"]: record for record in group} for group in (own, base)))
+    if not all(pair):
+        raise ValueError(f"the base has none of the seeds {', '.join(str(r['seed']) for r in own)}")
+    return paired_difference(*map(episode_means, pair))
 
 
 @styled

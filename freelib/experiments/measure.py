@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock
 
 from freelib.datasets import MissingDataError
-from freelib.datasets.cache import cache_folder
+from freelib.datasets.cache import one_at_a_time
 from freelib.environment import device_name, environment, nothing_is_made, peak_memory_mib
 from freelib.experiments.runner import Run
 from freelib.records import KEYED, Record, RecordStore, complete, config_digest
@@ -106,9 +105,7 @@ def _kept(
         raise NotMeasuredError(
             f"{experiment}: {keyed['method']} has no record in {store.root}, and none is made"
         )
-    lock = cache_folder(cache) / "locks" / f"{digest}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):
+    with one_at_a_time(digest, cache):
         if (record := store.adopt(experiment, digest)) is None:
             record = _made(keyed, experiment, about, make)
             store.put(record)

@@ -19,10 +19,10 @@ from freelib.experiments.measure import measured
 from freelib.experiments.pools import get_pool
 from freelib.experiments.runner import Run
 from freelib.experiments.units import Unit, checked_fields
-from freelib.generator import MetaGenerator
+from freelib.generator import recover_round
 from freelib.inversion import InversionConfig
 from freelib.methods.base import stream_seed
-from freelib.methods.free import FreeConfig
+from freelib.methods.free import FreeConfig, build_meta_generator
 from freelib.methods.purer import DynamicDataset, PurerConfig
 from freelib.pool import ModelPool, PretrainedModel
 from freelib.profiles import Profile, get_profile
@@ -79,30 +79,28 @@ def _clock(config: FreeConfig) -> Callable[[], float]:
     return wall
 
 
+def split_off(
+    pool: ModelPool, held_out: int, seed: int
+) -> tuple[ModelPool, list[PretrainedModel], torch.Generator]:
+    """The models that a meta-generator meets, those that it never does, and random numbers from there on."""
+    rng = torch.Generator().manual_seed(stream_seed(seed, NAME))
+    order = torch.randperm(len(pool), generator=rng).tolist()
+    held = [pool[i] for i in order[:held_out]]
+    return ModelPool.from_models([pool[i] for i in order[held_out:]]), held, rng
+
+
 def measure(pool: ModelPool, config: FreeConfig, cost: CostConfig, seed: int) -> dict[str, Any]:
     """Trains a meta-generator without some models, then recovers each of those in the three ways.
 
     Gives, by way, each task's loss and teacher agreement at every step and its seconds; what θ_G cost before;
     all passes.
     """
-    rng, clock = torch.Generator().manual_seed(stream_seed(seed, NAME)), _clock(config)
-    order = torch.randperm(len(pool), generator=rng).tolist()
-    held = [pool[i] for i in order[: cost.held_out]]
-    met = ModelPool.from_models([pool[i] for i in order[cost.held_out :]])
-    size, device, precision = pool.image_size, config.device, config.precision
-    generator = MetaGenerator(
-        config,
-        image_size=size,
-        channels=pool.channels,
-        seed=stream_seed(seed, "generator"),
-        device=device,
-        precision=precision,
-    )
+    met, held, rng = split_off(pool, cost.held_out, seed)
+    clock, size, device, precision = _clock(config), pool.image_size, config.device, config.precision
+    generator = build_meta_generator(pool, config, seed=stream_seed(seed, "generator"))
     start = clock()
     for _ in range(cost.rounds):
-        for model in met.sample(config.meta_batch, rng):
-            generator.adapt(model, None, rng)
-        generator.meta_step()
+        recover_round(generator, met.sample(config.meta_batch, rng), rng)
     before: dict[str, Any] = {"passes": generator.passes, "seconds": round(clock() - start, 4)}
 
     def five(model: PretrainedModel) -> Curve:
@@ -127,13 +125,19 @@ def measure(pool: ModelPool, config: FreeConfig, cost: CostConfig, seed: int) ->
             start = clock()
             losses, agreements = recover(model)
             seconds = clock() - start
-            curves = {"loss": _digits(losses), "agreement": _digits(agreements)}
+            curves = {"loss": digits(losses), "agreement": digits(agreements)}
             tasks.append({"way": way, "model": model.name, "seconds": round(seconds, 4), **curves})
     passes = before["passes"] + sum(len(task["loss"]) for task in tasks)
     return {"before": before, "tasks": tasks, "passes": passes}
 
 
-def _digits(values: Tensor) -> list[float]:
+def inversion_fields(config: FreeConfig) -> dict[str, Any]:
+    """What of FREE's settings inversion depends on."""
+    return {item.name: getattr(config, item.name) for item in fields(InversionConfig)}
+
+
+def digits(values: Tensor) -> list[float]:
+    """A tensor's values with the five digits that a record keeps of a curve."""
     return [float(f"{value:.5g}") for value in values.tolist()]
 
 
@@ -158,8 +162,7 @@ def run(
         for seed in seeds or profile.seeds_for(dataset):
             run = Run(Unit(experiment, "free", dataset, profile.shots[0], seed), profile, cache)
             config = run.settings["config"]
-            inversion = {item.name: getattr(config, item.name) for item in fields(InversionConfig)}
-            keyed = {**asdict(cost), **inversion, "meta_batch": config.meta_batch}
+            keyed = {**asdict(cost), **inversion_fields(config), "meta_batch": config.meta_batch}
 
             def make(run: Run = run, config: FreeConfig = config) -> dict[str, Any]:
                 pool = get_pool(run.unit.dataset, run.profile, run.unit.seed, cache=cache)
@@ -189,23 +192,24 @@ def rows(records: Sequence[Record]) -> pd.DataFrame:
     return pd.DataFrame(found)
 
 
-def steps_to_equal(table: pd.DataFrame, way: str) -> pd.DataFrame:
-    """How many steps a way takes to FIve's agreement at its last step, for each task of a data set.
+def steps_to_equal(table: pd.DataFrame, way: str, measure: str = "agreement") -> pd.DataFrame:
+    """How many steps a way takes to FIve's agreement, or loss, at its last step, for each task of a data set.
 
-    Columns: dataset, seed, model, target (%), step (NaN where it was never reached), seconds, five_steps,
-    five_seconds.
+    Columns: dataset, seed, model, target (of agreement in %), step (NaN where it was never reached), seconds,
+    five_steps, five_seconds.
     """
+    better = -1 if measure == "loss" else 1
     found = []
     for (dataset, seed, model), task in table.groupby(["dataset", "seed", "model"], sort=False):
         five, other = task[task["way"] == "five"].iloc[-1], task[task["way"] == way]
-        reached = other[other["agreement"] >= five["agreement"]]
+        reached = other[better * other[measure] >= better * five[measure]]
         first = reached.iloc[0] if len(reached) else None
         found.append(
             {
                 "dataset": dataset,
                 "seed": seed,
                 "model": model,
-                "target": five["agreement"],
+                "target": five[measure],
                 "step": float("nan") if first is None else first["step"],
                 "seconds": float("nan") if first is None else first["seconds"],
                 "five_steps": five["step"],

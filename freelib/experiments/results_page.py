@@ -38,6 +38,7 @@ from freelib.tables import WALL, seconds_cell, signed
 
 EMBEDDED = {
     "figure1": "Five steps of the meta-generator against recoveries from nothing",
+    "figure1_meta_training": "Models that the meta-generator never met, after five steps, while it trains",
     "figure2": "The pool's models, and the distances of the tasks recovered from them",
     "figure5": "Agreement of the tasks' gradients while FREE trains",
     "figure7": "What FREE's accuracy owes to its settings",

@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock
 
 from freelib.datasets import SPLITS, FewShotDataset, MissingDataError, load_dataset
-from freelib.datasets.cache import cache_folder
+from freelib.datasets.cache import cache_folder, one_at_a_time
 from freelib.environment import device_name, environment, peak_memory_mib
 from freelib.episodes import EpisodeSampler
 from freelib.evaluation import Score, evaluate
@@ -172,13 +171,10 @@ def run_unit(
     run = Run(unit, profile, cache)
     if (record := known_record(run, store)) is not None:
         return record
-    folder = cache_folder(cache)
     training = replace(run, unit=run.trained_as).digest
-    lock = folder / "locks" / f"{training}.lock"
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(lock):  # released by the system when its holder dies, however it dies
+    with one_at_a_time(training, cache):
         if (record := known_record(run, store)) is None:
-            checkpoint = Checkpoint(folder / "checkpoints" / f"{training}.pt")
+            checkpoint = Checkpoint(cache_folder(cache) / "checkpoints" / f"{training}.pt")
             missing = [each for each in run.served if known_record(each, store) is None]
             records = [complete(fields) for fields in _execute(missing, checkpoint, message)]
             for made in reversed(records):  # its own at the end: a run that is killed before goes on

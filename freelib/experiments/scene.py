@@ -14,8 +14,8 @@ from freelib.datasets import FewShotDataset
 from freelib.experiments.pools import get_pool
 from freelib.experiments.runner import Run
 from freelib.experiments.units import Unit
-from freelib.generator import MetaGenerator
-from freelib.methods.free import FreeConfig
+from freelib.generator import MetaGenerator, recover_round
+from freelib.methods.free import FreeConfig, build_meta_generator
 from freelib.pool import ModelPool
 from freelib.profiles import Profile, get_profile
 from freelib.records import RecordStore
@@ -83,16 +83,7 @@ class Scene:
     def warm_generator(self, rng: torch.Generator, *, rounds: int = WARMUP_ROUNDS) -> MetaGenerator:
         """A meta-generator after some warm-up rounds on the pool, as FREE begins."""
         config, pool = self.config, self.pool
-        generator = MetaGenerator(
-            config,
-            image_size=pool.image_size,
-            channels=pool.channels,
-            seed=self.unit.seed,
-            device=config.device,
-            precision=config.precision,
-        )
+        generator = build_meta_generator(pool, config, seed=self.unit.seed)
         for _ in range(rounds):
-            for model in pool.sample(config.meta_batch, rng):
-                generator.adapt(model, None, rng)
-            generator.meta_step()
+            recover_round(generator, pool.sample(config.meta_batch, rng), rng)
         return generator

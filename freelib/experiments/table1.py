@@ -27,15 +27,20 @@ def units(
     shots: Sequence[int] | None = None,
     seeds: Sequence[int] | None = None,
     methods: Sequence[str] | None = None,
+    *,
+    experiment: str = EXPERIMENT,
 ) -> list[Unit]:
-    """The runs behind the table's cells; the profile's data sets, shots, seeds and methods where None."""
+    """The runs behind the table's cells; the profile's data sets, shots, seeds and methods where None.
+
+    experiment: whose table it is, if another has the same cells with methods of its own
+    """
     methods = tuple(methods or profile.methods)
     shown: list[Unit] = []
     for dataset in datasets or profile.datasets:
         axes = [dataset], shots or profile.shots, seeds or profile.seeds_for(dataset)
-        shown += grid(EXPERIMENT, methods, *axes)
+        shown += grid(experiment, methods, *axes)
         if "pool_features" in methods:
-            shown += grid(EXPERIMENT, ["pool_features"], *axes, {"centre": "none"})
+            shown += grid(experiment, ["pool_features"], *axes, {"centre": "none"})
     return without_repeats(shown, profile)
 
 

@@ -16,7 +16,7 @@ from freelib.alignment import (
     make_optimizer,
     outer_optimizer,
 )
-from freelib.generator import MetaGenerator
+from freelib.generator import MetaGenerator, recover_round
 from freelib.inversion import InversionConfig
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
@@ -57,15 +57,21 @@ class FreeConfig(MethodConfig, InversionConfig, AlignmentConfig, ReplayConfig):
             part.__post_init__(self)
 
 
-def build_generator(pool: ModelPool, config: FreeConfig, *, seed: int) -> MetaGenerator | ScratchGenerator:
-    """FIve's generator for a pool, or what stands in for it."""
+def build_meta_generator(pool: ModelPool, config: FreeConfig, *, seed: int) -> MetaGenerator:
+    """FIve's generator for a pool."""
     size, device, precision = pool.image_size, config.device, config.precision
-    if config.recovery == "scratch":
-        steps = config.scratch_steps
-        return ScratchGenerator(config, steps=steps, image_size=size, device=device, precision=precision)
     return MetaGenerator(
         config, image_size=size, channels=pool.channels, seed=seed, device=device, precision=precision
     )
+
+
+def build_generator(pool: ModelPool, config: FreeConfig, *, seed: int) -> MetaGenerator | ScratchGenerator:
+    """FIve's generator for a pool, or what stands in for it."""
+    if config.recovery == "meta":
+        return build_meta_generator(pool, config, seed=seed)
+    size, device, precision = pool.image_size, config.device, config.precision
+    steps = config.scratch_steps
+    return ScratchGenerator(config, steps=steps, image_size=size, device=device, precision=precision)
 
 
 class Free(Method):
@@ -123,9 +129,7 @@ class Free(Method):
             models = pool.sample(config.meta_batch, rng)
             with log.phase("recovery"):
                 students = [partial(heads.logits, model=model) if warm else None for model in models]
-                pairs = zip(models, students, strict=True)
-                tasks = [meta_generator.adapt(model, student, rng) for model, student in pairs]
-                meta_generator.meta_step()
+                tasks = recover_round(meta_generator, models, rng, students)
             log.append(
                 round=round_number,
                 inversion_loss=torch.stack([task.losses[-1] for task in tasks]).mean(),

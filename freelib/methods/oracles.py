@@ -107,8 +107,8 @@ class OracleProtonet(OracleMaml):
 
     Jake Snell, Kevin Swersky, Richard Zemel. NeurIPS 2017. arXiv 1703.05175.
 
-    The paper takes squared Euclidean distances. Ours are the library's cosines, scaled by 10, with which it
-    learned faster in short runs; one rule serves every prototype head.
+    The paper takes squared Euclidean distances. Ours are the library's cosines, scaled by 10: one rule serves
+    every prototype head.
     """
 
     name = "oracle_protonet"

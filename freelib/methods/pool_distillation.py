@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from freelib.backbones import Backbone
-from freelib.episodes import images_to_float
-from freelib.generator import MetaGenerator
+from freelib.episodes import images_to_float, images_to_uint8
+from freelib.generator import MetaGenerator, recover_round
 from freelib.inversion import InversionConfig
 from freelib.joint_opinion import JointOpinion, principal_axes
 from freelib.meta_learner import MetaLearner
@@ -120,14 +120,10 @@ def recovered_images(
     round_number = 0
     while sum(map(len, found)) < config.recovered:
         round_number += 1
-        tasks = [generator.adapt(model, None, rng) for model in pool.sample(config.meta_batch, rng)]
-        generator.meta_step()
+        tasks = recover_round(generator, pool.sample(config.meta_batch, rng), rng)
         log.append(round=round_number, teacher_agreement=torch.stack([t.agreement for t in tasks]).mean())
         if round_number > config.warmup_rounds:
-            found += [
-                resized(task.images, pool.image_size).mul(255).round_().clamp_(0, 255).to("cpu", torch.uint8)
-                for task in tasks
-            ]
+            found += [images_to_uint8(resized(task.images, pool.image_size)).cpu() for task in tasks]
     log.passes = generator.passes
     return torch.cat(found)[: config.recovered]
 

@@ -1,0 +1,226 @@
+"""What meta-training makes of FIve's generator: five steps on models that it never met, round by round."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from freelib.experiments.measure import measured
+from freelib.experiments.pools import get_pool
+from freelib.experiments.recovery_cost import digits, inversion_fields, split_off
+from freelib.experiments.runner import Run
+from freelib.experiments.units import Unit, checked_fields
+from freelib.figures import LINE_STYLES, PAGE_WIDTH, PALETTE, mean_and_each, new_figure, styled
+from freelib.generator import Generator, recover_round
+from freelib.methods.base import stream_seed
+from freelib.methods.free import FreeConfig, build_meta_generator
+from freelib.pool import ModelPool
+from freelib.profiles import Profile, get_profile
+from freelib.records import Record, RecordStore
+from freelib.scratch import recover_from_scratch
+from freelib.tables import DATASET_TITLES
+
+NAME = "meta_training"
+_MEASURES = {
+    "agreement": "teacher agreement, %",
+    "loss": "inversion loss",
+    "norm": "weights' norm, over the start",
+}
+
+
+@dataclass(frozen=True)
+class MetaTrainingConfig:
+    """rounds: of meta-training; every: rounds between looks; held_out: models that are only looked at.
+
+    rates: step sizes of θ_G, as multiples of the profile's meta_lr
+    steps: of a generator from scratch, which the looks are held against
+    """
+
+    rounds: int = 60
+    every: int = 10
+    held_out: int = 4
+    rates: tuple[float, ...] = (1.0, 0.3, 0.1)
+    steps: int = 30
+
+
+def measure(pool: ModelPool, config: FreeConfig, own: MetaTrainingConfig, seed: int) -> dict[str, Any]:
+    """Meta-trains a generator at each rate and looks at it on models that it never meets.
+
+    A look is FIve's adaptation to each of these, with the same codes and augmentation at every look; it
+    leaves no trace in θ_G. The models are those that figure 1 holds out.
+
+    Gives, of each look, every model's loss and teacher agreement at the last step, and the norm of
+    `weights_before_norm`; of a generator from scratch loss and agreement of every step; all passes.
+    """
+    met, held, _ = split_off(pool, own.held_out, seed)
+
+    def draws(name: str) -> torch.Generator:
+        return torch.Generator().manual_seed(stream_seed(seed, name))
+
+    looks: list[dict[str, Any]] = []
+    passes = 0
+    for rate in own.rates:
+        meta_lr, rng = rate * config.meta_lr, draws(NAME)
+        generator = build_meta_generator(
+            pool, replace(config, meta_lr=meta_lr), seed=stream_seed(seed, "generator")
+        )
+        for number in range(own.rounds + 1):
+            if number > 0:
+                recover_round(generator, met.sample(config.meta_batch, rng), rng)
+            if number % own.every == 0:
+                same = draws("looks")
+                tasks = [generator.adapt(model, None, same) for model in held]
+                generator.discard_gradients()
+                last = {
+                    "loss": digits(torch.stack([task.losses[-1] for task in tasks])),
+                    "agreement": digits(torch.stack([task.agreements[-1] for task in tasks])),
+                }
+                norm = weights_before_norm(generator.generator)
+                looks.append({"meta_lr": meta_lr, "round": number, "norm": norm, **last})
+        passes += generator.passes
+    same, scratch = draws("looks"), []
+    for model in held:
+        task = recover_from_scratch(
+            model,
+            config,
+            same,
+            steps=own.steps,
+            image_size=pool.image_size,
+            device=config.device,
+            precision=config.precision,
+        )
+        scratch.append({"loss": digits(task.losses), "agreement": digits(task.agreements)})
+        passes += own.steps
+    return {"models": [model.name for model in held], "looks": looks, "scratch": scratch, "passes": passes}
+
+
+def weights_before_norm(generator: Generator) -> float:
+    """Norm of the weights whose scale BatchNorm cancels: the larger, the less a step of Adam turns them."""
+    layers = (generator.project, generator.conv1, generator.conv2)
+    return float(torch.cat([layer.weight.detach().flatten() for layer in layers]).norm())
+
+
+def run(
+    profile: str | Profile,
+    *,
+    experiment: str,
+    results: str | Path,
+    datasets: Sequence[str] | None = None,
+    seeds: Sequence[int] | None = None,
+    cache: str | Path | None = None,
+) -> Record:
+    """The measurement's record, of the first data set and seed; the profile's where None.
+
+    Raises MissingDataError, ValueError for fields in the profile that `MetaTrainingConfig` does not have.
+    """
+    profile = get_profile(profile)
+    own = MetaTrainingConfig(**checked_fields(MetaTrainingConfig, profile.overrides.get(NAME, {}), NAME))
+    dataset = (datasets or profile.datasets)[0]
+    seed = (seeds or profile.seeds_for(dataset))[0]
+    run = Run(Unit(experiment, "free", dataset, profile.shots[0], seed), profile, cache)
+    config = run.settings["config"]
+    keyed = {**asdict(own), **inversion_fields(config), "meta_batch": config.meta_batch}
+    store = RecordStore(Path(results) / profile.name / "records")
+
+    def make() -> dict[str, Any]:
+        return measure(get_pool(dataset, profile, seed, cache=cache), config, own, seed)
+
+    return measured(run, NAME, keyed, make, store)
+
+
+def rows(record: Record) -> pd.DataFrame:
+    """A row a look and model: meta_lr, round, model, loss, agreement (%), norm over that at the start."""
+    extra = record["extra"]
+    start = extra["looks"][0]["norm"]
+    return pd.DataFrame(
+        [
+            {
+                "meta_lr": look["meta_lr"],
+                "round": look["round"],
+                "model": model,
+                "loss": loss,
+                "agreement": 100 * agreement,
+                "norm": look["norm"] / start,
+            }
+            for look in extra["looks"]
+            for model, loss, agreement in zip(extra["models"], look["loss"], look["agreement"], strict=True)
+        ]
+    )
+
+
+def from_scratch(record: Record) -> pd.DataFrame:
+    """A row a pass of the generators from scratch: step, loss, agreement (%), means over the models."""
+    curves = record["extra"]["scratch"]
+    loss, agreement = (
+        torch.tensor([curve[name] for curve in curves]).mean(0) for name in ("loss", "agreement")
+    )
+    steps = range(1, len(loss) + 1)
+    return pd.DataFrame({"step": steps, "loss": loss.numpy(), "agreement": 100 * agreement.numpy()})
+
+
+@styled
+def meta_training_figure(record: Record) -> Figure:
+    """Agreement and loss after the adaptation's last step, and weights' norm, against rounds; a line a rate.
+
+    Thin lines are single models; the dotted one is a generator from scratch after as many passes.
+    """
+    table, scratch = rows(record), from_scratch(record)
+    as_many = scratch.iloc[record["config"]["adapt_steps"] - 1]
+    figure, axes = new_figure(1, len(_MEASURES), width=PAGE_WIDTH, height=2.4)
+    for axis, (name, label) in zip(axes[0], _MEASURES.items(), strict=True):
+        for i, (rate, own) in enumerate(table.groupby("meta_lr", sort=False)):
+            curves = own.pivot(index="round", columns="model", values=name)
+            style = {"color": PALETTE[i], "linestyle": LINE_STYLES[i]}
+            mean_and_each(
+                axis, curves.index, curves.to_numpy(), f"meta-learning rate {rate:g}", linewidth=1.3, **style
+            )
+        dotted = {"color": "#555555", "linewidth": 0.9, "linestyle": ":"}
+        axis.axhline(as_many.get(name, 1.0), label="a generator from scratch, as many passes", **dotted)
+        axis.set(xlabel="rounds of meta-training", ylabel=label)
+    axes[0][0].set_ylim(top=102)
+    low, high = axes[0][-1].get_ylim()
+    axes[0][-1].set_ylim(min(low, 0.9), max(high, 1.1))  # a thousandth more or less is no growth
+    axes[0][0].set_title(DATASET_TITLES.get(record["dataset"], record["dataset"]), loc="left")
+    handles, names = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+    return figure
+
+
+def conclusion(record: Record) -> str:
+    """Whether meta-training warms the generator, for how long, and what its best is worth in passes."""
+    looks = rows(record).groupby(["meta_lr", "round"], sort=False)[["agreement", "loss", "norm"]].mean()
+    scratch, steps = from_scratch(record), record["config"]["adapt_steps"]
+    best, lowest = looks["agreement"].max(), looks["loss"].min()
+    sentences = [
+        f"On {DATASET_TITLES.get(record['dataset'], record['dataset'])}, seed {record['seed']}, mean over "
+        f"{len(record['extra']['models'])} models that the meta-generator never met: {steps} steps reach an "
+        f"agreement of {looks['agreement'].iloc[0]:.0f} % (loss {looks['loss'].iloc[0]:.1f}) before any "
+        "meta-training"
+    ]
+    for rate, own in looks.groupby(level=0, sort=False):
+        own = own.droplevel(0)
+        peak, last = own.iloc[int(own["agreement"].argmax())], own.iloc[-1]
+        sentences.append(
+            f"at a meta-learning rate of {rate:g} at best {peak['agreement']:.0f} % (after {peak.name} "
+            f"rounds, loss {peak['loss']:.1f}) and {last['agreement']:.0f} % after {last.name} (loss "
+            f"{last['loss']:.1f}), when its weights' norm is {last['norm']:.2f} times what it was"
+        )
+    same = scratch.iloc[steps - 1]
+    sentences.append(
+        f"a generator from scratch reaches {same['agreement']:.0f} % (loss {same['loss']:.1f}) in as many "
+        f"passes, the best agreement of these, {best:.0f} %, {_after(scratch, scratch['agreement'] >= best)} "
+        f"and the lowest loss, {lowest:.1f}, {_after(scratch, scratch['loss'] <= lowest)}"
+    )
+    return "; ".join(sentences) + "."
+
+
+def _after(scratch: pd.DataFrame, reached: pd.Series) -> str:
+    """The first pass at which it is reached, in words."""
+    steps = scratch["step"]
+    return f"after {steps[reached].iloc[0]}" if reached.any() else f"not in {steps.iloc[-1]}"
