@@ -188,7 +188,7 @@ def meta_training_figure(record: Record) -> Figure:
     axes[0][-1].set_ylim(min(low, 0.9), max(high, 1.1))  # a thousandth more or less is no growth
     axes[0][0].set_title(DATASET_TITLES.get(record["dataset"], record["dataset"]), loc="left")
     handles, names = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+    figure.legend(handles, names, loc="outside lower center", ncols=2)
     return figure
 
 
