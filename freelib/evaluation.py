@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from freelib import side_by_side
-from freelib.episodes import EpisodeSampler, class_major_labels
+from freelib.episodes import Episode, EpisodeSampler, class_major_labels
+from freelib.lanes import in_lanes
 from freelib.meta_learner import CENTRES, Classifier, MetaLearner, prototype_logits
 
 
@@ -92,8 +93,11 @@ def _predictions(learner: Learner, sampler: EpisodeSampler, n_episodes: int) -> 
             episodes = list(sampler.take(min(side_by_side.AT_ONCE, n_episodes - start), start=start))
             yield from side_by_side.predictions(learner, episodes, steps=learner.inner_steps)
     else:
-        for episode in sampler.take(n_episodes):
-            yield learner.adapt(episode.support, episode.support_labels).predict(episode.query)
+        yield from in_lanes(learner, _predicted, sampler.take(n_episodes))
+
+
+def _predicted(learner: Learner, episode: Episode) -> Tensor:
+    return learner.adapt(episode.support, episode.support_labels).predict(episode.query)
 
 
 def _accuracy(predicted: Tensor, labels: Tensor) -> Tensor:

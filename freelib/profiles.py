@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from freelib.experiment_sizes import CPU, PAPER, SMOKE
+from freelib.experiments.sizes import CPU, PAPER, SMOKE
 from freelib.methods import METHODS
 
 

@@ -74,6 +74,7 @@ seconds: of wall-clock time, by phase. A run has `training` (the whole of it, al
   `training_cpu`: processor time, all threads, so that what else the machine did does not count; and
   `pretraining`, the sum over the pool's models, where those tell it. Older records have no `training_cpu`,
   and the last sitting's time as `training`.
+threads: of torch, in all lanes (`freelib.lanes`) together
 """
 
 KEYED = (

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from freelib import side_by_side
 from freelib.episodes import Episode
+from freelib.lanes import backward_of_each
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
 
@@ -75,10 +76,13 @@ def maml_step(
             (losses.sum() / n).backward()
             totals += torch.stack([losses.detach().sum(), hits.sum()]) / n
     else:
-        for episode in episodes:
-            loss, accuracy = learner.query_loss(episode, steps=steps, second_order=second_order)
-            (loss / n).backward()
-            totals += torch.stack([loss.detach(), accuracy]) / n
+
+        def share(own: MetaLearner, episode: Episode) -> tuple[Tensor, Tensor]:
+            loss, accuracy = own.query_loss(episode, steps=steps, second_order=second_order)
+            return loss / n, accuracy / n
+
+        for pair in backward_of_each(learner, share, episodes):
+            totals += torch.stack(pair)
     optimizer.step()
     optimizer.zero_grad()
     return totals[0], totals[1]

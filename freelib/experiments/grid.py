@@ -40,7 +40,8 @@ def run_grid(
 ) -> list[Record]:
     """The units' records, in their order; those that stand are read, the others made, the longest first.
 
-    workers: processes at a time; `Profile.processes` if None
+    workers: processes at a time; `Profile.processes` if None. Where there are fewer runs to be made, each
+      has so many more lanes, see `freelib.lanes`; the results are the same bits.
 
     With FREELIB_RUNS=none in the environment nothing is made: the records that stand are given.
 
@@ -121,6 +122,7 @@ def _run_all(
     idle: SimpleQueue[tuple[Worker | None, str | None]] = SimpleQueue()  # None: one may be started; its GPU
     busy: list[Worker] = []
     gpus = accelerators() if profile.device == "cuda" else []
+    lanes = max(1, workers // len(units))  # where there are fewer runs than cores
     workers = min(workers, len(units))
     for i in range(workers):
         idle.put((None, gpus[i % len(gpus)] if gpus else None))
@@ -130,7 +132,7 @@ def _run_all(
         if worker is None:
             worker = Worker(profile.threads, gpu)
             busy.append(worker)
-        error = _error(*worker.run(Job(unit, profile, store.root, cache), progress.note))
+        error = _error(*worker.run(Job(unit, profile, store.root, cache, lanes), progress.note))
         idle.put((worker if worker.alive else None, gpu))
         return error
 

@@ -28,12 +28,13 @@ END = "\0"
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is told."""
+    """What a worker is told; lanes: see `freelib.lanes`."""
 
     unit: Unit
     profile: Profile
     records: Path
     cache: str | Path | None
+    lanes: int = 1
 
 
 class Worker:
@@ -113,12 +114,13 @@ def _do(job: Job, lifeline: int) -> None:
     """In the child: the job's record."""
     import torch
 
-    from freelib.environment import keep_freed_memory
+    from freelib.environment import keep_freed_memory, set_lanes
     from freelib.experiments.runner import run_unit
     from freelib.records import RecordStore
 
     threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
     torch.set_num_threads(job.profile.threads)
+    set_lanes(job.lanes)
     keep_freed_memory()
 
     def note(text: str) -> None:
