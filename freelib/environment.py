@@ -20,8 +20,6 @@ import torch
 from freelib import __version__
 
 PACKAGE = Path(__file__).parent
-
-
 _lanes = 1
 
 

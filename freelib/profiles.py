@@ -31,8 +31,7 @@ class Profile:
     pool_seed: one pool for all seeds of the methods, or None: each seed has a pool of its own
     monitor_every: rounds between two scores on the meta-validation classes
     overrides: by method, fields of its config; those under "*" go to every method that has the field, those
-      under "free 5" to that method with 5 shots; "recovery_cost" and
-      "meta_training" are no methods but measurements
+      under "free 5" to that method with 5 shots; "recovery_cost" and "meta_training" are measurements
     workers: runs side by side, each a process of `threads` threads
     """
 

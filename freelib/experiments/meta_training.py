@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from freelib.experiments.measure import measured
-from freelib.experiments.pools import get_pool
-from freelib.experiments.recovery_cost import digits, inversion_fields, split_off
+from freelib.experiments.recovery_cost import digits, measured_on_pool, split_off
 from freelib.experiments.runner import Run
 from freelib.experiments.units import Unit, checked_fields
 from freelib.figures import LINE_STYLES, PAGE_WIDTH, PALETTE, mean_and_each, new_figure, styled
@@ -22,7 +20,7 @@ from freelib.methods.base import stream_seed
 from freelib.methods.free import FreeConfig, build_meta_generator
 from freelib.pool import ModelPool
 from freelib.profiles import Profile, get_profile
-from freelib.records import Record, RecordStore
+from freelib.records import Record
 from freelib.scratch import recover_from_scratch
 from freelib.tables import DATASET_TITLES
 
@@ -124,14 +122,7 @@ def run(
     dataset = (datasets or profile.datasets)[0]
     seed = (seeds or profile.seeds_for(dataset))[0]
     run = Run(Unit(experiment, "free", dataset, profile.shots[0], seed), profile, cache)
-    config = run.settings["config"]
-    keyed = {**asdict(own), **inversion_fields(config), "meta_batch": config.meta_batch}
-    store = RecordStore(Path(results) / profile.name / "records")
-
-    def make() -> dict[str, Any]:
-        return measure(get_pool(dataset, profile, seed, cache=cache), config, own, seed)
-
-    return measured(run, NAME, keyed, make, store)
+    return measured_on_pool(NAME, measure, own, run, results)
 
 
 def rows(record: Record) -> pd.DataFrame:

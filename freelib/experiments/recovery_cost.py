@@ -131,9 +131,28 @@ def measure(pool: ModelPool, config: FreeConfig, cost: CostConfig, seed: int) ->
     return {"before": before, "tasks": tasks, "passes": passes}
 
 
-def inversion_fields(config: FreeConfig) -> dict[str, Any]:
-    """What of FREE's settings inversion depends on."""
-    return {item.name: getattr(config, item.name) for item in fields(InversionConfig)}
+def measured_on_pool(
+    name: str,
+    measure: Callable[[ModelPool, FreeConfig, Any, int], dict[str, Any]],
+    own: Any,
+    run: Run,
+    results: str | Path,
+) -> Record:
+    """The record of `measure(pool, FREE's config, own, seed)` on the pool of `run`, a unit of FREE.
+
+    own: the measurement's config, a dataclass; beside it only what inversion depends on is keyed
+
+    Raises MissingDataError.
+    """
+    config, unit = run.settings["config"], run.unit
+    inversion = {item.name: getattr(config, item.name) for item in fields(InversionConfig)}
+    keyed = {**asdict(own), **inversion, "meta_batch": config.meta_batch}
+
+    def make() -> dict[str, Any]:
+        pool = get_pool(unit.dataset, run.profile, unit.seed, cache=run.cache)
+        return measure(pool, config, own, unit.seed)
+
+    return measured(run, name, keyed, make, RecordStore(Path(results) / run.profile.name / "records"))
 
 
 def digits(values: Tensor) -> list[float]:
@@ -156,20 +175,17 @@ def run(
     """
     profile = get_profile(profile)
     cost = CostConfig(**checked_fields(CostConfig, profile.overrides.get(NAME, {}), NAME))
-    store = RecordStore(Path(results) / profile.name / "records")
-    records = []
-    for dataset in datasets or profile.datasets:
-        for seed in seeds or profile.seeds_for(dataset):
-            run = Run(Unit(experiment, "free", dataset, profile.shots[0], seed), profile, cache)
-            config = run.settings["config"]
-            keyed = {**asdict(cost), **inversion_fields(config), "meta_batch": config.meta_batch}
-
-            def make(run: Run = run, config: FreeConfig = config) -> dict[str, Any]:
-                pool = get_pool(run.unit.dataset, run.profile, run.unit.seed, cache=cache)
-                return measure(pool, config, cost, run.unit.seed)
-
-            records.append(measured(run, NAME, keyed, make, store))
-    return records
+    return [
+        measured_on_pool(
+            NAME,
+            measure,
+            cost,
+            Run(Unit(experiment, "free", dataset, profile.shots[0], seed), profile, cache),
+            results,
+        )
+        for dataset in datasets or profile.datasets
+        for seed in seeds or profile.seeds_for(dataset)
+    ]
 
 
 def rows(records: Sequence[Record]) -> pd.DataFrame:
