@@ -67,9 +67,10 @@ class CalibratedLearner(MetaLearner):
             return adapted
         with torch.enable_grad():
             support, labels = self.prepare(images), labels.to(self.device)
-            inverted, classes = self._invert(adapted.params, int(labels.max()) + 1, support)
+            inverted, classes = self._invert(adapted.params, adapted.n_way, support)
             targets = torch.cat([labels, classes])
-            return GradientClassifier(self, self._calibrate(adapted.params, [support, inverted], targets))
+            params = self._calibrate(adapted.params, [support, inverted], targets)
+        return GradientClassifier(self, params, adapted.n_way)
 
     def _invert(self, params: dict[str, Tensor], n_way: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Prepared images of each class from a model with weights `params`, and their labels."""

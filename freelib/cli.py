@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 import traceback
+from pathlib import Path
 from typing import Any
 
 import click
@@ -39,6 +40,8 @@ class Verbs(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command. Bad input (ValueError, a missing file) ends with 2, other failures with 1."""
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.append(here)  # where a method of one's own may be
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):

@@ -47,6 +47,30 @@ def images_to_float(images: Tensor) -> Tensor:
     return images.to(torch.float32)
 
 
+def checked_images(images: Tensor, channels: int) -> Tensor:
+    """The same images. Raises ValueError where they are not `(n, channels, H, W)`, or not in [0, 1].
+
+    Values are looked at on the CPU only, since a GPU would have to be waited for, and may be a tenth off:
+    some ways to resize overshoot.
+    """
+    if images.ndim != 4 or images.shape[1] != channels:
+        raise ValueError(f"Images are (n, {channels}, H, W) here, got {tuple(images.shape)}.")
+    if images.is_floating_point() and images.device.type == "cpu" and len(images):
+        least, most = images.aminmax()
+        if not -0.1 <= float(least) <= float(most) <= 1.1:
+            raise ValueError(f"Float images are in [0, 1], got values from {least:.3g} to {most:.3g}.")
+    return images
+
+
+def check_labels(images: Tensor, labels: Tensor) -> None:
+    """Raises ValueError where there is not one class index, int64, for each of at least one image."""
+    if labels.shape != (len(images),) or labels.dtype != torch.int64 or not len(labels):
+        raise ValueError(
+            f"One label an image is expected, (n,) int64; got {len(images)} support images and labels "
+            f"{tuple(labels.shape)} {labels.dtype}."
+        )
+
+
 def images_to_uint8(images: Tensor) -> Tensor:
     """Float images as uint8 in 0…255, each the nearest; what lies outside [0, 1] is clipped."""
     return images.mul(255).round_().clamp_(0, 255).to(torch.uint8)

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freelib.checks import check_at_least
 from freelib.distillation import at_least_float32, kl_divergence
 from freelib.pool import PretrainedModel
 
@@ -40,11 +41,7 @@ class InversionConfig:
     augment_flip: bool = True
 
     def __post_init__(self) -> None:
-        if self.adapt_steps < 1 or self.images_per_class < 1:
-            raise ValueError(
-                "adapt_steps and images_per_class must be at least 1, got "
-                f"{self.adapt_steps} and {self.images_per_class}."
-            )
+        check_at_least(self, adapt_steps=1, images_per_class=1, z_dim=1, ngf=1, augment_padding=0)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from freelib.conv4_derivatives import InnerLoop, weight_names
 from freelib.distillation import at_least_float32
-from freelib.episodes import Episode, images_to_float
+from freelib.episodes import Episode, check_labels, checked_images, images_to_float
 from freelib.transform import ImageTransform
 
 HEADS = ("maml", "anil", "prototypes")
@@ -43,11 +43,13 @@ class GradientClassifier(Classifier):
 
     learner: MetaLearner
     params: dict[str, Tensor]
+    n_way: int
 
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
         """Class scores `(n, n_way)`; BatchNorm is on the statistics of these n images."""
-        return self.learner.forward(self.params, self.learner.prepare(images)).float()
+        scores = self.learner.forward(self.params, self.learner.prepare(images)).float()
+        return scores[:, : self.n_way]  # a learner of more classes was shown fewer
 
 
 def prototype_logits(
@@ -151,7 +153,8 @@ class MetaLearner:
 
     def prepare(self, images: Tensor) -> Tensor:
         """Images, float in [0, 1] or uint8, as the network's input on its device."""
-        return self.transform(images_to_float(images.to(self.device)))
+        images = checked_images(images, len(self.transform.mean)).to(self.device)
+        return self.transform(images_to_float(images))
 
     def forward(self, params: dict[str, Tensor], inputs: Tensor) -> Tensor:
         """Logits of prepared images under some weights."""
@@ -216,10 +219,7 @@ class MetaLearner:
 
     def check_support(self, images: Tensor, labels: Tensor) -> int:
         """The largest label of a support set. Raises ValueError where it is none for this learner."""
-        if len(images) != len(labels) or len(labels) == 0:
-            raise ValueError(
-                f"{len(images)} support images and {len(labels)} labels: one label an image is expected."
-            )
+        check_labels(images, labels)
         n_way, least, most = getattr(self.backbone, "n_way", None), int(labels.min()), int(labels.max())
         if least < 0 or (self.head != "prototypes" and n_way and most >= n_way):
             raise ValueError(f"Labels must lie in 0…{n_way - 1 if n_way else 'n_way-1'}, got {least}…{most}.")
@@ -230,7 +230,9 @@ class MetaLearner:
     def adapt(self, images: Tensor, labels: Tensor, *, steps: int | None = None) -> Classifier:
         """Learns classes 0…n_way-1 from images `(n, C, H, W)`, in [0, 1] or uint8, with labels `(n,)`.
 
-        Raises ValueError where images and labels differ in number, a label is out of range, or a head of
+        Classes above the largest label are no answers: of a 5-way learner three make a 3-way classifier.
+
+        Raises ValueError where images or labels are not such, a label is out of range, or a head of
         prototypes is given labels with gaps.
         """
         most = self.check_support(images, labels)
@@ -240,7 +242,8 @@ class MetaLearner:
                 return PrototypeClassifier(self, self.embed(images), labels, most + 1)
         steps = self.inner_steps if steps is None else steps
         with torch.enable_grad():  # learning needs gradients, also where the caller has switched them off
-            return GradientClassifier(self, self.inner_loop(self.prepare(images), labels, steps=steps))
+            params = self.inner_loop(self.prepare(images), labels, steps=steps)
+        return GradientClassifier(self, params, most + 1)
 
     def query_loss(self, episode: Episode, *, steps: int, second_order: bool = True) -> tuple[Tensor, Tensor]:
         """MAML's outer loss on an episode of images in [0, 1]: the queries' mean cross-entropy and accuracy.

@@ -12,7 +12,8 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
-from freelib.backbones import ARCHITECTURES, build_backbone
+from freelib.backbones import ARCHITECTURES, Backbone, build_backbone
+from freelib.checks import check_descriptions, check_members, check_metadata, tensors_of
 from freelib.storage import load_tensors, save_tensors, tensors_digest, write_atomically
 from freelib.transform import ImageTransform
 
@@ -26,6 +27,7 @@ class PretrainedModel:
     class_names: what its outputs stand for; domain: the data set that they belong to, if known
     mean, std: the normalisation that it was trained with, for images in [0, 1]
     accuracy: on images that its training held out, in [0, 1], or None where unknown
+    Raises ValueError, see `check_metadata`.
     """
 
     def __init__(
@@ -42,10 +44,12 @@ class PretrainedModel:
         accuracy: float | None = None,
     ) -> None:
         self.module = module.eval().requires_grad_(False)
-        self.class_names = tuple(class_names)
-        self.name, self.arch, self.domain, self.accuracy = name, arch, domain, accuracy
-        self.mean, self.std, self.image_size = tuple(mean), tuple(std), image_size
-        self.transform = ImageTransform(mean, std, image_size)
+        check_metadata(name, class_names, mean, std)
+        self.class_names = tuple(map(str, class_names))
+        self.name, self.arch, self.domain = name, arch, domain
+        self.accuracy = None if accuracy is None else float(accuracy)
+        self.transform = t = ImageTransform(mean, std, int(image_size))
+        self.mean, self.std, self.image_size = t.mean, t.std, t.image_size
 
     @property
     def n_way(self) -> int:
@@ -67,26 +71,25 @@ class PretrainedModel:
         return self.module(self.transform(images))
 
     def features(self, images: Tensor) -> Tensor:
-        """What the last linear layer is given, `(n, d)`, for images `(n, C, H, W)` in [0, 1].
+        """What the last linear layer to run is given, `(n, d)`, for images `(n, C, H, W)` in [0, 1].
 
-        Raises TypeError where the module has neither a `features` method nor a linear layer.
+        Raises TypeError where the module has no `features` method and no linear layer runs.
         """
         inputs = self.transform(images)
         own = getattr(self.module, "features", None)
         if callable(own) and not isinstance(own, nn.Module):
-            return own(inputs)
-        linear = [layer for layer in self.module.modules() if isinstance(layer, nn.Linear)]
-        if not linear:
-            raise TypeError(
-                f"{self.name} has no features() and no linear layer whose input could serve as features."
-            )
+            return own(inputs).flatten(1)
         seen: list[Tensor] = []
-        handle = linear[-1].register_forward_pre_hook(lambda _layer, args: seen.append(args[0]))
+        linear = [layer for layer in self.module.modules() if isinstance(layer, nn.Linear)]
+        handles = [x.register_forward_pre_hook(lambda _layer, args: seen.append(args[0])) for x in linear]
         try:
             self.module(inputs)
         finally:
-            handle.remove()
-        return seen[0].flatten(1)
+            for handle in handles:
+                handle.remove()
+        if not seen:
+            raise TypeError(f"{self.name} has no features() and no linear layer whose input could serve.")
+        return seen[-1].flatten(1)
 
     def to(self, device: torch.device | str) -> PretrainedModel:
         """Moves the weights; gives the same object."""
@@ -122,20 +125,18 @@ class ModelPool(Sequence[PretrainedModel]):
         *,
         resident: int = 128,
     ) -> None:
-        if not descriptions:
-            raise ValueError("A pool needs at least one model, got none.")
+        check_descriptions(descriptions)
         self.descriptions = list(descriptions)
         self._read = read
         self._member = lru_cache(maxsize=resident)(lambda index: read(self.descriptions[index]))
 
     @classmethod
     def from_models(cls, models: Iterable[PretrainedModel]) -> ModelPool:
-        """A pool of models that are in memory already. Raises ValueError where two of them share a name."""
+        """A pool of models that are in memory already. Raises ValueError for what `check_members` finds."""
         models = list(models)
+        check_members(models)
         members = {model.name: model for model in models}
-        if len(members) < len(models):
-            raise ValueError("Every model of a pool needs a name of its own.")
-        digests = (tensors_digest(model.module.state_dict()) for model in models)
+        digests = (tensors_digest(tensors_of(model.module)) for model in models)
         descriptions = [{**m.describe(), "weights_digest": d} for m, d in zip(models, digests, strict=True)]
         return cls(descriptions, lambda description: members[description["name"]])
 
@@ -146,8 +147,6 @@ class ModelPool(Sequence[PretrainedModel]):
             return pools[0]
         owners = {d["name"]: (pool, i) for pool in pools for i, d in enumerate(pool.descriptions)}
         descriptions = [d for pool in pools for d in pool.descriptions]
-        if len(owners) < len(descriptions):
-            raise ValueError("Every model of a pool needs a name of its own.")
 
         def member(description: dict[str, Any]) -> PretrainedModel:
             pool, i = owners[description["name"]]
@@ -242,7 +241,7 @@ def save_member(model: PretrainedModel, folder: Path, **more: Any) -> None:
     more: further metadata
     Raises ValueError for a custom module: a file of tensors can't hold its code.
     """
-    if model.arch not in ARCHITECTURES:
+    if model.arch not in ARCHITECTURES or not isinstance(model.module, Backbone):
         raise ValueError(
             f"{model.name} is a custom module; a pool on disk holds only {', '.join(ARCHITECTURES)}."
         )
@@ -260,7 +259,8 @@ def read_description(file: Path) -> dict[str, Any]:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{file} is damaged ({error}): delete it, and it is trained again.") from error
     if missing:
-        raise ValueError(f"{file} does not describe a model: {', '.join(sorted(missing))} missing.")
+        words = "does not describe a model of a freelib pool (your own: freelib.own_models.read_own_models)"
+        raise ValueError(f"{file} {words}: {', '.join(sorted(missing))} missing.")
     if description["name"] != file.stem:  # the name says which file of weights is read
         raise ValueError(
             f"{file} describes {description['name']!r}: the file and the model must share a name."

@@ -66,6 +66,12 @@ def shapes(n: int, size: int, rng: torch.Generator) -> Tensor:
     return torch.sigmoid(inside * sharpness)[:, None]
 
 
+def check_colour(channels: int) -> None:
+    """Raises ValueError for images of other than three channels: procedural ones have these."""
+    if channels != 3:
+        raise ValueError(f"Procedural images have 3 channels, not {channels}: set procedural=0.")
+
+
 def procedural_images(
     n: int,
     size: int,
@@ -81,8 +87,7 @@ def procedural_images(
 
     Raises ValueError for colours of other than three channels.
     """
-    if not len(mean) == len(std) == 3:
-        raise ValueError(f"Procedural images have 3 channels, got means for {len(mean)}.")
+    check_colour(len(mean))
     parts = [
         _compose(min(500, n - done), size, rng, mean=mean, std=std, layers=layers)
         for done in range(0, n, 500)  # in parts, so that memory stays small

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from freelib import side_by_side
+from freelib.checks import check_at_least
 from freelib.episodes import Episode
 from freelib.lanes import backward_of_each
 from freelib.memory import TaskMemory
@@ -38,8 +39,7 @@ class ReplayConfig:
     second_order: bool = True
 
     def __post_init__(self) -> None:
-        if self.replay_every < 1:
-            raise ValueError(f"replay_every must be at least 1, got {self.replay_every}.")
+        check_at_least(self, replay_every=1, replay_episodes=1, memory_batches=1)
         if self.replay_scope not in ("cross", "within", "none"):
             raise ValueError(f"replay_scope is cross, within or none, got {self.replay_scope!r}.")
         if self.memory_tasks not in ("all", "last"):

@@ -137,13 +137,12 @@ def predictions(learner: MetaLearner, episodes: Sequence[Episode], *, steps: int
 
     Raises ValueError where images and labels differ in number or a label is out of range.
     """
-    for episode in episodes:
-        learner.check_support(episode.support, episode.support_labels)
+    n_way = 1 + max(learner.check_support(each.support, each.support_labels) for each in episodes)
     params = {name: p.detach() for name, p in learner.params.items()}
 
     def one(support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
         adapted = _adapted(learner, learner.forward, params, support, labels, steps, second_order=False)
-        return learner.forward(adapted, query).argmax(1)
+        return learner.forward(adapted, query)[:, :n_way].argmax(1)
 
     return vmap(one)(
         torch.stack([learner.prepare(episode.support) for episode in episodes]),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import glob
 import hashlib
+import io
 import os
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -83,8 +83,8 @@ def load_state_file(file: Path | str) -> dict[str, Tensor]:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing.")
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except (UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        state = torch.load(io.BytesIO(file.read_bytes()), map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises many kinds
         raise ValueError(
             f"{file} is damaged, or holds more than tensors and was refused, since reading that runs code "
             "from the file. Ask for its state_dict, best as .safetensors."

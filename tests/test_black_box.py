@@ -28,7 +28,12 @@ class OnlyCalls:
 
 def boxed(module: nn.Module, *, image_size: int = 2, channels: int = 1, **settings: float) -> PretrainedModel:
     return black_box_model(
-        OnlyCalls(module), class_names="abc", image_size=image_size, channels=channels, rng=rng(0), **settings
+        OnlyCalls(module),
+        class_names=["a", "b", "c"],
+        image_size=image_size,
+        channels=channels,
+        rng=rng(0),
+        **settings,
     )
 
 

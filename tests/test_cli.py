@@ -20,6 +20,7 @@ def run(tiny_world, tmp_path, monkeypatch):
     """Runs the command line in an empty folder, with the smoke profile made tiny."""
     monkeypatch.setitem(PROFILES, "smoke", TINY)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the command line looks for methods in the folder
 
     def call(*words):
         result = CliRunner().invoke(main, list(words))
@@ -129,6 +130,25 @@ def test_from_a_pool_to_an_accuracy(run, tmp_path):
     assert again.code == 0, again.err
     assert "Random trained" in again.out
     assert summary["models"] in [row["models"] for row in json.loads(run("pool", "list", "--json").out)]
+
+
+def test_a_learner_of_another_run_is_not_written_over(run, tmp_path):
+    (tmp_path / "afile").write_text("mine")
+    assert run("train", "random", "--out", "afile").code == 2
+    assert run("train", "random", "--out", "l").code == 0
+    before = {path.name: path.read_bytes() for path in (tmp_path / "l").iterdir()}
+    other = run("train", "random", "--out", "l", "--seed", "1")
+    assert (other.code, "l holds the learner of a run with another seed" in other.err) == (2, True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "l").iterdir()} == before
+    assert run("train", "random", "--out", "l").code == 0  # the same run again
+
+
+def test_a_method_in_the_folder_where_one_is(run, tmp_path):
+    words = "from freelib.methods.random import Random\n\n\nclass Mine(Random):\n    title = 'Mine'\n"
+    (tmp_path / "of_this_folder.py").write_text(words)
+    trained = run("train", "of_this_folder:Mine", "--out", "l")
+    assert trained.code == 0, trained.err
+    assert "Mine trained" in trained.out
 
 
 def test_all_seeds_train_on_the_profiles_one_pool(run, monkeypatch, tmp_path):

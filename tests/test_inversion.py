@@ -131,7 +131,7 @@ def test_the_gradient_by_finite_differences():
 
 
 def test_settings_that_make_no_images_are_refused():
-    with pytest.raises(ValueError, match="at least 1, got 0 and 20"):
+    with pytest.raises(ValueError, match="adapt_steps must be at least 1, got 0"):
         InversionConfig(adapt_steps=0)
 
 

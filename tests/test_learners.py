@@ -3,6 +3,7 @@ import json
 import pytest
 import torch
 from fake_methods import TINY
+from tiny_models import rng, tiny_pool
 from torch import nn
 
 from freelib.experiments.learners import load_learner, save_learner
@@ -10,7 +11,7 @@ from freelib.experiments.pools import pretrain_into
 from freelib.experiments.units import make_config
 from freelib.methods import get_method
 from freelib.methods.base import build_student
-from freelib.storage import load_tensors
+from freelib.storage import load_tensors, save_tensors
 
 SMALL_DISTILLATION = {
     "recovered": 0, "procedural": 40, "mixed": 0, "epochs": 1, "batch_size": 16, "embedding": 8, "width": 4,
@@ -77,5 +78,41 @@ def test_a_pool_that_changed_is_noticed(tiny_world, tmp_path):
     saved(tmp_path, "best_teacher")
     file = tmp_path / "learner.json"
     file.write_text(file.read_text().replace('"pool_digest": "', '"pool_digest": "x'))
-    with pytest.raises(ValueError, match="no longer the one"):
+    with pytest.raises(ValueError, match="is not the one that"):
         load_learner(tmp_path)
+
+
+def test_a_pool_of_ones_own_is_given_to_a_learner_that_is_made_of_it(tiny_world, tmp_path):
+    pool = tiny_pool()
+    method, config = get_method("pool_features"), make_config("pool_features", {})
+    learner = method.meta_train(pool, config, seed=0)
+    save_learner(learner, tmp_path, method="pool_features", config=config, seed=0, pool=pool)
+    with pytest.raises(ValueError, match="give load_learner that pool"):
+        load_learner(tmp_path)
+    with pytest.raises(ValueError, match="is not the one that"):
+        load_learner(tmp_path, pool=pool[:2])
+    images = torch.rand(5, 3, 16, 16, generator=rng())
+    again = load_learner(tmp_path, pool=pool)
+    assert torch.equal(again.embed(images), learner.embed(images))
+
+
+def test_weights_and_description_are_of_one_run(tiny_world, tmp_path):
+    saved(tmp_path, "fake_methods:Drifting", width=4)
+    weights = load_tensors(tmp_path / "learner.safetensors")
+    save_tensors(tmp_path / "learner.safetensors", {name: value + 1 for name, value in weights.items()})
+    with pytest.raises(ValueError, match="are of two runs"):
+        load_learner(tmp_path)
+
+
+def test_a_config_of_another_method_is_refused_before_anything_is_written(tiny_world, tmp_path):
+    learner = saved(tmp_path / "a", "fake_methods:Drifting", width=4)
+    with pytest.raises(ValueError, match="PurerConfig is no config of random"):
+        save_learner(
+            learner,
+            tmp_path / "b",
+            method="random",
+            config=make_config("purer", {}),
+            seed=0,
+            pool=tiny_pool(),
+        )
+    assert not (tmp_path / "b").exists()

@@ -190,8 +190,8 @@ def test_images_of_another_size_are_resized():
 @pytest.mark.parametrize(
     ("n_images", "labels", "message"),
     [
-        (10, [0] * 9, "10 support images and 9 labels"),
-        (0, [], "0 support images and 0 labels"),
+        (10, [0] * 9, r"10 support images and labels \(9,\)"),
+        (0, [], "0 support images and labels"),
         (2, [0, 5], "Labels must lie in 0…4, got 0…5"),
         (2, [-1, 0], "Labels must lie in 0…4, got -1…0"),
     ],

@@ -17,6 +17,11 @@ def conv_net(n_classes):
     return nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(2 * 36, n_classes))
 
 
+class Log(nn.Module):
+    def forward(self, x):
+        return x.log()
+
+
 ARCHITECTURES = {"flat": flat_net, "conv": conv_net}
 CARD = {"arch": "flat", "class_names": ["a", "b", "c"], "mean": [0.5] * 3, "std": [0.2] * 3, "image_size": 8}
 
@@ -53,6 +58,8 @@ def test_a_folder_becomes_a_pool(folder):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"arch": ["flat"]}, "arch is a name"),
+        ({"image_size": 9}, "first can't answer images"),
         ({"arch": "vgg"}, "arch is 'vgg', expected one of flat, conv"),
         ({"class_names": ["a", "b"]}, "does not fit the architecture flat"),
         ({"mean": None}, "lacks mean"),
@@ -75,7 +82,7 @@ def test_what_does_not_fit_is_named(folder, changes, words):
 def test_a_class_that_two_models_share_needs_a_domain(folder):
     """Whether two models' "class_0" are one class or two, their names cannot tell."""
     write(folder, "second", CARD | {"arch": "conv", "class_names": ["c", "d"]})
-    with pytest.raises(ValueError, match=r"first.json and second.json both have a class 'c'"):
+    with pytest.raises(ValueError, match=r"first and second both have a class 'c'"):
         read_own_models(folder, ARCHITECTURES)
     for name, card in (("first", CARD), ("second", CARD | {"arch": "conv", "class_names": ["c", "d"]})):
         write(folder, name, card | {"domain": name})
@@ -84,14 +91,26 @@ def test_a_class_that_two_models_share_needs_a_domain(folder):
 
 def test_answers_are_finite(folder):
     torch.save({"1.weight": torch.zeros(3, 192), "1.bias": torch.full((3,), torch.nan)}, folder / "first.pt")
-    with pytest.raises(ValueError, match="answer to a black image is not finite"):
+    with pytest.raises(ValueError, match=r"first: 1.bias is not finite"):
         read_own_models(folder, ARCHITECTURES)
+    logs = ARCHITECTURES | {"flat": lambda n: nn.Sequential(*flat_net(n), Log())}
+    torch.save({"1.weight": torch.zeros(3, 192), "1.bias": torch.zeros(3)}, folder / "first.pt")
+    with pytest.raises(ValueError, match=r"first: the answer to a black image is not finite: \[-inf"):
+        read_own_models(folder, logs)
 
 
 def test_logits_of_another_shape(folder):
     flatter = ARCHITECTURES | {"flat": lambda n: nn.Sequential(*flat_net(n), nn.Unflatten(1, (n, 1)))}
     with pytest.raises(ValueError, match=r"answer of shape \(2, 3, 1\), expected logits \(2, 3\)"):
         read_own_models(folder, flatter)
+
+
+def test_a_file_that_was_cut_is_named(folder):
+    whole = (folder / "first.pt").read_bytes()
+    for share in (0.3, 0.6, 0.9):
+        (folder / "first.pt").write_bytes(whole[: int(share * len(whole))])
+        with pytest.raises(ValueError, match=r"first.pt is damaged"):
+            read_own_models(folder, ARCHITECTURES)
 
 
 def test_weights_must_be_there_once_and_be_data(folder):
@@ -103,6 +122,9 @@ def test_weights_must_be_there_once_and_be_data(folder):
         read_own_models(folder, ARCHITECTURES)
     (folder / "first.json").write_text("[")
     with pytest.raises(ValueError, match="no JSON object"):
+        read_own_models(folder, ARCHITECTURES)
+    (folder / "first.json").unlink()
+    with pytest.raises(ValueError, match=r"first.pt has no first.json beside it"):
         read_own_models(folder, ARCHITECTURES)
     with pytest.raises(FileNotFoundError, match="has no model"):
         read_own_models(folder / "none", ARCHITECTURES)

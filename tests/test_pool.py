@@ -32,7 +32,7 @@ def custom(**settings) -> PretrainedModel:
 
 
 def model_of(module: nn.Module, **settings) -> PretrainedModel:
-    shared = {"class_names": "abc", "mean": (0.5,) * 3, "std": (0.2,) * 3, "image_size": 8}
+    shared = {"class_names": ["a", "b", "c"], "mean": (0.5,) * 3, "std": (0.2,) * 3, "image_size": 8}
     return PretrainedModel(module, **{**shared, **settings})
 
 
@@ -58,7 +58,9 @@ def test_logits_are_differentiable_by_the_images():
 
 def test_the_weights_are_frozen_and_the_module_in_eval_mode(folder):
     trainable = build_backbone("conv4", width=4, image_size=16).train()
-    given = PretrainedModel(trainable, class_names="abcde", mean=(0.0,) * 3, std=(1.0,) * 3, image_size=16)
+    given = PretrainedModel(
+        trainable, class_names=["a", "b", "c", "d", "e"], mean=(0.0,) * 3, std=(1.0,) * 3, image_size=16
+    )
     for model in (given, ModelPool.load(folder)[0]):
         before = flat(model.module.state_dict().values())
         model(IMAGES.clone().requires_grad_()).sum().backward()

@@ -194,7 +194,7 @@ def test_held_out_images_are_never_trained_on(tiny_dataset, monkeypatch):
 def classifier(arch: str) -> PretrainedModel:
     module = build_backbone(arch, n_way=2, width=4, image_size=16)
     return PretrainedModel(
-        module, class_names="ab", mean=(0.5,) * 3, std=(0.2,) * 3, image_size=16, arch=arch
+        module, class_names=["a", "b"], mean=(0.5,) * 3, std=(0.2,) * 3, image_size=16, arch=arch
     )
 
 

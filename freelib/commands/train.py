@@ -11,7 +11,9 @@ from freelib.commands import dataset_choice, emit, json_option, profile_option
 
 @click.command(short_help="Meta-train a method on a pool and save the learner.")
 @click.argument("method")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="Folder for the learner.")
+@click.option(
+    "--out", required=True, type=click.Path(path_type=Path, file_okay=False), help="Folder for the learner."
+)
 @click.option(
     "--pool",
     "pool_folder",
@@ -56,7 +58,7 @@ def train(
     it was.
     """
     from freelib.datasets import load_dataset
-    from freelib.experiments.learners import save_learner
+    from freelib.experiments.learners import check_room, save_learner
     from freelib.experiments.pools import pool_seed, pretrain_into
     from freelib.experiments.runner import Run, time_spent
     from freelib.experiments.units import Unit, parse_overrides, unit_config
@@ -84,6 +86,7 @@ def train(
     )
     seen = [split.digest for split in oracle.values()]
     run = digest_of([method, trained_with.revision, config, seed, pool.digest, select_on, *seen])
+    check_room(out, method=method, config=config, seed=seed, pool=pool)
     checkpoint = Checkpoint(out / f"checkpoint-{run}.pt")
     began = clocks()
     with Progress(f"train {method}") as progress:

@@ -209,4 +209,16 @@ def theorem_is_seen(evidence: Evidence) -> Verdict:
     rows = pd.DataFrame(found[0]["extra"])
     mean, half_width = lemma1.mean_difference(rows)
     finding = f"{signed(mean, half_width, 3)} over {rows['seed'].nunique()} random small problems"
-    return Verdict(claim, judged([sign_of(mean, half_width)]), finding, (), (), notebooks)
+    own, no_interval = rows.groupby("seed")["difference"].mean(), float("nan")
+    ends = rows[rows["round"].isin((rows["round"].min(), rows["round"].max()))]
+    numbers = [
+        f"higher in {(own > 0).sum()} of {len(own)} problems: from {signed(own.min(), no_interval, 3)} to "
+        f"{signed(own.max(), no_interval, 3)}, means over training",
+        *(
+            f"round {number:.0f}: aligned {row['sequential']:.3f}, summed {row['summed']:.3f}".replace(
+                "-", "−"
+            )
+            for number, row in ends.groupby("round")[["sequential", "summed"]].mean().iterrows()
+        ),
+    ]
+    return Verdict(claim, judged([sign_of(mean, half_width)]), finding, tuple(numbers), (), notebooks)

@@ -13,7 +13,7 @@ from freelib.methods import get_method
 from freelib.methods.base import MethodConfig, student_backbone
 from freelib.pool import ModelPool
 from freelib.records import plain
-from freelib.storage import load_tensors, save_tensors, write_atomically
+from freelib.storage import load_tensors, save_tensors, tensors_digest, write_atomically
 
 _RULE = ("head", "inner_lr", "inner_steps", "centre", "precision")
 
@@ -26,21 +26,24 @@ def save_learner(
     config: MethodConfig,
     seed: int,
     pool: ModelPool,
-    pool_folder: str | Path,
+    pool_folder: str | Path | None = None,
 ) -> None:
-    """Write a learner, so that `load_learner` gives it back.
+    """Write a learner, so that `load_learner` gives it back; what the folder held is replaced.
 
     A student is kept by its weights; a learner that is made of the pool's models, all of them frozen, by the
-    pool's folder. Of a student that is no network of freelib's only the weights are kept: `load_learner` says
-    so.
+    pool's folder, if it is one of `freelib pool`'s: else `load_learner` wants the pool. Of a student that is
+    no network of freelib's only the weights are kept: `load_learner` says so.
+
+    Raises ValueError for a config that is not the method's.
     """
     folder = Path(folder)
     own = isinstance(learner.backbone, Backbone)
     kind = "student" if own else "pool"
     if not own and any(p.requires_grad for p in learner.backbone.parameters()):
         kind = "custom"
-    if kind != "pool":
-        save_tensors(folder / "learner.safetensors", learner.backbone.state_dict())
+    if kind != "custom" and type(config) is not get_method(method).Config:
+        raise ValueError(f"a {type(config).__name__} is no config of {method}")
+    weights = learner.backbone.state_dict() if kind != "pool" else {}
     description = {
         "kind": kind,
         "method": method,
@@ -48,10 +51,27 @@ def save_learner(
         "seed": seed,
         "rule": {name: getattr(learner, name) for name in _RULE},
         "images": {"mean": list(pool.mean), "std": list(pool.std), "image_size": pool.image_size},
-        "pool": str(Path(pool_folder).resolve()),
+        "pool": None if pool_folder is None else str(Path(pool_folder).resolve()),
         "pool_digest": pool.digest,
+        "weights_digest": tensors_digest(weights),
     }
-    write_atomically(folder / "learner.json", (json.dumps(description, indent=1) + "\n").encode())
+    text = json.dumps(description, indent=1) + "\n"
+    if weights:
+        save_tensors(folder / "learner.safetensors", weights)
+    write_atomically(folder / "learner.json", text.encode())
+
+
+def check_room(folder: Path, *, method: str, config: MethodConfig, seed: int, pool: ModelPool) -> None:
+    """Makes the folder. Raises ValueError where it holds the learner of another run: it would be lost."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / "learner.json").is_file():
+        there = read_learner_description(folder)
+        run = {"method": method, "config": plain(config), "seed": seed, "pool_digest": pool.digest}
+        other = [name for name, value in run.items() if there.get(name) != value]
+        if other:
+            raise ValueError(
+                f"{folder} holds the learner of a run with another {other[0]}: choose another folder"
+            )
 
 
 def read_learner_description(folder: str | Path) -> dict[str, Any]:
@@ -69,8 +89,10 @@ def read_learner_description(folder: str | Path) -> dict[str, Any]:
     return description
 
 
-def load_learner(folder: str | Path) -> MetaLearner:
+def load_learner(folder: str | Path, *, pool: ModelPool | None = None) -> MetaLearner:
     """The learner in a folder.
+
+    pool: what a learner that is made of the pool's models was made of, where it is not read from its folder
 
     Raises FileNotFoundError, ValueError where its files, or the pool that it is made of, are missing or
     damaged, and TypeError for a student that is no network of freelib's.
@@ -84,16 +106,26 @@ def load_learner(folder: str | Path) -> MetaLearner:
     method, seed = description["method"], description["seed"]
     config = make_config(method, description["config"])
     if description["kind"] == "pool":
-        pool = ModelPool.load(description["pool"], device=config.device)
+        if pool is None:
+            try:
+                pool = ModelPool.load(description["pool"] or "", device=config.device)
+            except (ValueError, FileNotFoundError) as error:
+                raise ValueError(
+                    f"{folder} is made of a pool that can't be read ({error}): give load_learner that pool"
+                ) from error
         if pool.digest != description["pool_digest"]:
             raise ValueError(
-                f"the pool in {description['pool']} is no longer the one that {folder} was made from"
+                f"the pool, from {description['pool']}, is not the one that {folder} was made from"
             )
         learner = get_method(method).meta_train(pool, config, seed=seed)
     else:
         student = _student(config, **description["images"], **description["rule"])
         learner = get_method(method).ready(student, config)
         weights = load_tensors(Path(folder) / "learner.safetensors")
+        if description.get("weights_digest", digest := tensors_digest(weights)) != digest:
+            raise ValueError(
+                f"{folder}: learner.json and learner.safetensors are of two runs; train it again"
+            )
         try:
             learner.backbone.load_state_dict(weights)
         except RuntimeError as error:

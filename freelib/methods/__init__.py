@@ -42,7 +42,8 @@ __all__ = ["METHODS", "Method", "MethodConfig", "describe_methods", "get_method"
 def get_method(name: str) -> Method:
     """The method of that name, or the class at an import path "package.module:Class".
 
-    Raises ValueError for an unknown name, a path that can't be imported, or a class that is not a Method.
+    Raises ValueError for an unknown name, a path that can't be imported, and a class that is not a Method or
+    lacks something that a Method has.
     """
     path = METHODS.get(name, name)
     module_name, _, class_name = path.partition(":")
@@ -52,10 +53,13 @@ def get_method(name: str) -> Method:
         )
     try:
         found = getattr(importlib.import_module(module_name), class_name)
-    except (ImportError, AttributeError) as error:
+    except Exception as error:  # a user's own file may raise anything
         raise ValueError(f"Method {name!r} can't be imported: {error}.") from error
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise ValueError(f"{path} is no freelib.methods.Method.")
+    lacking = [attribute for attribute in (*DESCRIBED, "name") if not hasattr(found, attribute)]
+    if lacking := lacking + sorted(found.__abstractmethods__):
+        raise ValueError(f"{path} lacks {', '.join(lacking)}.")
     return found()
 
 

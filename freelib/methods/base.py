@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import torch
 
 from freelib.backbones import Backbone, build_backbone
+from freelib.checks import check_at_least
 from freelib.meta_learner import MetaLearner
 from freelib.pool import ModelPool
 from freelib.storage import Checkpoint
@@ -28,8 +29,9 @@ class MethodConfig:
     inner_lr, inner_steps, test_steps: of its inner loop, in training and at test time
     device: where it is trained; precision: float32, or bfloat16 for the convolutions
 
-    Raises ValueError for another precision, and where a method's own settings don't fit. A dataclass calls
-    the first of its bases' checks only: a config with its own `__post_init__` calls them all.
+    Raises ValueError for another precision, for numbers out of range, and where a method's own settings don't
+    fit. A dataclass calls the first of its bases' checks only: a config with its own `__post_init__` calls
+    them all.
     """
 
     n_way: int = 5
@@ -47,6 +49,7 @@ class MethodConfig:
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision is {' or '.join(PRECISIONS)}, got {self.precision!r}.")
+        check_at_least(self, n_way=2, n_shot=1, n_query=1, width=1, inner_lr=0, inner_steps=0, test_steps=0)
 
     def backbone_fields(self) -> dict[str, Any]:
         """What the method decides of `build_backbone`: n_way class scores, BatchNorm on batch statistics."""

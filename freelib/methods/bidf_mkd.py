@@ -170,7 +170,7 @@ class BidfMkd(Method):
             "replay_optimizer": replay_optimizer,
             "memory": memory,
         }
-        run = TrainingRun(learner, parts, rng, config, monitor=monitor, checkpoint=checkpoint)
+        run = TrainingRun(learner, parts, rng, config, pool=pool, monitor=monitor, checkpoint=checkpoint)
         log = run.log
 
         for round_number in run.rounds(config.rounds):

@@ -181,7 +181,7 @@ class Dro(Method):
         hypernetwork = Hypernetwork(len(pool), points.shape[1], config, rng).to(config.device)
         optimizer = torch.optim.Adam(hypernetwork.parameters(), lr=config.lr, fused=True)
         parts = {"hypernetwork": hypernetwork, "optimizer": optimizer}
-        run = TrainingRun(learner, parts, rng, config, monitor=monitor, checkpoint=checkpoint)
+        run = TrainingRun(learner, parts, rng, config, pool=pool, monitor=monitor, checkpoint=checkpoint)
         log = run.log
 
         for round_number in run.rounds(config.rounds):

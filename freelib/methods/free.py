@@ -16,12 +16,13 @@ from freelib.alignment import (
     make_optimizer,
     outer_optimizer,
 )
+from freelib.checks import check_at_least
 from freelib.generator import MetaGenerator, recover_round
 from freelib.inversion import InversionConfig
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
-from freelib.methods.running import TrainingRun, replay_and_log
+from freelib.methods.running import TrainingRun, check_pool, replay_and_log
 from freelib.pool import ModelPool
 from freelib.replay import ReplayConfig
 from freelib.scratch import ScratchGenerator
@@ -51,8 +52,7 @@ class FreeConfig(MethodConfig, InversionConfig, AlignmentConfig, ReplayConfig):
     def __post_init__(self) -> None:
         if self.recovery not in ("meta", "scratch"):
             raise ValueError(f"recovery is meta or scratch, got {self.recovery!r}.")
-        if self.meta_batch < 1:
-            raise ValueError(f"meta_batch must be at least 1, got {self.meta_batch}.")
+        check_at_least(self, meta_batch=1, rounds=0, warmup_rounds=0, scratch_steps=1)
         for part in (MethodConfig, InversionConfig, AlignmentConfig, ReplayConfig):
             part.__post_init__(self)
 
@@ -101,7 +101,11 @@ class Free(Method):
         monitor: Monitor | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> MetaLearner:
-        """See `Method.meta_train`. The log holds losses, teacher agreement, seconds by phase and passes."""
+        """See `Method.meta_train`. The log holds losses, teacher agreement, seconds by phase and passes.
+
+        Raises ValueError for what `check_pool` finds.
+        """
+        check_pool(pool, config)
         rng = torch.Generator().manual_seed(stream_seed(seed, "draws"))
         pool = pool.to(config.device)
         learner = build_student(pool, config, seed=seed)
@@ -121,7 +125,7 @@ class Free(Method):
             "generator": meta_generator,
             "memory": memory,
         }
-        run = TrainingRun(learner, parts, rng, config, monitor=monitor, checkpoint=checkpoint)
+        run = TrainingRun(learner, parts, rng, config, pool=pool, monitor=monitor, checkpoint=checkpoint)
         log, padding, flip = run.log, config.augment_padding, config.augment_flip
 
         for round_number in run.rounds(config.warmup_rounds + config.rounds, warmup=config.warmup_rounds):

@@ -12,16 +12,18 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from freelib.backbones import Backbone
+from freelib.checks import check_batchnorm
 from freelib.episodes import images_to_float, images_to_uint8
 from freelib.generator import MetaGenerator, recover_round
 from freelib.inversion import InversionConfig
 from freelib.joint_opinion import JointOpinion, principal_axes
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
-from freelib.methods.running import Selection, TrainingLog
+from freelib.methods.running import Selection, TrainingLog, state_of_run
 from freelib.mixing import mixed_images
 from freelib.pool import ModelPool
-from freelib.procedural import procedural_images
+from freelib.procedural import check_colour, procedural_images
+from freelib.records import digest_of
 from freelib.storage import Checkpoint
 from freelib.transform import resized
 
@@ -131,8 +133,10 @@ def recovered_images(
 def all_images(pool: ModelPool, config: PoolDistillationConfig, recovered: Tensor, *, seed: int) -> Tensor:
     """The training images: recovered ones, procedural ones, and what is mixed from both; uint8."""
     rng = torch.Generator().manual_seed(stream_seed(seed, "images"))
-    drawn = procedural_images(config.procedural, pool.image_size, rng, mean=pool.mean, std=pool.std)
-    base = torch.cat([recovered, drawn])
+    base = recovered
+    if config.procedural:  # which a gray pool can do without
+        drawn = procedural_images(config.procedural, pool.image_size, rng, mean=pool.mean, std=pool.std)
+        base = torch.cat([recovered, drawn])
     return torch.cat([base, mixed_images(base, config.mixed, rng)])
 
 
@@ -172,10 +176,15 @@ class PoolDistillation(Method):
         checkpoint: Checkpoint | None = None,
     ) -> MetaLearner:
         """See `Method.meta_train`. A killed run goes on after the last of: recovery, answers, an epoch."""
+        if config.procedural:
+            check_colour(pool.channels)
+        if config.recovered and config.lambda_bn:
+            check_batchnorm(pool)
         pool = pool.to(config.device)
         learner, log = build_student(pool, config, seed=seed), TrainingLog()
         learner.centre = config.centre
-        state = (checkpoint.load() if checkpoint else None) or {}
+        run = digest_of([config, seed, pool.digest])
+        state = state_of_run(checkpoint, run) or {"run": run}
         if "log" in state:
             log.load_state_dict(state["log"])
         if "recovered" not in state:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freelib.checks import check_features
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor
 from freelib.pool import ModelPool, PretrainedModel
@@ -44,7 +45,7 @@ def frozen_learner(
     """A nearest-class-mean learner on the joint features of some models."""
     # Each model normalises for itself, so the learner leaves images as they are.
     return MetaLearner(
-        JointFeatures([model.to(config.device) for model in models]),
+        JointFeatures(models),
         mean=(0.0,) * pool.channels,
         std=(1.0,) * pool.channels,
         image_size=pool.image_size,
@@ -65,7 +66,7 @@ class PoolFeatures(Method):
     citation = (
         "freelib; nearest class mean after Snell et al., Prototypical Networks for Few-shot Learning, 2017"
     )
-    needs = "calls"
+    needs = "weights"
     uses_shots = False
     uses_seed = False
     cost = "no training; all models at test time"
@@ -85,8 +86,13 @@ class PoolFeatures(Method):
         monitor: Monitor | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> MetaLearner:
-        """See `Method.meta_train`; there is nothing to train, and nothing random."""
-        return frozen_learner(self.choose(pool), pool, config)
+        """See `Method.meta_train`; there is nothing to train, and nothing random.
+
+        Raises TypeError where a model has no features.
+        """
+        models = [model.to(config.device) for model in self.choose(pool)]
+        check_features(models)
+        return frozen_learner(models, pool, config)
 
 
 class BestTeacher(PoolFeatures):

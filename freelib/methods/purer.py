@@ -227,7 +227,7 @@ class Purer(Method):
             "dataset": dataset,
             "curriculum": curriculum,
         }
-        run = TrainingRun(learner, parts, rng, config, monitor=monitor, checkpoint=checkpoint)
+        run = TrainingRun(learner, parts, rng, config, pool=pool, monitor=monitor, checkpoint=checkpoint)
         log = run.log
 
         for round_number in run.rounds(config.rounds):

@@ -11,11 +11,14 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from freelib.checks import check_batchnorm, check_replay
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Monitor
+from freelib.pool import ModelPool
+from freelib.records import digest_of
 from freelib.replay import EpisodeShape, ReplayConfig, replay
-from freelib.storage import Checkpoint
+from freelib.storage import Checkpoint, tensors_digest
 
 
 def clocks() -> dict[str, float]:
@@ -128,6 +131,16 @@ class RunConfig(Protocol):
     def checkpoint_every(self) -> int: ...
 
 
+def state_of_run(checkpoint: Checkpoint | None, run: str) -> dict[str, Any] | None:
+    """The checkpoint's state, if it has one. Raises ValueError where that names another run than `run`."""
+    state = checkpoint.load() if checkpoint else None
+    if checkpoint and state and state.get("run", run) != run:
+        raise ValueError(
+            f"{checkpoint.file} is of a run with another config, seed or pool: each needs a file of its own."
+        )
+    return state
+
+
 class TrainingRun:
     """The rounds of a training that can be killed at any time; a method adds what happens in them.
 
@@ -135,7 +148,10 @@ class TrainingRun:
       the rounds draw from
     config: see `Selection` for monitor_every; checkpoint_every: rounds between saved states (0: never)
 
+    pool: what the run learns from, if it is a pool
+
     Where the checkpoint has a state of these parts, the run goes on from it, else it begins at the start.
+    Raises ValueError where that state is of a run with another config, seed or pool.
     """
 
     def __init__(
@@ -145,6 +161,7 @@ class TrainingRun:
         rng: torch.Generator,
         config: RunConfig,
         *,
+        pool: ModelPool | None = None,
         monitor: Monitor | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> None:
@@ -152,8 +169,10 @@ class TrainingRun:
         self.selection = Selection(learner, monitor, self.log, every=config.monitor_every)
         self.rng, self.checkpoint, self.every, self.done = rng, checkpoint, config.checkpoint_every, 0
         self.parts = {"student": learner.backbone, **parts, "selection": self.selection, "log": self.log}
-        state = checkpoint.load() if checkpoint else None
-        if state is not None and state["parts"].keys() == self.parts.keys():
+        start = tensors_digest({**learner.backbone.state_dict(), "rng": rng.get_state()})
+        self.run = digest_of([config, start, pool.digest if pool else None])
+        state = state_of_run(checkpoint, self.run) or {}
+        if state.get("parts", {}).keys() == self.parts.keys():
             for name, part in self.parts.items():
                 part.load_state_dict(state["parts"][name])
             rng.set_state(state["rng"])
@@ -170,11 +189,22 @@ class TrainingRun:
                 self.selection.consider(round_number, last=round_number == n)
             if self.checkpoint and self.every and round_number % self.every == 0:
                 states = {name: part.state_dict() for name, part in self.parts.items()}
-                self.checkpoint.save({"round": round_number, "rng": self.rng.get_state(), "parts": states})
+                state = {"round": round_number, "rng": self.rng.get_state(), "parts": states, "run": self.run}
+                self.checkpoint.save(state)
 
     def finish(self) -> MetaLearner:
         """The learner, see `Selection.finish`."""
         return self.selection.finish()
+
+
+def check_pool(pool: ModelPool, config: Any) -> None:
+    """Raises ValueError where a run with replay would learn less from this pool than its config says.
+
+    config: with the fields of `InversionConfig`, `MethodConfig` and `ReplayConfig`
+    """
+    if config.lambda_bn:
+        check_batchnorm(pool)
+    check_replay(pool, config)
 
 
 def replay_and_log(

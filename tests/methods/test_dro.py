@@ -31,10 +31,11 @@ def pool_of(*seeds: int, arch: str = "conv4") -> ModelPool:
             build_backbone(arch, image_size=SIZE, width=WIDTH, seed=seed),
             name=f"m{number}",
             arch=arch,
-            class_names="abcde",
+            class_names=["a", "b", "c", "d", "e"],
             mean=(0.5,) * 3,
             std=(0.2,) * 3,
             image_size=SIZE,
+            domain="letters",
         )
         for number, seed in enumerate(seeds)
     ]

@@ -110,7 +110,7 @@ def test_a_generator_from_scratch_costs_its_steps_and_learns_nothing_between_mod
     generator.meta_step()
     generator.load_state_dict({"passes": 7})
     assert generator.state_dict() == {"passes": 7}
-    with pytest.raises(ValueError, match="at least 1 step, got 0"):
+    with pytest.raises(ValueError, match="scratch_steps must be at least 1, got 0"):
         train(replace(config, scratch_steps=0))
 
 

@@ -57,11 +57,12 @@ def member(backbone: Backbone, name: str, accuracy: float = 0.5) -> PretrainedMo
         backbone,
         name=name,
         arch=backbone.arch,
-        class_names="abcde",
+        class_names=["a", "b", "c", "d", "e"],
         mean=(0.5,) * 3,
         std=(0.2,) * 3,
         image_size=SIZE,
         accuracy=accuracy,
+        domain="letters",
     )
 
 

@@ -197,7 +197,12 @@ def test_models_that_can_only_be_called_have_opinions_too():
     models = [tiny_model(seed) for seed in (1, 2)]
     boxes = [
         black_box_model(
-            model.__call__, class_names=model.class_names, image_size=model.image_size, rng=rng(), name=str(i)
+            model.__call__,
+            class_names=model.class_names,
+            image_size=model.image_size,
+            rng=rng(),
+            name=str(i),
+            domain=model.domain,
         )
         for i, model in enumerate(models)
     ]

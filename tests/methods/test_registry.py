@@ -29,7 +29,9 @@ not_a_method = MethodConfig
 
 @pytest.fixture
 def own_module(tmp_path, monkeypatch):
-    (tmp_path / "my_methods.py").write_text(OWN)
+    nameless = "\n\nclass Nameless(Method):\n    pass\n"
+    (tmp_path / "my_methods.py").write_text(OWN + nameless)
+    (tmp_path / "broken_method.py").write_text("class Mine(:\n")
     monkeypatch.syspath_prepend(str(tmp_path))
     yield "my_methods"
     sys.modules.pop("my_methods", None)
@@ -89,6 +91,10 @@ def test_a_method_of_ones_own_is_found_by_its_import_path(own_module):
         ("my_methods:Yours", "can't be imported: .*Yours"),
         ("no_such_module:Mine", "can't be imported: No module named 'no_such_module'"),
         ("my_methods:not_a_method", "no freelib.methods.Method"),
+        ("my_methods:Nameless", "my_methods:Nameless lacks title, citation, needs, name, meta_train"),
+        ("broken_method:Mine", "can't be imported: .*syntax"),
+        ("./my_methods.py:Mine", "can't be imported"),
+        (".my_methods:Mine", "can't be imported"),
     ],
 )
 def test_what_is_no_method_is_refused(own_module, path, message):

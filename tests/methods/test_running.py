@@ -139,7 +139,7 @@ def test_a_run_goes_on_where_it_was(tmp_path):
         list(map(work, first.rounds(9)))
     assert list(drawn) == [1, 2, 3, 4, 5]
 
-    second, part = begin(checkpoint, kill_at(-1), seed=5)
+    second, part = begin(checkpoint, kill_at(-1))
     assert second.done == 4
     assert (weights(second.selection.learner) == 4).all()
     assert part.head.bias.tolist() == [40.0] * 3
@@ -177,7 +177,7 @@ def test_nobody_looks_at_a_student_that_has_not_begun(warmup, every, rounds):
 def test_without_a_whole_state_of_its_parts_a_run_begins_at_the_start(tmp_path, content):
     checkpoint = Checkpoint(tmp_path / "run.pt")
     if content == "of other parts":
-        list(begin(checkpoint, seed=5)[0].rounds(2))
+        list(begin(checkpoint)[0].rounds(2))
         state = checkpoint.load()
         del state["parts"]["part"]
         checkpoint.save(state)
@@ -188,6 +188,18 @@ def test_without_a_whole_state_of_its_parts_a_run_begins_at_the_start(tmp_path, 
     assert torch.equal(torch.rand(2, generator=run.rng), torch.rand(2, generator=rng()))
     assert torch.equal(weights(run.finish()), weights(smooth_learner()))
     assert torch.equal(part.head.bias, smooth_learner(seed=1).backbone.head.bias)
+
+
+def test_a_state_of_another_run_is_neither_taken_up_nor_lost(tmp_path):
+    checkpoint = Checkpoint(tmp_path / "run.pt")
+    list(begin(checkpoint)[0].rounds(2))
+    for other in ({"seed": 5}, {"monitor_every": 3}):
+        with pytest.raises(ValueError, match="of a run with another config, seed or pool"):
+            begin(checkpoint, **other)
+    state = checkpoint.load()
+    del state["run"]  # as older versions saved it
+    checkpoint.save(state)
+    assert begin(checkpoint)[0].done == 2
 
 
 def test_of_a_replay_the_batches_and_the_last_of_them_are_logged(monkeypatch):

@@ -1,0 +1,134 @@
+"""What settings and models have to be, said before any work starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from freelib.backbones import ARCHITECTURES
+
+if TYPE_CHECKING:
+    from freelib.pool import ModelPool, PretrainedModel
+
+
+def check_at_least(config: Any, **least: float) -> None:
+    """Raises ValueError where a named field of the config is below its bound; None passes."""
+    for name, low in least.items():
+        value = getattr(config, name)
+        if value is not None and not value >= low:
+            raise ValueError(f"{name} must be at least {low}, got {value}.")
+
+
+def check_metadata(
+    name: str, class_names: Sequence[str], mean: Sequence[float], std: Sequence[float]
+) -> None:
+    """Raises ValueError where a model's class names or its normalisation can't be meant."""
+    if isinstance(class_names, str) or len(set(class_names)) < max(2, len(class_names)):
+        raise ValueError(f"{name}: class_names is at least two names, no two alike, got {class_names!r}.")
+    if len(mean) != len(std) or not all(0 < value < float("inf") for value in std):
+        raise ValueError(f"{name}: mean and std are a number a channel, std above 0, got {mean}, {std}.")
+
+
+def check_descriptions(descriptions: Sequence[Mapping[str, Any]]) -> None:
+    """Raises ValueError for a pool without models, of two with one name, or of gray and colour images."""
+    if not descriptions:
+        raise ValueError("A pool needs at least one model, got none.")
+    if len({description["name"] for description in descriptions}) < len(descriptions):
+        raise ValueError("Every model of a pool needs a name of its own.")
+    channels = {len(description["mean"]): description["name"] for description in descriptions}
+    if len(channels) > 1:
+        words = " and ".join(f"{name} of {n}" for n, name in sorted(channels.items()))
+        raise ValueError(f"A pool's models take images of one number of channels, not {words}.")
+
+
+def check_members(models: Sequence[PretrainedModel]) -> None:
+    """Raises ValueError, naming the model, for weights that are not finite and answers that don't fit.
+
+    Two models' classes of one name are one class: without a domain that is taken for an oversight. A network
+    that is none of freelib's is shown a black image; one without weights is not, since calls may cost money.
+    """
+    owners: dict[str, str] = {}
+    for model in models:
+        for name in () if model.domain else model.class_names:
+            if (other := owners.setdefault(name, model.name)) != model.name:
+                raise ValueError(
+                    f"{other} and {model.name} both have a class {name!r}. Give each a domain: the same one "
+                    "if it is the same class, different ones if not."
+                )
+        for name, tensor in tensors_of(model.module).items():
+            if not tensor.isfinite().all():
+                raise ValueError(f"{model.name}: {name} is not finite.")
+        if model.arch not in ARCHITECTURES and next(model.module.parameters(), None) is not None:
+            _check_answers(model)
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """A module's state, without what is no tensor (a module may keep more)."""
+    return {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+
+
+def _black(model: PretrainedModel) -> Tensor:
+    return torch.zeros(2, len(model.mean), model.image_size, model.image_size, device=model.device)
+
+
+def _check_answers(model: PretrainedModel) -> None:
+    images = _black(model)
+    try:
+        with torch.no_grad():
+            answer = model(images)
+        shape, finite = tuple(answer.shape), bool(answer.isfinite().all())
+    except Exception as error:  # someone's own code: it may raise anything
+        raise ValueError(f"{model.name} can't answer images {tuple(images.shape)}: {error}") from error
+    if shape != (2, model.n_way):
+        raise ValueError(
+            f"{model.name}: two images get an answer of shape {shape}, expected logits {(2, model.n_way)}."
+        )
+    if not finite:
+        raise ValueError(f"{model.name}: the answer to a black image is not finite: {answer[0].tolist()}.")
+
+
+def check_features(models: Sequence[PretrainedModel]) -> None:
+    """Raises TypeError where a network that is none of freelib's gives no features `(n, d)`."""
+    for model in models:
+        if model.arch not in ARCHITECTURES:
+            with torch.no_grad():
+                model.features(_black(model))
+
+
+def check_batchnorm(pool: ModelPool) -> None:
+    """Raises ValueError where a model has no BatchNorm layer whose statistics λ_bn could be about."""
+    for i, description in enumerate(pool.descriptions):
+        if description["arch"] in ARCHITECTURES:
+            continue
+        layers = [layer for layer in pool[i].module.modules() if isinstance(layer, nn.BatchNorm2d)]
+        if all(layer.running_mean is None for layer in layers):
+            raise ValueError(
+                f"lambda_bn is above 0, but {description['name']} has no BatchNorm2d layer with running "
+                "statistics: set lambda_bn=0."
+            )
+
+
+def check_replay(pool: ModelPool, config: Any) -> None:
+    """Raises ValueError where what the memory will hold can never fill an episode.
+
+    config: with the fields of `ReplayConfig` and `MethodConfig`, and images_per_class
+    """
+    if config.replay_scope == "none":
+        return
+    widest = max(len(description["class_names"]) for description in pool.descriptions)
+    there = widest if config.replay_scope == "within" else len(pool.classes)
+    if there < config.n_way:
+        where = "the pool's widest model" if config.replay_scope == "within" else "the pool"
+        raise ValueError(
+            f"{config.n_way}-way episodes are to be replayed, but {where} has {there} classes: set "
+            f"n_way={there}, or replay_scope=none."
+        )
+    held, wanted = config.memory_batches * config.images_per_class, config.n_shot + config.n_query
+    if held < wanted:
+        raise ValueError(
+            f"An episode takes n_shot + n_query = {wanted} images of a class, but the memory keeps only "
+            f"memory_batches × images_per_class = {held}."
+        )

@@ -1,0 +1,218 @@
+"""What settings and models have to be, said before any work starts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny_models import rng, tiny_model, tiny_pool
+from torch import nn
+
+from freelib.inversion import InversionConfig
+from freelib.methods import get_method
+from freelib.methods.base import MethodConfig
+from freelib.methods.free import FreeConfig
+from freelib.methods.pool_distillation import PoolDistillationConfig
+from freelib.pool import ModelPool, PretrainedModel, save_member
+from freelib.storage import Checkpoint
+
+SMALL = {
+    "n_query": 2, "width": 4, "warmup_rounds": 1, "rounds": 1, "adapt_steps": 1, "images_per_class": 3,
+    "z_dim": 8, "ngf": 4, "replay_batches": 1, "replay_episodes": 1, "monitor_every": 0, "inner_steps": 1,
+}  # fmt: skip
+
+
+def plain(n: int, channels: int = 3) -> nn.Module:
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * 16 * 16, n))
+
+
+def own(module: nn.Module | None = None, **settings) -> PretrainedModel:
+    fields = {"name": "own", "class_names": ["a", "b", "c"], "mean": (0.5,) * 3, "std": (0.2,) * 3}
+    return PretrainedModel(module or plain(3), **{**fields, "image_size": 16, **settings})
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"class_names": "cat"}, "own: class_names is at least two names"),
+        ({"class_names": ["a", "b", "a"]}, "no two alike"),
+        ({"class_names": ["a"]}, "at least two names"),
+        ({"std": (0.2, 0.0, 0.2)}, "own: mean and std are a number a channel, std above 0"),
+        ({"std": (0.2,)}, "a number a channel"),
+        ({"std": (float("nan"),) * 3}, "std above 0"),
+    ],
+)
+def test_a_models_metadata(settings, words):
+    with pytest.raises(ValueError, match=words):
+        own(**settings)
+
+
+def test_metadata_of_numpy_is_kept_as_plain_numbers():
+    half = list(np.full(3, 0.5))
+    model = own(mean=half, std=half, accuracy=half[0], class_names=list(np.array(["a", "b", "c"])))
+    assert {type(name) for name in model.class_names} == {str}
+    assert {type(value) for value in (*model.mean, *model.std, model.accuracy)} == {float}
+
+
+def test_weights_and_answers():
+    broken = plain(3)
+    with torch.no_grad():
+        broken[1].weight[0, 0] = torch.inf
+    for module, words in (
+        (broken, "own: 1.weight is not finite"),
+        (plain(5), r"answer of shape \(2, 5\), expected logits \(2, 3\)"),
+        (plain(3).double(), r"own can't answer images \(2, 3, 16, 16\)"),
+        (plain(3, channels=1), "own can't answer images"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            ModelPool.from_models([own(module)])
+
+
+def test_a_module_may_keep_more_than_tensors():
+    class Noting(nn.Linear):
+        def get_extra_state(self):
+            return {"made": "here"}
+
+        def set_extra_state(self, state):
+            pass
+
+    pool = ModelPool.from_models([own(nn.Sequential(nn.Flatten(), Noting(768, 3)))])
+    assert len(pool.digest) == 16
+
+
+def test_what_models_of_a_pool_share():
+    with pytest.raises(ValueError, match=r"own and other both have a class 'a'. Give each a domain"):
+        ModelPool.from_models([own(), own(name="other")])
+    assert len(ModelPool.from_models([own(domain="x"), own(name="other", domain="y")]).classes) == 6
+    gray = own(plain(3, 1), name="gray", domain="g", mean=(0.5,), std=(0.2,))
+    with pytest.raises(ValueError, match="one number of channels, not gray of 1 and own of 3"):
+        ModelPool.from_models([own(), gray])
+
+
+def test_features_come_from_the_last_linear_layer_that_runs():
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(4, 3)
+            self.stem = nn.Linear(768, 4)
+            self.unused = nn.Linear(7, 3)
+
+        def forward(self, x):
+            return self.head(self.stem(x.flatten(1)))
+
+    assert own(Net()).features(torch.rand(2, 3, 16, 16)).shape == (2, 4)
+
+
+def test_a_model_without_features_is_refused_before_it_is_asked_for_them():
+    pool = ModelPool.from_models([own(nn.Sequential(nn.Conv2d(3, 3, 16), nn.Flatten()))])
+    method = get_method("pool_features")
+    with pytest.raises(TypeError, match="own has no features"):
+        method.meta_train(pool, method.Config(), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: MethodConfig(n_query=0), "n_query must be at least 1, got 0"),
+        (lambda: MethodConfig(n_way=1), "n_way must be at least 2"),
+        (lambda: MethodConfig(width=0), "width must be at least 1"),
+        (lambda: MethodConfig(inner_lr=-1.0), "inner_lr must be at least 0"),
+        (lambda: MethodConfig(inner_lr=float("nan")), "inner_lr must be at least 0, got nan"),
+        (lambda: InversionConfig(ngf=0), "ngf must be at least 1"),
+        (lambda: InversionConfig(augment_padding=-1), "augment_padding must be at least 0"),
+        (lambda: FreeConfig(rounds=-1), "rounds must be at least 0"),
+        (lambda: FreeConfig(replay_episodes=0), "replay_episodes must be at least 1"),
+    ],
+)
+def test_settings_out_of_range(make, words):
+    with pytest.raises(ValueError, match=words):
+        make()
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"n_way": 9}, "9-way episodes are to be replayed, but the pool has 8 classes: set n_way=8"),
+        ({"n_way": 6, "replay_scope": "within"}, "the pool's widest model has 5 classes"),
+        ({"memory_batches": 1, "n_query": 3}, r"n_shot \+ n_query = 4 images .* = 3"),
+    ],
+)
+def test_free_says_that_it_could_never_replay(fields, words):
+    with pytest.raises(ValueError, match=words):
+        get_method("free").meta_train(tiny_pool(4), FreeConfig(**SMALL | fields), seed=0)
+
+
+def test_statistics_that_a_model_does_not_have_are_not_waited_for():
+    models = [tiny_model(0), own()]
+    for config, name in (
+        (FreeConfig(**SMALL, lambda_bn=0.05, kd_heads="per_model"), "free"),
+        (PoolDistillationConfig(procedural=200), "pool_distillation"),
+    ):
+        with pytest.raises(ValueError, match="own has no BatchNorm2d layer with running statistics: set la"):
+            get_method(name).meta_train(ModelPool.from_models(models), config, seed=0)
+
+
+def test_gray_pools_are_distilled_without_procedural_images():
+    pool = ModelPool.from_models([own(plain(3, 1), mean=(0.5,), std=(0.2,))])
+    method, fields = (
+        get_method("pool_distillation"),
+        {"lambda_bn": 0.0, "adapt_steps": 1, "ngf": 4, "z_dim": 8},
+    )
+    with pytest.raises(ValueError, match="Procedural images have 3 channels, not 1: set"):
+        method.meta_train(pool, PoolDistillationConfig(**fields), seed=0)
+    small = {"recovered": 60, "mixed": 0, "epochs": 1, "batch_size": 16, "embedding": 4, "width": 4}
+    config = PoolDistillationConfig(procedural=0, warmup_rounds=0, **small, **fields)
+    learner = method.meta_train(pool, config, seed=0)
+    assert learner.embed(torch.rand(2, 1, 16, 16)).shape == (2, 4)
+
+
+def test_a_checkpoint_of_another_run_is_not_taken_up(tmp_path):
+    free, checkpoint, pool = get_method("free"), Checkpoint(tmp_path / "run.pt"), tiny_pool(4)
+    config = FreeConfig(**SMALL, checkpoint_every=1)
+    free.meta_train(pool, config, seed=0, checkpoint=checkpoint)
+    before = checkpoint.file.read_bytes()
+    others = [
+        (pool, config, 1),
+        (tiny_pool(3), config, 0),
+        (pool, FreeConfig(**SMALL, checkpoint_every=1, align_lr=0.5), 0),
+    ]
+    for other, settings, seed in others:
+        with pytest.raises(ValueError, match=r"run.pt is of a run with another config, seed or pool"):
+            free.meta_train(other, settings, seed=seed, checkpoint=checkpoint)
+    assert checkpoint.file.read_bytes() == before
+
+
+def test_only_freelibs_own_networks_are_stored(tmp_path):
+    with pytest.raises(ValueError, match="own is a custom module"):
+        save_member(own(arch="conv4"), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda x, y: (x * 255, y), r"Float images are in \[0, 1\], got values from"),
+        (lambda x, y: (x * torch.nan, y), r"got values from nan to nan"),
+        (lambda x, y: (x[:, :1], y), r"Images are \(n, 3, H, W\) here, got \(5, 1, 16, 16\)"),
+        (lambda x, y: (x.permute(0, 2, 3, 1), y), r"got \(5, 16, 16, 3\)"),
+        (lambda x, y: (x, y.int()), r"\(n,\) int64; got 5 support images and labels \(5,\) torch.int32"),
+        (lambda x, y: (x, torch.eye(5)), r"labels \(5, 5\) torch.float32"),
+        (lambda x, y: (x[:4], y), "got 4 support images"),
+        (lambda x, y: (x[:0], y[:0]), "got 0 support images"),
+    ],
+)
+def test_what_a_learner_is_shown(change, words):
+    learner = get_method("random").meta_train(tiny_pool(), MethodConfig(width=4), seed=0)
+    images, labels = torch.rand(5, 3, 16, 16, generator=rng()), torch.arange(5)
+    learner.adapt(images, labels)
+    with pytest.raises(ValueError, match=words):
+        learner.adapt(*change(images, labels))
+
+
+def test_a_learner_of_five_classes_takes_on_three():
+    learner = get_method("random").meta_train(tiny_pool(), MethodConfig(width=4), seed=0)
+    images = torch.rand(60, 3, 16, 16, generator=rng())
+    classifier = learner.adapt(images[:3], torch.arange(3))
+    assert classifier.logits(images).shape == (60, 3)
+    full = learner.forward(classifier.params, learner.prepare(images))
+    assert torch.equal(classifier.logits(images), full[:, :3].detach())
