@@ -11,6 +11,7 @@ from torch import Tensor
 from freelib.augmentation import random_crop_flip
 from freelib.distillation import DISTILLATION_LOSSES, at_least_float32
 from freelib.generator import RecoveredTask
+from freelib.lanes import twin
 from freelib.meta_learner import MetaLearner
 from freelib.pool import ModelPool, PretrainedModel
 
@@ -145,9 +146,12 @@ class DistillationHeads:
         return chosen | {f"head.{kind}": params[f"{model}.{kind}"] for kind in ("weight", "bias")}
 
     def logits(self, images: Tensor, model: PretrainedModel) -> Tensor:
-        """The student's logits `(n, n_way_i)` for a model's images in [0, 1]: what L_adv looks at."""
+        """The student's logits `(n, n_way_i)` for a model's images in [0, 1], what L_adv looks at.
+
+        Several threads may ask at once, see `freelib.lanes`.
+        """
         params = self.student({**self.learner.params, **self.params}, model.name)
-        return self.learner.forward(params, self.learner.transform(images))
+        return twin(self.learner).forward(params, self.learner.transform(images))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The models' heads, for a checkpoint."""

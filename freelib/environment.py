@@ -70,14 +70,15 @@ def _git(*arguments: str) -> str:
 
 @cache
 def cpu_model() -> str:
-    """Name of the processor."""
+    """Name of the processor; on x86-64 with family and model, since a virtual machine may hide the rest."""
     try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        lines = []
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name = told.get("model name") or platform.processor() or platform.machine()
+    numbers = [f"{n} {told[key]}" for n, key in (("family", "cpu family"), ("model", "model")) if key in told]
+    return f"{name} ({', '.join(numbers)})" if numbers else name
 
 
 def device_name(device: str | torch.device) -> str:

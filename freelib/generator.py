@@ -15,6 +15,7 @@ from freelib.augmentation import random_crop_flip
 from freelib.distillation import at_least_float32
 from freelib.episodes import class_major_labels
 from freelib.inversion import InversionConfig, inversion_loss
+from freelib.lanes import adapt_each
 from freelib.pool import PretrainedModel
 from freelib.transform import resized
 
@@ -218,7 +219,6 @@ def recover_round(
 
     students: one a model, for the adversarial term, see `inversion_loss`; by default none, as in warm-up
     """
-    pairs = zip(models, students or [None] * len(models), strict=True)
-    tasks = [generator.adapt(model, student, rng) for model, student in pairs]
+    tasks = adapt_each(generator, models, students or [None] * len(models), rng)
     generator.meta_step()
     return tasks

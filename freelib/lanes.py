@@ -1,24 +1,28 @@
-"""Lanes: several of one run's episodes at once, a core each, with the bits of one after the other.
+"""Lanes: several of one run's episodes or recovered tasks at once, a core each, with the bits of one lane.
 
-Episodes share nothing but θ, which none of them changes. PyTorch lets go of Python's lock in each operation,
-so that two of Python's threads, with one of torch's each, keep two cores busy: more than one operation of
-Conv4's size does that is split over two.
+They share nothing but θ and θ_G, which none of them changes. PyTorch lets go of Python's lock in each
+operation, so that two of Python's threads, with one of torch's each, keep two cores busy: more than one
+operation of Conv4's size does that is split over two.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from freelib.environment import lanes
 from freelib.meta_learner import MetaLearner
+from freelib.pool import PretrainedModel
+
+if TYPE_CHECKING:
+    from freelib.generator import MetaGenerator, RecoveredTask, Student, TaskRecovery
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -85,3 +89,51 @@ def backward_of_each(
             if gradient is not None:
                 weight.grad = gradient if weight.grad is None else weight.grad + gradient
         yield loss, value
+
+
+def adapt_each(
+    generator: TaskRecovery,
+    models: Sequence[PretrainedModel],
+    students: Sequence[Student | None],
+    rng: torch.Generator,
+) -> list[RecoveredTask]:
+    """`generator.adapt(model, student, rng)` of each model, in their order, `lanes` of them at once.
+
+    A `MetaGenerator` on a CPU, and models that share no layer: else one after the other. Students have to
+    stand being called at once, as `DistillationHeads.logits` does. Gradients are added up in the models'
+    order.
+    """
+    from freelib.generator import MetaGenerator
+
+    n, pairs = lanes(), list(zip(models, students, strict=True))
+    layers = [id(layer) for model in models for layer in model.module.modules()]
+    one = n == 1 or len(set(layers)) < len(layers)
+    if one or not isinstance(generator, MetaGenerator) or generator.device.type != "cpu":
+        return [generator.adapt(model, student, rng) for model, student in pairs]
+    own = [(_apart(generator), _ahead(generator, model, rng)) for model in models]
+    with ThreadPoolExecutor(n) as executor:
+        jobs = [executor.submit(g.adapt, *pair, r) for (g, r), pair in zip(own, pairs, strict=True)]
+        tasks = [job.result() for job in jobs]
+    for each, _ in own:
+        generator.passes += each.passes
+        for weight, alike in zip(generator.generator.parameters(), each.generator.parameters(), strict=True):
+            assert alike.grad is not None
+            weight.grad = alike.grad if weight.grad is None else weight.grad + alike.grad
+    return tasks
+
+
+def _apart(generator: MetaGenerator) -> MetaGenerator:
+    """A copy of θ_G to adapt from, with no gradients and no passes yet."""
+    own = copy.copy(generator)
+    own.generator, own.passes = copy.deepcopy(generator.generator), 0
+    return own
+
+
+def _ahead(generator: MetaGenerator, model: PretrainedModel, rng: torch.Generator) -> torch.Generator:
+    """What a model's adaptation draws from; rng itself is moved on to where that ends."""
+    own = torch.Generator().set_state(rng.get_state())
+    n = model.n_way * generator.config.images_per_class
+    torch.randn(n, generator.config.z_dim, generator=rng)
+    for _ in range(generator.config.adapt_steps):
+        generator.augment(torch.empty(n, 1, 1, 1), rng)
+    return own

@@ -19,6 +19,25 @@ def test_environment_names_what_a_record_has():
     assert captured["freelib_version"] == freelib.__version__
 
 
+INTEL = "cpu family\t: 6\nmodel\t\t: 85\nmodel name\t: Xeon: Gold\n\nprocessor\t: 1\nmodel\t\t: 86\n"
+
+
+@pytest.mark.parametrize(
+    ("told", "name"), [(INTEL, "Xeon: Gold (family 6, model 85)"), ("Features: fp", None), (None, None)]
+)
+def test_the_processor_tells_its_family_where_it_can(monkeypatch, told, name):
+    def read_text(path, encoding):
+        assert (str(path), encoding) == ("/proc/cpuinfo", "utf-8")
+        if told is None:
+            raise FileNotFoundError
+        return told
+
+    monkeypatch.setattr("pathlib.Path.read_text", read_text)
+    monkeypatch.setattr(platform, "processor", lambda: "")
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    assert cpu_model.__wrapped__() == (name or "riscv64")
+
+
 def test_commit_is_a_commit_or_unknown():
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|None", str(git_commit()))
 

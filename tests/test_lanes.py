@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 import torch
-from tiny_models import rng
+from tiny_models import rng, tiny_model
 
 from freelib import lanes
+from freelib.alignment import DistillationHeads
 from freelib.backbones import build_backbone
 from freelib.calibration import CalibratedLearner, CalibrationConfig
 from freelib.environment import environment, set_lanes
 from freelib.episodes import Episode
+from freelib.generator import MetaGenerator, recover_round
 from freelib.inversion import InversionConfig
 from freelib.meta_learner import MetaLearner
 from freelib.replay import maml_step
@@ -53,6 +56,44 @@ def test_training_has_the_same_bits(head, arch, second_order):
         found.append([*torch.tensor(results), *student.params.values()])
     for one, several in zip(*found, strict=True):
         assert torch.equal(one, several)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kd_heads", ["shared", "per_model"])
+def test_recovery_has_the_same_bits(precision, kd_heads):
+    models = [tiny_model(i) for i in range(3)]
+    found = []
+    for n in (1, 2):
+        set_lanes(n)
+        config = InversionConfig(ngf=2, z_dim=4, images_per_class=2, adapt_steps=3, lambda_bn=0.05)
+        generator = MetaGenerator(config, image_size=16, precision=precision)
+        n_ways = {m.name: m.n_way for m in models} if kd_heads == "per_model" else None
+        heads, draw = DistillationHeads(learner(), n_ways), rng(3)
+        generator.adapt(models[0], None, draw)  # a gradient that is there already stays in the sum
+        students = [partial(heads.logits, model=model) for model in models]
+        tasks = [task for _ in range(2) for task in recover_round(generator, models, draw, students)]
+        assert [task.model for task in tasks] == models * 2
+        assert generator.passes == 21
+        rows = [part for t in tasks for part in (t.images, t.teacher_logits, t.losses, t.agreements)]
+        found.append([*rows, draw.get_state(), *generator.generator.parameters()])
+    for one, several in zip(*found, strict=True):
+        assert torch.equal(one, several)
+
+
+@pytest.mark.parametrize(("numbers", "parties"), [((0, 1), 2), ((0, 0), 1), ((0, 2), 1)])
+def test_models_are_inverted_at_once_unless_they_share_layers(monkeypatch, numbers, parties):
+    set_lanes(2)
+    barrier, adapt = threading.Barrier(parties, timeout=20), MetaGenerator.adapt
+
+    def met(self, *arguments):
+        barrier.wait()
+        return adapt(self, *arguments)
+
+    monkeypatch.setattr(MetaGenerator, "adapt", met)
+    config = InversionConfig(ngf=2, z_dim=4, images_per_class=2, adapt_steps=1)
+    models = [tiny_model(i) for i in range(3)]
+    models[2].module.encoder = models[0].module.encoder
+    recover_round(MetaGenerator(config, image_size=16), [models[i] for i in numbers], rng())
 
 
 def predictions(student: MetaLearner) -> torch.Tensor:
