@@ -13,7 +13,7 @@ from freelib.experiments.grid import run_grid
 from freelib.experiments.units import Unit, grid, without_repeats
 from freelib.methods import get_method
 from freelib.profiles import Profile, get_profile
-from freelib.records import Record, RecordStore, has_processor_time, training_seconds
+from freelib.records import Record, RecordStore, counts_looks, has_processor_time, training_seconds
 from freelib.tables import DATASET_TITLES, plus_minus, signed
 
 EXPERIMENT = "table1"
@@ -173,7 +173,7 @@ def seconds_of(records: Sequence[Record]) -> str:
             for name, own in methods.items()
         }
         words = ", ".join(f"{title} {seconds:.0f} s" for title, seconds in spent.items())
-        clock = "of processor time" if by_processor else "by the wall's clock"
+        clock = _clock([record for own in methods.values() for record in own], by_processor)
         lines.append(f"Training on {DATASET_TITLES.get(dataset, dataset)}, {n_shot}-shot, {clock}: {words}.")
     return "\n".join(lines)
 
@@ -193,8 +193,15 @@ def _longer(name: str, own: Sequence[Record], free: Sequence[Record]) -> str:
         min(training_seconds(record, by_processor=by_processor) or 0.0 for record in group)
         for group in (own, free)
     )
-    clock = "of processor time" if by_processor else "by the wall's clock"
+    clock = _clock([*own, *free], by_processor)
     return f"{get_method(name).title} ({mine:.0f} s against {frees:.0f} s {clock})" if mine > frees else ""
+
+
+def _clock(records: Sequence[Record], by_processor: bool) -> str:
+    """Whose seconds some records' are; at most so many, where a record `counts_looks`."""
+    if not by_processor:
+        return "by the wall's clock"
+    return "of processor time" + (" at most" if any(map(counts_looks, records)) else "")
 
 
 def _compared(other: dict[Hashable, Any], name: str) -> str:
