@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,6 +95,12 @@ def seconds_cell(seconds: float, by_processor: bool, at_most: bool) -> str:
     return "" if pd.isna(seconds) else f"{'≤ ' if at_most else ''}{seconds:.0f}{mark}"
 
 
+def seconds_notes(cells: Iterable[str]) -> list[str]:
+    """What the marks mean that some of these `seconds_cell`s have."""
+    wall = f"{WALL}: by the wall's clock, where a run's processor time is not known"
+    return [f"{text}." for text in (wall, AT_MOST) if any(text[0] in cell for cell in cells)]
+
+
 def accuracy_table(rows: pd.DataFrame, caption: str, *, note: str = "", reference: str = "FREE") -> Table:
     """The rows of `accuracy_rows` for readers; the best of each data set and shots is bold, oracles aside.
 
@@ -131,11 +138,7 @@ def accuracy_table(rows: pd.DataFrame, caption: str, *, note: str = "", referenc
     notes = [note, "Differences are over the same episodes and the seeds that both have."]
     if "–" in set(cells["seeds"]):
         notes.append("Seeds –: nothing is drawn by chance.")
-    if cells["training, s"].str.endswith(WALL).any():
-        notes.append(f"{WALL}: by the wall's clock, where a run's processor time is not known.")
-    if rows["at_most"].any():
-        notes.append(f"{AT_MOST}.")
-    words = " ".join(filter(None, notes))
+    words = " ".join(filter(None, [*notes, *seconds_notes(cells["training, s"])]))
     return Table(f"{caption} Mean ± 95 % interval over {n_episodes} episodes.", rows, cells, words)
 
 
