@@ -14,7 +14,7 @@ from torch import Tensor
 
 from freelib.evaluation import mean_and_interval, mean_over_seeds, paired_difference
 from freelib.methods import get_method
-from freelib.records import Record, has_processor_time, training_seconds
+from freelib.records import Record, counts_looks, has_processor_time, training_seconds
 
 REFERENCE = Path(__file__).with_name("reference.csv")
 
@@ -69,7 +69,7 @@ def accuracy_rows(
     last: accuracy of the last round instead of the selected one
     seconds: of meta-training, see `training_seconds`, of the shortest seed (the work is the same, and what
       else a machine does only adds to it); by_processor: whether it is processor time, which all of the row's
-      records have
+      records have; at_most: whether it is no more than a bound, see `counts_looks`
     passes: of images through a model and back, mean over seeds
     models: networks that answer at test time, NaN where the record does not say how many the pool has
     paper, source: the value that others report, NaN where we do not know it
@@ -123,6 +123,7 @@ def accuracy_rows(
                 "last": _mean(record["accuracy_last"] for record in seeds),
                 "seconds": _least(training_seconds(r, by_processor=by_processor) for r in seeds),
                 "by_processor": by_processor,
+                "at_most": by_processor and any(map(counts_looks, seeds)),
                 "passes": _mean(record["passes"] for record in seeds),
                 "models": method.models_at_test or _pool_size(seeds[0]),
                 "paper": paper,

@@ -201,11 +201,13 @@ PROFILES: dict[str, Profile] = {
                 "checkpoint_every": 10,
                 "measure_every": 10,  # figure 5
             },
-            # The others were given about FREE's seconds, at 1 shot (the lines without a number) and at 5, as
-            # an episode costs twice as much there; table 1 says who took longer. Within them each keeps its
-            # paper's settings (models a round, weights of the losses); what sets in after some batches does
-            # so after the same share of all. Each has five looks at the validation classes. BiDf-MKD's
-            # generators take 50 passes, not 200: it meets 20 models then in place of 5.
+            # FREE's seconds at most for each of the others, at 1 shot (the lines without a number) and at 5,
+            # as an episode costs twice as much there. PURER and BiDf-MKD fill most of them; DRO and OTA, at
+            # settings of their own, end after some seconds; table 1 says who took longer, and who less than
+            # half. Within them each keeps its paper's settings (models a round, weights of the losses); what
+            # sets in after some batches does so after the same share of all. Each has five looks at the
+            # validation classes. BiDf-MKD's generators take 50 passes, not 200: it meets 20 models then in
+            # place of 5.
             "purer": {
                 "rounds": 740,
                 "eci_start": 296,

@@ -71,9 +71,9 @@ FIELDS = (*_REQUIRED, *_NULLABLE)
 
 seconds: of wall-clock time, by phase. A run has `training` (the whole of it, all sittings of a run that was
   killed, the looks at the validation classes included) and `test`; where it was trained on the CPU also
-  `training_cpu`: processor time, all threads, so that what else the machine did does not count; and
-  `pretraining`, the sum over the pool's models, where those tell it. Older records have no `training_cpu`,
-  and the last sitting's time as `training`.
+  `training_cpu`: processor time, all threads, so that what else the machine did does not count, and, of it,
+  the looks' `monitor_cpu`; and `pretraining`, the sum over the pool's models, where those tell it. Older
+  records have no `monitor_cpu`, or no `training_cpu` either, and the last sitting's time as `training`.
 threads: of torch, in all lanes (`freelib.lanes`) together
 """
 
@@ -262,13 +262,21 @@ def has_processor_time(records: Iterable[Record]) -> bool:
 def training_seconds(record: Record, *, by_processor: bool = False) -> float | None:
     """Seconds of meta-training, without those of the monitor's looks at the validation classes.
 
-    by_processor: of the processor, all threads, which a record has to have; their share that the looks took
-      is taken to be that of the wall's clock
+    by_processor: of the processor, all threads, which a record has to have; where it `counts_looks`, at most
+      as much: its processor time with the looks, or all that its threads had while there was none
     """
     seconds = record["seconds"] or {}
     if "training" not in seconds:
         return None
-    training, looks = seconds["training"], seconds.get("monitor", 0.0)
-    if by_processor:
-        return seconds["training_cpu"] * (1 - looks / training) if training else 0.0
-    return training - looks
+    alone = seconds["training"] - seconds.get("monitor", 0.0)
+    if not by_processor:
+        return alone
+    if counts_looks(record):
+        return min(seconds["training_cpu"], alone * (record["threads"] or 1))
+    return seconds["training_cpu"] - seconds.get("monitor_cpu", 0.0)
+
+
+def counts_looks(record: Record) -> bool:
+    """Whether there were looks at the validation classes whose own processor time was not recorded."""
+    seconds = record["seconds"] or {}
+    return seconds.get("monitor", 0.0) > 0 and "monitor_cpu" not in seconds

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from freelib.storage import write_atomically
 UNKNOWN, ABSENT = "not known to us", "not in the paper"
 WALL = "†"
 """Marks seconds by the wall's clock where others are the processor's."""
+AT_MOST = "≤: at most, as the processor time of the looks at the validation classes is not known apart"
 DATASET_TITLES = {
     "glyphs": "glyphs",
     "cifar-fs": "CIFAR-FS",
@@ -87,10 +89,16 @@ def signed(value: float, half_width: float, digits: int = 1) -> str:
     return "" if pd.isna(value) else f"{value:+.{digits}f}{interval}".replace("-", "−")
 
 
-def seconds_cell(seconds: float, by_processor: bool) -> str:
-    """`123`, or `123†` by the wall's clock; an empty string for NaN."""
+def seconds_cell(seconds: float, by_processor: bool, at_most: bool) -> str:
+    """`123`, `123†` by the wall's clock, or `≤ 123`, see `accuracy_rows`; an empty string for NaN."""
     mark = "" if by_processor or seconds < 0.5 else WALL
-    return "" if pd.isna(seconds) else f"{seconds:.0f}{mark}"
+    return "" if pd.isna(seconds) else f"{'≤ ' if at_most else ''}{seconds:.0f}{mark}"
+
+
+def seconds_notes(cells: Iterable[str]) -> list[str]:
+    """What the marks mean that some of these `seconds_cell`s have."""
+    wall = f"{WALL}: by the wall's clock, where a run's processor time is not known"
+    return [f"{text}." for text in (wall, AT_MOST) if any(text[0] in cell for cell in cells)]
 
 
 def accuracy_table(rows: pd.DataFrame, caption: str, *, note: str = "", reference: str = "FREE") -> Table:
@@ -121,7 +129,7 @@ def accuracy_table(rows: pd.DataFrame, caption: str, *, note: str = "", referenc
             f"minus {reference}, same episodes": list(
                 map(signed, rows["difference"], rows["difference_ci95"])
             ),
-            "training, s": list(map(seconds_cell, rows["seconds"], rows["by_processor"])),
+            "training, s": list(map(seconds_cell, rows["seconds"], rows["by_processor"], rows["at_most"])),
             "passes": ["" if pd.isna(value) else f"{value:.0f}" for value in rows["passes"]],
             "models at test": ["" if pd.isna(value) else f"{value:.0f}" for value in rows["models"]],
             "paper, %": list(map(_paper_cell, rows["dataset"], rows["paper"])),
@@ -130,9 +138,7 @@ def accuracy_table(rows: pd.DataFrame, caption: str, *, note: str = "", referenc
     notes = [note, "Differences are over the same episodes and the seeds that both have."]
     if "–" in set(cells["seeds"]):
         notes.append("Seeds –: nothing is drawn by chance.")
-    if cells["training, s"].str.endswith(WALL).any():
-        notes.append(f"{WALL}: by the wall's clock, where a run's processor time is not known.")
-    words = " ".join(filter(None, notes))
+    words = " ".join(filter(None, [*notes, *seconds_notes(cells["training, s"])]))
     return Table(f"{caption} Mean ± 95 % interval over {n_episodes} episodes.", rows, cells, words)
 
 

@@ -53,7 +53,11 @@ def test_it_is_drawn_again_only_where_a_record_has_changed(store, tmp_path):
     store.put(images())
     path = overview.draw(tmp_path, Evidence(TINY, store))
     bars = overview.shown(path)["bars"]
-    assert (bars["title"], bars["accuracy"], bars["ci95"]) == (["FREE"], [35.0], [4.38])
+    assert (bars["title"], bars["accuracy"], bars["ci95"]) == (
+        ["FREE"],
+        [35.0],
+        [pytest.approx(4.383, abs=1e-3)],
+    )
     before = path.stat().st_mtime_ns
     overview.draw(tmp_path, Evidence(TINY, store))
     assert path.stat().st_mtime_ns == before
@@ -73,6 +77,15 @@ def test_the_bars_are_the_accuracies(store):
     assert bars.get_yticklabels()[0].get_text() == "student: FREE"
     assert any("7 trained" in text.get_text() for text in scene.texts)
     assert scene.images[0].get_array().shape == (16, 24, 3)
+
+
+def test_an_accuracy_is_rounded_once(tmp_path):
+    store = RecordStore(tmp_path / "records")
+    store.put(images())
+    store.put(made(Unit("table1", "free", "cifar-fs", 1, 0), TINY, [43.2504] * 6))
+    wanted = overview.drawn(Evidence(TINY, store))
+    bars = overview.overview_figure(images(), wanted).axes[1]
+    assert "43.3" in [text.get_text() for text in bars.texts]  # of 43.25 it would be 43.2
 
 
 def test_the_pool_shows_the_better_of_its_two_rows_and_the_student_what_it_learns_from(store):

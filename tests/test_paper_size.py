@@ -72,6 +72,9 @@ def test_the_time_of_its_parts_beside_what_the_pieces_promise(record):
     }  # fmt: skip
     record["extra"] = {"selected_round": 700}  # the last round is tested besides
     assert paper_size.counts(record)["test"] == 1200
+    parts = paper_size.seconds(record)
+    record["seconds"]["monitor_cpu"] = 900.0  # of the monitor's time, not beside it
+    assert paper_size.seconds(record) == parts
     record["extra"] = {"selected_round": 1020}
     assert paper_size.counts(record)["test"] == 600
     table = paper_size.time_table(record, PIECES, "Caption.")

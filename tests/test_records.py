@@ -12,8 +12,10 @@ from freelib.records import (
     RecordStore,
     complete,
     config_digest,
+    counts_looks,
     digest_of,
     plain,
+    training_seconds,
     validate,
 )
 
@@ -46,6 +48,24 @@ def fields(**changes):
         "started": "2026-01-01T00:00:00+00:00",
     }
     return base | changes
+
+
+@pytest.mark.parametrize(
+    ("seconds", "threads", "spent", "bound"),
+    [
+        ({"training_cpu": 80.0}, 1, 80, False),  # no looks
+        ({"training_cpu": 80.0, "monitor": 40.0, "monitor_cpu": 15.0}, 1, 65, False),
+        ({"training_cpu": 50.0, "monitor": 40.0}, 1, 50, True),  # the looks may have had none of it
+        ({"training_cpu": 90.0, "monitor": 40.0}, 1, 60, True),  # 30 at least were the looks'
+        ({"training_cpu": 190.0, "monitor": 40.0}, 2, 120, True),
+        ({"training_cpu": 90.0, "monitor": 40.0}, None, 60, True),
+    ],
+)
+def test_processor_time_of_training_is_without_the_looks_or_a_bound(seconds, threads, spent, bound):
+    record = complete(fields(seconds={"training": 100.0} | seconds, threads=threads))
+    assert training_seconds(record, by_processor=True) == spent
+    assert training_seconds(record) == 100 - seconds.get("monitor", 0)
+    assert counts_looks(record) == bound
 
 
 def test_golden_digest():

@@ -198,6 +198,7 @@ def test_killed_in_the_middle_and_started_again(tiny_world, tmp_path):
     for seconds in (resumed["seconds"], whole["seconds"]):
         assert seconds["training"] >= 8 * 0.3  # of both sittings
         assert 0 < seconds["training_cpu"] < seconds["training"] - 1  # the pauses take no processor
+        assert 0 < seconds["monitor_cpu"] < seconds["training_cpu"]
 
 
 def test_processor_time_is_told_where_the_processor_trained():

@@ -44,6 +44,18 @@ def test_where_the_papers_order_holds_and_where_not():
     )
 
 
+def test_published_methods_that_are_worse_than_the_untrained_student_are_named():
+    others = [
+        record("average", [25.0, 26.0, 24.0, 25.0]),
+        record("dro", [30.0, 40.0, 49.0, 40.0]),  # of a lower mean, 39.75, but within its interval
+        record("best_teacher", [20.0, 20.0, 20.0, 20.0]),  # not in the paper
+    ]
+    found = table1.against_the_paper(table1.rows([*two_methods(), *others]))
+    assert found.splitlines()[0].endswith(
+        ", Random; worse than the untrained student (40.0 %): Average (25.0 ± 0.8 %)."
+    )
+
+
 def test_who_trained_longer_is_told_by_the_shortest_seed_and_the_processor_where_both_have_it():
     looks = {"validation_round": [1.0, 2.0], "validation_accuracy": [20.0, 21.0]}
     free = [
@@ -55,11 +67,14 @@ def test_who_trained_longer_is_told_by_the_shortest_seed_and_the_processor_where
     others = [
         record("purer", [40.0, 50.0], seconds={"training": 120.0}, history=None),
         record("dro", [40.0, 50.0], seconds={"training": 400.0, "training_cpu": 80.0}, history=None),
+        record("ota", [40.0, 50.0], seconds={"training": 400.0, "training_cpu": 9.0}, history=None),
+        record("average", [40.0, 50.0], seconds={"training": 0.1}, history=None),
         record("oracle_maml", [40.0, 50.0], seconds={"training": 95.0, "training_cpu": 95.0}, history=None),
     ]
     assert table1.budgets([*free, *others]) == (
         "CIFAR-FS, 1-shot: trained longer than FREE, by the shortest seeds: "
-        "PURER (120 s against 100 s by the wall's clock), MAML (95 s against 90 s of processor time).\n"
+        "PURER (120 s against 100 s by the wall's clock), MAML (95 s against 90 s of processor time); "
+        "less than half as long: OTA (9 s, 10 %), Average (0 s, 0 %).\n"
         "Looks at the validation classes: FREE 2; the others none."
     )
 

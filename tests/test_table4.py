@@ -73,6 +73,8 @@ def test_rows_know_their_variant_their_difference_and_their_agreement():
     made = table4.table(rows, "Table 4.")
     assert made.cells["by seed"].tolist() == ["", "−10.0, −4.0", "+1.0, +1.0"]
     assert "summed gradients: not told apart (−7.0 ± 0.0, over seeds −7.0 ± 38.1)." in made.note
+    assert all(cell.endswith("†") for cell in made.cells["training, s"])
+    assert made.note.endswith("†: by the wall's clock, where a run's processor time is not known.")
 
 
 def test_the_claim_needs_every_part_measured_and_worse():

@@ -85,7 +85,9 @@ def drawn(evidence: Evidence) -> dict[str, Any] | None:
     return {
         "dataset": dataset,
         "images": images[0]["config_digest"],
-        "bars": _bars(table1.rows(records))[columns].round(2).to_dict("list"),
+        "bars": _bars(table1.rows(records))[columns]
+        .round(6)
+        .to_dict("list"),  # the last bits are a machine's
         "chance": 100 / evidence.profile.n_way,
         "distilled_from": next((shares(r["config"]) for r in records if r["method"] == METHOD), {}),
     }

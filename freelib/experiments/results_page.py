@@ -34,7 +34,7 @@ from freelib.experiments.verdicts import OPEN, Verdict
 from freelib.experiments.what_was_run import what_differs, what_was_run
 from freelib.profiles import Profile
 from freelib.storage import write_atomically
-from freelib.tables import WALL, seconds_cell, signed
+from freelib.tables import AT_MOST, WALL, seconds_cell, signed
 
 EMBEDDED = {
     "figure1": "Five steps of the meta-generator against recoveries from nothing",
@@ -132,7 +132,7 @@ def _tables(evidence: Evidence) -> Iterator[str]:
     more = {
         "minus FREE": lambda row: signed(row["difference"], row["difference_ci95"]) or "–",
         "paper, %": lambda row: "?" if row["paper"] != row["paper"] else f"{row['paper']:.2f}",
-        "training, s": lambda row: seconds_cell(row["seconds"], row["by_processor"]) or "–",
+        "training, s": lambda row: seconds_cell(row["seconds"], row["by_processor"], row["at_most"]) or "–",
     }
     for dataset in dict.fromkeys(record["dataset"] for record in records):
         rows = table1.rows([record for record in records if record["dataset"] == dataset])
@@ -141,7 +141,7 @@ def _tables(evidence: Evidence) -> Iterator[str]:
     if records:
         yield (
             f"Each run on one thread; {WALL}: by the wall's clock, else processor time; paper, %: ?, not "
-            f"known to us; {SEEDS_NOTE}. {PAIRED_NOTE}"
+            f"known to us; {AT_MOST}; {SEEDS_NOTE}. {PAIRED_NOTE}"
         )
         yield ""
     if records := evidence.runs("table2").records:

@@ -203,6 +203,8 @@ def _execute(runs: Sequence[Run], checkpoint: Checkpoint, message: Message) -> l
     log = learner.log
     seconds = {} if log is None else dict(log.seconds)
     seconds |= time_spent(log, began, config.device)
+    if "training_cpu" not in seconds:
+        seconds.pop("monitor_cpu", None)
     if (before := pretraining_seconds(pool)) is not None:
         seconds["pretraining"] = before
     shared = {

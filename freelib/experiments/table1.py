@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from freelib.experiments.grid import run_grid
 from freelib.experiments.units import Unit, grid, without_repeats
 from freelib.methods import get_method
 from freelib.profiles import Profile, get_profile
-from freelib.records import Record, RecordStore, has_processor_time, training_seconds
+from freelib.records import Record, RecordStore, counts_looks, has_processor_time, training_seconds
 from freelib.tables import DATASET_TITLES, plus_minus, signed
 
 EXPERIMENT = "table1"
@@ -117,7 +118,8 @@ def against_the_paper(table: pd.DataFrame) -> str:
     """Where our order agrees with the paper's, FREE above all of PUBLISHED, and where it contradicts it.
 
     Says so in a sentence for each data set and number of shots, and counts those in which the claim holds;
-    order is told by the intervals of the paired differences.
+    order is told by the intervals of the paired differences. Those of them that are below the untrained
+    student's mean with their whole interval are named: to be above them says little.
     """
     sentences, held = [], 0
     columns = table[table["method"] == "free"].groupby(["dataset", "n_shot"], sort=False)
@@ -137,12 +139,16 @@ def against_the_paper(table: pd.DataFrame) -> str:
                 f"{row['title']} ({signed(row['difference'], row['difference_ci95'])})" for row in ahead
             )
             sentence += f"; against the published order, above FREE: {names}"
+        untrained = next((row["accuracy"] for row in rivals if row["method"] == "random"), -math.inf)
+        if below := [row for row in rivals if row["accuracy"] + row["ci95"] < untrained]:
+            names = ", ".join(f"{r['title']} ({plus_minus(r['accuracy'], r['ci95'])} %)" for r in below)
+            sentence += f"; worse than the untrained student ({untrained:.1f} %): {names}"
         sentences.append(sentence + ".")
     return "\n".join([*sentences, f"FREE is above every one of them in {held} of {len(columns)} columns."])
 
 
 def budgets(records: Sequence[Record]) -> str:
-    """Which methods trained longer than FREE, a line a column, and how often each was looked at meanwhile.
+    """Which methods trained longer than FREE or less than half as long, and how often each was looked at.
 
     Of several seeds the shortest counts, and the sentence says so: the work is the same, and what else the
     machine did only adds to it.
@@ -154,10 +160,17 @@ def budgets(records: Sequence[Record]) -> str:
     lines = []
     for (dataset, n_shot), methods in _by_column(records).items():
         if (free := methods.pop("free", None)) is not None:
-            longer = [words for name, own in methods.items() if (words := _longer(name, own, free))]
+            longer, shorter = [], []
+            for name, own in methods.items():
+                mine, frees, clock = _beside_free(own, free)
+                if mine > frees:
+                    longer.append(f"{get_method(name).title} ({mine:.0f} s against {frees:.0f} s {clock})")
+                elif mine < frees / 2:
+                    shorter.append(f"{get_method(name).title} ({mine:.0f} s, {100 * mine / frees:.0f} %)")
             place = f"{DATASET_TITLES.get(dataset, dataset)}, {n_shot}-shot"
             lines.append(
-                f"{place}: trained longer than FREE, by the shortest seeds: {', '.join(longer) or 'none'}."
+                f"{place}: trained longer than FREE, by the shortest seeds: {', '.join(longer) or 'none'}; "
+                f"less than half as long: {', '.join(shorter) or 'none'}."
             )
     seen = ", ".join(f"{get_method(name).title} {times}" for name, times in looks.items() if times)
     return "\n".join([*lines, f"Looks at the validation classes: {seen or 'none'}; the others none."])
@@ -173,7 +186,7 @@ def seconds_of(records: Sequence[Record]) -> str:
             for name, own in methods.items()
         }
         words = ", ".join(f"{title} {seconds:.0f} s" for title, seconds in spent.items())
-        clock = "of processor time" if by_processor else "by the wall's clock"
+        clock = _clock([record for own in methods.values() for record in own], by_processor)
         lines.append(f"Training on {DATASET_TITLES.get(dataset, dataset)}, {n_shot}-shot, {clock}: {words}.")
     return "\n".join(lines)
 
@@ -186,15 +199,21 @@ def _by_column(records: Sequence[Record]) -> dict[tuple[str, int], dict[str, lis
     return columns
 
 
-def _longer(name: str, own: Sequence[Record], free: Sequence[Record]) -> str:
-    """A method's training time and FREE's where it is the longer, by the processor where both have it."""
+def _beside_free(own: Sequence[Record], free: Sequence[Record]) -> tuple[float, float, str]:
+    """Seconds of a method's training and of FREE's, by the processor where both have it, and the clock."""
     by_processor = has_processor_time([*own, *free])
     mine, frees = (
         min(training_seconds(record, by_processor=by_processor) or 0.0 for record in group)
         for group in (own, free)
     )
-    clock = "of processor time" if by_processor else "by the wall's clock"
-    return f"{get_method(name).title} ({mine:.0f} s against {frees:.0f} s {clock})" if mine > frees else ""
+    return mine, frees, _clock([*own, *free], by_processor)
+
+
+def _clock(records: Sequence[Record], by_processor: bool) -> str:
+    """Whose seconds some records' are; at most so many, where a record `counts_looks`."""
+    if not by_processor:
+        return "by the wall's clock"
+    return "of processor time" + (" at most" if any(map(counts_looks, records)) else "")
 
 
 def _compared(other: dict[Hashable, Any], name: str) -> str:

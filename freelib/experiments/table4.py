@@ -17,7 +17,7 @@ from freelib.methods.base import MethodConfig
 from freelib.methods.free import FreeConfig
 from freelib.profiles import Profile, get_profile
 from freelib.records import Record, RecordStore
-from freelib.tables import DATASET_TITLES, Table, plus_minus, signed
+from freelib.tables import DATASET_TITLES, Table, plus_minus, seconds_cell, seconds_notes, signed
 
 EXPERIMENT = "table4"
 SCRATCH_STEPS = 2  # times FIve's passes, which bring it to their agreement with the teacher, or above
@@ -192,7 +192,7 @@ def table(rows: pd.DataFrame, caption: str) -> Table:
         ],
         "teacher agreement, %": [f"{value:.0f}" for value in rows["agreement"]],
         "passes": [f"{value:.0f}" for value in rows["passes"]],
-        "training, s": [f"{value:.0f}" for value in rows["seconds"]],
+        "training, s": list(map(seconds_cell, rows["seconds"], rows["by_processor"], rows["at_most"])),
     }
     if not several:
         del cells["by seed"]
@@ -201,7 +201,7 @@ def table(rows: pd.DataFrame, caption: str) -> Table:
         words,
         rows.drop(columns="by_seed"),
         pd.DataFrame(cells),
-        " ".join(filter(None, [conclusion(rows), of_one_seed(rows)])),
+        " ".join(filter(None, [conclusion(rows), of_one_seed(rows), *seconds_notes(cells["training, s"])])),
     )
 
 

@@ -46,15 +46,19 @@ class TrainingLog:
             self.history.setdefault(name, []).append(float(value))
 
     @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Adds the wall-clock time of its body to a phase."""
-        start = time.perf_counter()
+    def phase(self, name: str, *, processor: bool = False) -> Iterator[None]:
+        """Adds the wall-clock time of its body to a phase; processor: its own too, as `<name>_cpu`."""
+        start, start_cpu, cpu = time.perf_counter(), time.process_time(), f"{name}_cpu"
+        # An older checkpoint has the wall's only.
+        processor &= cpu in self.seconds or name not in self.seconds
         try:
             yield
         finally:
             if torch.cuda.is_initialized():  # a GPU works on when a call has returned: wait for it
                 torch.cuda.synchronize()
             self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - start
+            if processor:
+                self.seconds[cpu] = self.seconds.get(cpu, 0.0) + time.process_time() - start_cpu
 
     def spent(self, began: Mapping[str, float] | None = None) -> dict[str, float]:
         """Seconds, under the names of `clocks`, of the whole training: those of earlier sittings count too.
@@ -95,7 +99,7 @@ class Selection:
         due = last or (self.every > 0 and round_number % self.every == 0)
         if self.monitor is None or not due:
             return
-        with self.log.phase("monitor"):
+        with self.log.phase("monitor", processor=True):
             score = self.monitor(round_number, self.learner)
         if score is None:
             return

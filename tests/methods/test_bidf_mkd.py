@@ -144,7 +144,7 @@ def test_on_a_tiny_pool_a_killed_run_goes_on_with_the_same_bits(
     learner = BidfMkd().meta_train(pool, config, seed=1, monitor=kill_at(-1))
     log = learner.log
     assert log.passes == 5 * 2 * 4
-    assert set(log.seconds) == {"recovery", "distillation", "replay", "monitor"}
+    assert set(log.seconds) == {"recovery", "distillation", "replay", "monitor", "monitor_cpu"}
     assert all(2 <= batches <= 3 for batches in log.history["replay_batches"])
     assert learner.selected_round == 1
     assert learner.last_params is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, fields, replace
 from types import SimpleNamespace
 
@@ -78,6 +79,19 @@ def test_a_log_takes_numbers_and_tensors():
         with log.phase("work"):
             pass
     assert 0 < log.seconds["work"] < 1
+    assert set(log.seconds) == {"work"}
+
+
+def test_looks_are_timed_on_the_processor_too_but_not_in_part():
+    log = TrainingLog()
+    with log.phase("monitor", processor=True):
+        time.sleep(0.2)
+    assert log.seconds["monitor_cpu"] < 0.1 < log.seconds["monitor"]
+    log.load_state_dict({"history": {}, "seconds": {"monitor": 5.0}, "passes": 0})  # an older checkpoint
+    with log.phase("monitor", processor=True):
+        pass
+    assert set(log.seconds) == {"monitor"}
+    assert set(walk([0.1] * 2)[1].seconds) == {"monitor", "monitor_cpu"}
 
 
 def test_the_time_of_all_sittings_is_counted(monkeypatch):
