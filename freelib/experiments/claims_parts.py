@@ -86,8 +86,7 @@ def part_helps(evidence: Evidence, claim: str, part: Part) -> Verdict:
     finding += _one_seed(signs)
     for row in rows[rows["variant"] == part.also].to_dict("records"):
         where = f", {setting(row['dataset'], row['n_shot'])}" if len(cells) > 1 else ""
-        seed = ", one seed" if row["n_seeds"] == 1 else ""
-        finding += f"; with {part.also}{where}: {table4.verdict(row)}{seed}"
+        finding += f"; with {part.also}{where}: {table4.verdict(row)}"
     verdict = judged(signs, missing=bool(missing))
     return Verdict(claim, verdict, finding, numbers, missing, ("04_table4",))
 

@@ -208,11 +208,11 @@ def table(rows: pd.DataFrame, caption: str) -> Table:
 def verdict(row: Mapping[Hashable, Any]) -> str:
     """What a row's paired difference says: "lower by 1.2 ± 0.4 points", "higher by …", "not told apart (…)".
 
-    Where there are several seeds, it has to stand their interval too; see `Cell`.
+    Where there are several seeds, it has to stand their interval too; see `Cell`. Of one it is said.
     """
     sign, gap = Cell.of("", row).sign, (row["difference"], row["difference_ci95"])
     seeds = row["seed_difference"], row["seed_difference_ci95"]
-    over = "" if pd.isna(seeds[1]) else f", over seeds {signed(*seeds)}"
+    over = ", one seed" if pd.isna(seeds[1]) else f", over seeds {signed(*seeds)}"
     if not sign:
         return f"not told apart ({signed(*gap)}{over})"
     return f"{'lower' if sign > 0 else 'higher'} by {plus_minus(abs(gap[0]), gap[1])} points{over}"
@@ -238,12 +238,12 @@ def missing_parts(rows: pd.DataFrame) -> list[str]:
 def claim(rows: pd.DataFrame) -> str:
     """What becomes of the claim that accuracy falls, intervals and all, without each of the parts.
 
-    There is no verdict while one is not measured; see `judged`.
+    A row of one seed decides nothing, and there is no verdict while a part is not measured; see `judged`.
     """
     if missing := missing_parts(rows):
         return f"not judged while these are not measured: {'; '.join(missing)}"
     parts = rows[rows["variant"].isin(PARTS)]
-    return judged([Cell.of("", row).sign for row in parts.to_dict("records")])
+    return judged([Cell.of("", row, by_seed=True).sign for row in parts.to_dict("records")])
 
 
 def every_part_helps(rows: pd.DataFrame) -> bool:
