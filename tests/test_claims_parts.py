@@ -139,6 +139,28 @@ def test_what_images_are_good_for_is_judged_by_students_that_are_trained_alike(e
     )
 
 
+def test_a_difference_that_rounding_makes_decides_nothing(evidence):
+    """Other images bring a point, and so does rounding, of which table 4 has one seed."""
+
+    def other_images(unit):
+        return None if unit.method != "free" else [v - bool(unit.overrides) for v in FREE]
+
+    def rounded(unit):
+        if unit.seed or unit.selection != "validation":
+            return None
+        return (
+            FREE if not unit.overrides else [v - 1.5 for v in FREE] if "precision" in unit.overrides else None
+        )
+
+    alone = all_verdicts(evidence(table5=other_images))["recovered_tasks_teach"]
+    assert alone.verdict == HOLDS
+    found = all_verdicts(evidence(table5=other_images, table4=rounded))["recovered_tasks_teach"]
+    assert found.verdict == UNCLEAR
+    assert found.finding.endswith(
+        "; below the 1.5 points that rounding alone moves a seed: CIFAR-FS, 1-shot (+1.0)"
+    )
+
+
 def test_lemma_and_distances_are_read_from_their_records(evidence):
     rates = [0.01, 0.02]
     rows = {"activation": ["tanh"] * 2, "n_tasks": [2] * 2, "seed": [0] * 2, "rate": rates}

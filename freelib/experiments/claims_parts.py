@@ -44,6 +44,11 @@ def ablation_rows(runs: Runs) -> pd.DataFrame:
     return table4.rows(held) if held else pd.DataFrame(columns=["variant"])
 
 
+def rounding_floor(evidence: Evidence) -> float:
+    """What rounding alone moves a seed of FREE by (table 4), for `Cell`; 0 where that is not measured."""
+    return table4.moved_by_rounding(ablation_rows(evidence.runs("table4")))
+
+
 def part_cells(rows: pd.DataFrame, words: str) -> list[Cell]:
     """The full method minus the row without a part, a cell a data set and number of shots."""
     cells = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable
 from typing import Any
 
@@ -18,6 +19,7 @@ from freelib.experiments import (
     table5,
 )
 from freelib.experiments.benchmark import PIECES
+from freelib.experiments.claims_parts import rounding_floor
 from freelib.experiments.evidence import Evidence, setting, unmeasured_seeds
 from freelib.experiments.verdicts import (
     FAILS,
@@ -32,7 +34,7 @@ from freelib.experiments.verdicts import (
     span,
 )
 from freelib.records import Record
-from freelib.tables import DATASET_TITLES, plus_minus
+from freelib.tables import DATASET_TITLES, plus_minus, signed
 
 FROM_SCRATCH = "generators from scratch"
 
@@ -90,7 +92,8 @@ def recovered_tasks_teach(evidence: Evidence) -> Verdict:
         table = accuracy_rows(runs.records, table="table1", variant=_recovered_by)
     told = table.dropna(subset=["difference"])
     control = told["method"] == f"free ({FROM_SCRATCH})"
-    cells, others = (_cells(told[chosen]) for chosen in (control, ~control))
+    floor = rounding_floor(evidence)
+    cells, others = (_cells(told[chosen], floor) for chosen in (control, ~control))
     if not cells:
         return Verdict(claim, OPEN, notebooks=notebooks)
     missing = runs.lacking(lambda unit: unit.method == "free")
@@ -100,13 +103,17 @@ def recovered_tasks_teach(evidence: Evidence) -> Verdict:
         curves = recovery_cost.rows(costs)
         numbers += [_cost(row) for row in table5.rows(curves, runs.records).to_dict("records")]
     finding = f"FREE minus FREE with {FROM_SCRATCH}: {span(cells)}, one seed"
+    if drowned := [f"{cell.setting} ({signed(cell.difference, math.nan)})" for cell in cells if cell.drowned]:
+        finding += f"; below the {floor:.1f} points that rounding alone moves a seed: {', '.join(drowned)}"
     verdict = judged([cell.sign for cell in cells], missing=bool(missing))
     return Verdict(claim, verdict, finding, tuple(numbers), missing, notebooks)
 
 
-def _cells(rows: pd.DataFrame) -> list[Cell]:
-    """FREE minus each row's learner."""
-    return [Cell.of(setting(row["dataset"], row["n_shot"]), row) for row in rows.to_dict("records")]
+def _cells(rows: pd.DataFrame, floor: float) -> list[Cell]:
+    """FREE minus each row's learner; floor: see `Cell`."""
+    return [
+        Cell.of(setting(row["dataset"], row["n_shot"]), row, floor=floor) for row in rows.to_dict("records")
+    ]
 
 
 def _recovered_by(record: Record) -> str:

@@ -251,14 +251,20 @@ def every_part_helps(rows: pd.DataFrame) -> bool:
     return claim(rows) == HOLDS
 
 
+def moved_by_rounding(rows: pd.DataFrame) -> float:
+    """How far rounding alone moves a seed at most, in points; 0 where no row tells."""
+    there = rows[rows["variant"].isin(ROUNDING)]
+    return max((abs(value) for values in there.get("by_seed", ()) for value in values), default=0.0)
+
+
 def of_one_seed(rows: pd.DataFrame) -> str:
     """How far rows of one seed are to be trusted, by what the rounding alone does; empty where none says."""
-    moved = [max(map(abs, row["by_seed"])) for row in rows.to_dict("records") if row["variant"] in ROUNDING]
+    moved = moved_by_rounding(rows)
     if not moved or (rows["n_seeds"] > 1).all():
         return ""
     names = " or ".join(words for words in ROUNDING if words in set(rows["variant"]))
     return (
         f"Rounding alone ({names}) moves a seed by up "
-        f"to {max(moved):.1f} points: of one seed, a smaller difference says little, whatever its interval "
+        f"to {moved:.1f} points: of one seed, a smaller difference says little, whatever its interval "
         "over episodes."
     )
