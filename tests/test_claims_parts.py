@@ -169,7 +169,7 @@ def test_lemma_and_distances_are_read_from_their_records(evidence):
     rows = {"seed": [0, 1], "round": [1, 1], **sums, "difference": [0.5, 0.51]}
     theorem = record("training", [1.0], extra=rows)
     near, far = [[0, 3], [3, 0]], [[0.01, 0.9], [0.9, 0.02]]
-    extra = {"kinds": near, "distances": far, "accuracies": [0.8, 0.9]}
+    extra = {"kinds": near, "distances": far, "accuracies": [0.8, 0.9], "domains": ["a", "b"]}
     spread = record("spread", [1.0], dataset=MIXED, extra=extra)
     found = all_verdicts(evidence(CLAIMED, lemma, theorem, spread))
     assert found["lemma_holds"].verdict == HOLDS
@@ -187,13 +187,30 @@ def test_lemma_and_distances_are_read_from_their_records(evidence):
     )
 
 
+def test_domains_are_apart_in_part_where_a_pair_is_not(evidence):
+    """Pooled, the third data set's distance hides that the first two are not apart."""
+    domains = "aaaabbbbcccc"
+    pairs = [[(i == j, a == b, "c" in (a, b)) for j, b in enumerate(domains)] for i, a in enumerate(domains)]
+    kinds = [[0 if same else 2 if own else 3 for same, own, _ in row] for row in pairs]
+    distances = [[0.0 if same else 1 if own else 9 if far else 1 for same, own, far in row] for row in pairs]
+    extra = {"kinds": kinds, "distances": distances, "accuracies": [0.8] * 12, "domains": list(domains)}
+    parts = [{"dataset": "cifar-fs", "image_size": 32}, {"dataset": "cub", "image_size": 48}]
+    spread = record("spread", [1.0], dataset=MIXED, extra=extra, pool={"parts": parts})
+    found = all_verdicts(evidence(CLAIMED, spread))["pool_is_heterogeneous"]
+    assert found.verdict == HOLDS_IN_PART
+    assert (
+        "; by pair, against the mean within the two: a–b +0.000 [0.000, 0.000], a–c +8.000" in found.finding
+    )
+    assert found.numbers[1].endswith("CIFAR-FS 32, CUB 48 pixels.")
+
+
 @pytest.mark.parametrize(("across", "within", "verdict"), [(0.9, 0.1, HOLDS), (0.1, 0.9, FAILS)])
 def test_domains_are_apart_where_every_difference_is_clear(evidence, across, within, verdict):
     """Two models of each of two domains; what one model's recoveries are apart is as within its domain."""
     domain = [0, 0, 1, 1]
     kinds = [[0 if i == j else 2 if domain[i] == domain[j] else 3 for j in range(4)] for i in range(4)]
     distances = [[across if kind == 3 else within for kind in row] for row in kinds]
-    extra = {"kinds": kinds, "distances": distances, "accuracies": [0.8] * 4}
+    extra = {"kinds": kinds, "distances": distances, "accuracies": [0.8] * 4, "domains": list("aabb")}
     spread = record("spread", [1.0], dataset=MIXED, extra=extra)
     assert all_verdicts(evidence(CLAIMED, spread))["pool_is_heterogeneous"].verdict == verdict
 

@@ -142,13 +142,36 @@ def pool_is_heterogeneous(evidence: Evidence) -> Verdict:
     if len(nearer) == len(kinds):
         return Verdict(claim, OPEN, notebooks=notebooks)
     gaps = [figure2.further(kinds, near, far) for near in nearer]
-    signs = [1 if low > 0 else -1 if high < 0 else 0 for _, low, high in gaps]
+    pairs = figure2.by_pair(found[0])
+    ends = [(low, high) for _, low, high in gaps] + list(zip(pairs["low"], pairs["high"], strict=True))
+    signs = [1 if low > 0 else -1 if high < 0 else 0 for low, high in ends]
     words = [
         f"{gap:+.3f} {figure2.in_brackets(low, high)} against {near}".replace("-0.", "−0.")
         for near, (gap, low, high) in zip(nearer, gaps, strict=True)
     ]
     finding = f"energy distance of two tasks, {far}: {', '.join(words)}"
-    return Verdict(claim, judged(signs), finding, (figure2.conclusion(found[0]),), (), notebooks)
+    if len(pairs):
+        each = [
+            f"{row['pair']} {row['gap']:+.3f} {figure2.in_brackets(row['low'], row['high'])}".replace(
+                "-0.", "−0."
+            )
+            for row in pairs.to_dict("records")
+        ]
+        finding += f"; by pair, against the mean within the two: {', '.join(each)}"
+    numbers = (figure2.conclusion(found[0]), *_sizes_of_pool(found[0]))
+    return Verdict(claim, judged(signs), finding, numbers, (), notebooks)
+
+
+def _sizes_of_pool(record: Record) -> tuple[str, ...]:
+    """What besides their pictures sets a mixed pool's data sets apart: the size of the images."""
+    parts = (record["pool"] or {}).get("parts", ())
+    sizes = {part["dataset"]: part["image_size"] for part in parts if part.get("image_size")}
+    if len(set(sizes.values())) < 2:
+        return ()
+    named = ", ".join(f"{DATASET_TITLES.get(name, name)} {size}" for name, size in sizes.items())
+    return (
+        f"The data sets' images differ in size as well, which no distance here is free of: {named} pixels.",
+    )
 
 
 def reaches_speed_targets(evidence: Evidence) -> Verdict:
