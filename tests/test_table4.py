@@ -108,6 +108,15 @@ def test_what_rounding_moves_warns_of_rows_with_one_seed():
     assert table4.of_one_seed(table4.rows(records[:2] + records[-1:])) == ""
 
 
+def test_a_selection_of_the_same_round_is_called_the_same():
+    full = run_of({}, [50.0, 60.0, 70.0])
+    same, other = ({**full, "selection": selection} for selection in ("test", "last"))
+    other["episode_accuracies"] = [50.0, 60.0, 71.0]
+    words = "For *selected on the test classes* the round is the full method's own: these rows are the same"
+    assert table4.same_round(table4.rows([full, same, other])).startswith(words)
+    assert table4.same_round(table4.rows([full, other])) == ""
+
+
 def test_plain_aligned_steps_are_held_against_summed_gradients():
     plain_steps = table4.variants(FULL)[table4.PLAIN]
     full, other = run_of({}, [70.0, 70.0, 70.0]), run_of({"memory_tasks": "last"}, [10.0, 10.0, 10.0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -58,7 +58,10 @@ def recovers_faster(evidence: Evidence) -> Verdict:
     share = min(times["passes"] for times in found.values()) / figure1.REPORTED
     holds, fails = (SO_FAR, FAILS_SO_FAR) if missing else (HOLDS, FAILS)
     verdict = holds if share >= 1 else HOLDS_IN_PART if share >= 0.5 else fails
-    words = "; ".join(_faster(name, found[name], group) for name, group in groups.items())
+    words = _in_its_form(groups) + "; ".join(
+        _faster(name, found[name], costs) for name, costs in groups.items()
+    )
+    words += f": {verdict}"
     numbers = tuple(map(figure1.conclusion, groups.values()))
     numbers += tuple(map(meta_training.conclusion, evidence.latest(meta_training.NAME, datasets)))
     return Verdict(claim, verdict, words, numbers, missing, notebooks)
@@ -72,11 +75,23 @@ def _faster(dataset: str, times: dict[str, float], costs: pd.DataFrame) -> str:
         equal = "equal agreement was not reached in most tasks"
     by_loss = figure1.speed_up(costs, measure="loss")["passes"]
     equal += f", {by_loss:.1f} times at equal loss" if by_loss < float("inf") else ""
-    scratch, seeds = costs[costs["way"] == "scratch"], costs["seed"].nunique()
+    seeds = costs["seed"].nunique()
     return (
-        f"{DATASET_TITLES.get(dataset, dataset)}: {equal}; all {scratch['step'].max()} passes of a generator "
-        f"from scratch take {figure1.whole_run(costs):.0f} times the seconds (median over "
-        f"{times['tasks']:.0f} held-out models, {seeds} seed{'s' if seeds > 1 else ''})"
+        f"{DATASET_TITLES.get(dataset, dataset)}: {equal} (median over {times['tasks']:.0f} held-out models, "
+        f"{seeds} seed{'s' if seeds > 1 else ''})"
+    )
+
+
+def _in_its_form(groups: Mapping[str, pd.DataFrame]) -> str:
+    """The paper's own form, against a whole generator from scratch, whose number of passes is a choice."""
+    factors = {name: figure1.whole_run(costs) for name, costs in groups.items()}
+    found = min(factors.values()) >= figure1.REPORTED
+    steps = "/".join(map(str, sorted({int(costs["step"].max()) for costs in groups.values()})))
+    named = ", ".join(f"{DATASET_TITLES.get(name, name)} {factor:.0f}" for name, factor in factors.items())
+    return (
+        f"In the paper's form, {figure1.REPORTED} times less time than a whole generator from scratch: "
+        f"{'found' if found else 'not found'} ({named} times, of {steps} passes, a number that we chose). In "
+        "ours, which is judged, at equal agreement: "
     )
 
 

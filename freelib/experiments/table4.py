@@ -201,7 +201,7 @@ def table(rows: pd.DataFrame, caption: str) -> Table:
         words,
         rows.drop(columns="by_seed"),
         pd.DataFrame(cells),
-        " ".join(filter(None, [conclusion(rows), of_one_seed(rows)])),
+        " ".join(filter(None, [conclusion(rows), of_one_seed(rows), same_round(rows)])),
     )
 
 
@@ -249,6 +249,19 @@ def claim(rows: pd.DataFrame) -> str:
 def every_part_helps(rows: pd.DataFrame) -> bool:
     """Whether that claim holds."""
     return claim(rows) == HOLDS
+
+
+def same_round(rows: pd.DataFrame) -> str:
+    """Which selections picked the full method's round, so that their zero tells nothing; empty if none."""
+    same = (rows["difference"] == 0) & (rows["difference_ci95"] == 0)
+    words = list(dict.fromkeys(rows[same & rows["variant"].isin(SELECTIONS.values())]["variant"]))
+    if not words:
+        return ""
+    named = " and ".join(f"*{text}*" for text in words)
+    return (
+        f"For {named} the round is the full method's own: these rows are the same weights, and their +0.0 "
+        "says nothing of the selection."
+    )
 
 
 def moved_by_rounding(rows: pd.DataFrame) -> float:
