@@ -112,7 +112,7 @@ def test_recovery_is_as_much_faster_as_the_passes_say(evidence, passes, verdict)
     assert found.verdict == verdict
     equal = f"{passes / 2:.1f} times the passes at equal agreement ({0.75 * passes:.1f} times the seconds)"
     equal += f", {passes / 2:.1f} times at equal loss"
-    assert f"judged, at equal agreement: CIFAR-FS: {equal} (median over 1 held" in found.finding
+    assert f"ours, which is judged: CIFAR-FS: {equal} (median over 1 held" in found.finding
     assert found.finding.endswith(f" models, 1 seed): {verdict}")
     ratio = 0.75 * (passes + 4)
     whole = f"{'found' if ratio >= 20 else 'not found'} (CIFAR-FS {ratio:.0f} times, of {passes + 4} passes"
@@ -163,7 +163,7 @@ def test_a_difference_that_rounding_makes_decides_nothing(evidence):
     found = all_verdicts(evidence(table5=other_images, table4=rounded))["recovered_tasks_teach"]
     assert found.verdict == UNCLEAR
     assert found.finding.endswith(
-        "; below the 1.5 points that rounding alone moves a seed: CIFAR-FS, 1-shot (+1.0)"
+        "; below the 1.5 points that rounding alone moves a seed by: CIFAR-FS, 1-shot (+1.0)"
     )
 
 

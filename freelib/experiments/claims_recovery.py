@@ -91,7 +91,7 @@ def _in_its_form(groups: Mapping[str, pd.DataFrame]) -> str:
     return (
         f"In the paper's form, {figure1.REPORTED} times less time than a whole generator from scratch: "
         f"{'found' if found else 'not found'} ({named} times, of {steps} passes, a number that we chose). In "
-        "ours, which is judged, at equal agreement: "
+        "ours, which is judged: "
     )
 
 
@@ -119,7 +119,7 @@ def recovered_tasks_teach(evidence: Evidence) -> Verdict:
         numbers += [_cost(row) for row in table5.rows(curves, runs.records).to_dict("records")]
     finding = f"FREE minus FREE with {FROM_SCRATCH}: {span(cells)}, one seed"
     if drowned := [f"{cell.setting} ({signed(cell.difference, math.nan)})" for cell in cells if cell.drowned]:
-        finding += f"; below the {floor:.1f} points that rounding alone moves a seed: {', '.join(drowned)}"
+        finding += f"; below the {floor:.1f} points that rounding alone moves a seed by: {', '.join(drowned)}"
     verdict = judged([cell.sign for cell in cells], missing=bool(missing))
     return Verdict(claim, verdict, finding, tuple(numbers), missing, notebooks)
 

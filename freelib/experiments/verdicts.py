@@ -94,7 +94,7 @@ class Cell:
         several = self.seeds and not math.isnan(self.seeds[1])
         text += f"; over seeds {signed(*self.seeds)}" if self.seeds and several else ", one seed"
         return text + (
-            f", and below the {self.floor:.1f} that rounding alone moves it" if self.drowned else ""
+            f", and below the {self.floor:.1f} that rounding alone moves it by" if self.drowned else ""
         )
 
 
