@@ -7,7 +7,7 @@ from made_records import CLAIMED, FREE, by_method
 from freelib.experiments.claims import CLAIMS, QUESTIONS, SOURCES, all_verdicts
 from freelib.experiments.claims_accuracy import beats_published
 from freelib.experiments.units import Unit
-from freelib.experiments.verdicts import FAILS, FAILS_SO_FAR, HOLDS, OPEN, SO_FAR, UNCLEAR
+from freelib.experiments.verdicts import FAILS, FAILS_SO_FAR, HOLDS, HOLDS_IN_PART, OPEN, SO_FAR, UNCLEAR
 
 
 def test_without_records_nothing_is_claimed(evidence):
@@ -91,6 +91,18 @@ def test_a_claim_holds_where_all_is_measured(evidence):
     lower = dict.fromkeys(("random", "average", "ota", "dro", "purer", "bidf_mkd"), -3)
     verdict = beats_published(evidence(table1=by_method(free=0, **lower)))
     assert (verdict.verdict, verdict.missing) == (HOLDS, ())
+
+
+def test_a_column_against_a_claim_that_holds_elsewhere_is_named(evidence):
+    profile = replace(CLAIMED, datasets=("cifar-fs", "cub"))
+
+    def accuracies(unit):
+        gap = {"pool_distillation": 0, "pool_features": -2 if unit.dataset == "cifar-fs" else 5}
+        return by_method(**gap)(unit)
+
+    verdict = all_verdicts(evidence(profile, table1=accuracies))["distilled_beats_pool"]
+    assert verdict.verdict == HOLDS_IN_PART
+    assert verdict.finding.endswith("; against it: CUB, 1-shot −5.0")
 
 
 def test_a_rival_of_a_lower_mean_may_still_be_level(evidence):

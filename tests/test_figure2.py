@@ -90,6 +90,29 @@ def test_distances_by_kind():
     assert "from 70 to 90 %" in figure2.conclusion(known())
 
 
+def test_distances_by_pair_of_data_sets():
+    """Two models of each of three data sets: c lies apart from both, b hardly from a."""
+    domains = ["cifar-fs"] * 2 + ["cub"] * 2 + ["c"] * 2
+    apart = {("cifar-fs", "cub"): 1.0, ("cifar-fs", "c"): 5.0, ("cub", "c"): 6.0}
+    own = {"cifar-fs": 1.0, "cub": 3.0, "c": 2.0}
+    distances = [
+        [
+            0.0 if i == j else own[a] if a == b else apart.get((a, b)) or apart[b, a]
+            for j, b in enumerate(domains)
+        ]
+        for i, a in enumerate(domains)
+    ]
+    extra = {"distances": distances, "domains": domains, "names": list("uvwxyz"), "eyes": ["u", "w", "v"]}
+    record = complete(fields(extra=extra))
+    found = figure2.by_pair(record).set_index("pair")
+    assert found["gap"].to_dict() == {"CIFAR-FS–CUB": -1.0, "CIFAR-FS–c": 3.5, "CUB–c": 3.5}
+    assert found["high"].tolist() == [-1.0, 3.5, 3.5]  # every drawing with two of each has the same
+    words = figure2.pair_sentence(record)
+    assert "CIFAR-FS–CUB: 1.000 against 2.000, −1.000 [" in words.replace("-1", "−1")
+    assert words.endswith("as 3 of the models see the images: 2 of CIFAR-FS, 1 of CUB.")
+    assert figure2.pair_sentence(known()) == ""  # of one data set there is one model
+
+
 def test_the_figure_shows_the_matrix_and_the_accuracies():
     bars, matrix, points, scale = figure2.spread_figure(known()).axes
     assert scale.get_ylabel() == "energy distance"

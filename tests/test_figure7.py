@@ -61,6 +61,18 @@ def test_whether_more_steps_help_is_said(highest, verb):
     assert found.endswith("at k = 20.")
 
 
+def test_differences_below_what_rounding_does_are_named():
+    table = figure7.rows(
+        [*RECORDS[::2], trained([41.0, 50.5], adapt_steps=20), trained([39.0, 50.0], take=5)]
+    )
+    assert figure7.drowned(table, 0.5) == ""
+    named = "are adaptation steps k: 20; models in the pool: 5."
+    assert figure7.drowned(table, 1.5).endswith(named)
+    assert figure7.conclusion(table, 1.5).endswith(named)
+    assert "do not measurably raise" in figure7.few_steps_suffice(table, 1.5)
+    assert "Rounding" not in figure7.conclusion(table)
+
+
 def test_a_seed_that_the_base_lacks_is_refused():
     with pytest.raises(ValueError, match="the base has none of the seeds 3"):
         figure7.rows([RECORDS[0], trained([20.0, 22.0], adapt_steps=1, seed=3)])

@@ -85,6 +85,25 @@ def test_tables_appear_with_their_records(whole):
     assert "- *Does a data-free meta-learner beat" in whole
 
 
+def test_what_differs_of_mixed_pools_has_the_papers_in_brackets(tmp_path):
+    page = results_page.results_page(tmp_path / "cpu")
+    assert (
+        "42 models (100) in 3 parts, pixels: CIFAR-FS 32 (32), mini-ImageNet 48 (84), CUB 48 (84); 300 "
+        "episodes (600) each." in page
+    )
+    assert (
+        "26 models (100) in 3 parts, pixels: CIFAR-FS 32 (32); 600 episodes (600) each; channels of the "
+        "first stage: ResNet-10 16 (64), ResNet-18 16 (64)." in page
+    )
+
+
+def test_the_page_says_what_one_change_at_a_time_is_worth():
+    page = results_page.results_page(RESULTS)
+    assert "λ_bn = 0.05 (0). In table 4, CIFAR-FS, 1-shot, each alone, the others kept: one head" in page
+    assert "a distillation step of 0.003 (0.001), λ_bn" in page
+    assert "; with its warm-up FREE has 1200 passes against 1000" in page
+
+
 def test_report_writes_both_files_or_neither(tmp_path):
     from click.testing import CliRunner
 

@@ -98,13 +98,16 @@ def test_rows_are_by_domain_then_on_the_mean():
     assert table["difference"].dropna().tolist() == [-4, 3, -0.5]
     words = table2.conclusion(table)
     assert words.startswith(
-        "On CIFAR-FS, 1-shot, summed gradients in place of BelL: lower by 4.0 ± 0.0 points."
+        "On CIFAR-FS, 1-shot, summed gradients in place of BelL: lower by 4.0 ± 0.0 points, one seed."
     )
-    assert "On CUB, 1-shot, summed gradients in place of BelL: higher by 3.0 ± 0.0 points." in words
+    assert "On CUB, 1-shot, summed gradients in place of BelL: higher by 3.0 ± 0.0 points, one seed." in words
+    assert not alignment_helps(table)
+    assert claim(table) == "one seed"
+    assert claim(table2.rows(records[:1])) == "not measured yet"
+    table = table2.rows(records + [{**each, "seed": 1} for each in records])
     assert not alignment_helps(table)
     assert claim(table) == "holds in part"
     assert claim(table[table["dataset"] == "cifar-fs"]) == "holds"
-    assert claim(table2.rows(records[:1])) == "not measured yet"
     assert alignment_helps(table[table["dataset"] == "cifar-fs"])
 
 

@@ -107,4 +107,7 @@ def test_a_row_is_compared_with_free_of_its_own_student_and_dashes_say_why():
     ]  # fmt: skip
     assert shown.cells["accuracy, %"].tolist()[-3:] == ["–"] * 3
     assert shown.note.endswith("several architectures give them nothing to fuse.")
-    assert "student ResNet-10, summed gradients in place of BelL: higher by 4.0 ± 0.0 points." in shown.note
+    assert (
+        "student ResNet-10, summed gradients in place of BelL: higher by 4.0 ± 0.0 points, one seed."
+        in shown.note
+    )

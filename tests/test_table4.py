@@ -79,13 +79,20 @@ def test_rows_know_their_variant_their_difference_and_their_agreement():
 
 def test_the_claim_needs_every_part_measured_and_worse():
     settings = table4.variants(FULL)
-    full = run_of({}, [50.0, 60.0, 70.0])
-    parts = [run_of(settings[words], [40.0, 51.0, 60.0]) for words in table4.PARTS]
-    assert table4.claim(table4.rows([full, *parts])) == "holds"
-    assert table4.every_part_helps(table4.rows([full, *parts]))
-    parts[1] = run_of(settings[table4.PARTS[1]], [52.0, 63.0, 70.0])
-    assert table4.claim(table4.rows([full, *parts])) == "holds in part"
-    assert not table4.every_part_helps(table4.rows([full, *parts]))
+    seeds = (0, 1)
+
+    def both(fields, accuracies):
+        return [run_of(fields, accuracies, seed=seed) for seed in seeds]
+
+    full = both({}, [50.0, 60.0, 70.0])
+    parts = [both(settings[words], [40.0, 51.0, 60.0]) for words in table4.PARTS]
+    assert table4.claim(table4.rows(sum(parts, full))) == "holds"
+    assert table4.every_part_helps(table4.rows(sum(parts, full)))
+    first = [record for record in sum(parts, full) if record["seed"] == 0]
+    assert table4.claim(table4.rows(first)) == "one seed"
+    parts[1] = both(settings[table4.PARTS[1]], [52.0, 63.0, 70.0])
+    assert table4.claim(table4.rows(sum(parts, full))) == "holds in part"
+    assert not table4.every_part_helps(table4.rows(sum(parts, full)))
 
 
 def test_what_rounding_moves_warns_of_rows_with_one_seed():
@@ -103,6 +110,15 @@ def test_what_rounding_moves_warns_of_rows_with_one_seed():
     assert table4.of_one_seed(table4.rows(records[:2] + records[-1:])) == ""
 
 
+def test_a_selection_of_the_same_round_is_called_the_same():
+    full = run_of({}, [50.0, 60.0, 70.0])
+    same, other = ({**full, "selection": selection} for selection in ("test", "last"))
+    other["episode_accuracies"] = [50.0, 60.0, 71.0]
+    words = "For *selected on the test classes* the round is the full method's own: these rows are the same"
+    assert table4.same_round(table4.rows([full, same, other])).startswith(words)
+    assert table4.same_round(table4.rows([full, other])) == ""
+
+
 def test_plain_aligned_steps_are_held_against_summed_gradients():
     plain_steps = table4.variants(FULL)[table4.PLAIN]
     full, other = run_of({}, [70.0, 70.0, 70.0]), run_of({"memory_tasks": "last"}, [10.0, 10.0, 10.0])
@@ -111,7 +127,8 @@ def test_plain_aligned_steps_are_held_against_summed_gradients():
     aligned = run_of(plain_steps, [50.0, 61.0, 69.0])
     assert table4.variant(aligned, FULL) == table4.PLAIN
     assert table4.plain_sentences([full, other, summed, aligned]) == (
-        "On CIFAR-FS, 1-shot, summed gradients in place of aligned plain steps: lower by 1.0 ± 0.0 points."
+        "On CIFAR-FS, 1-shot, summed gradients in place of aligned plain steps: lower by 1.0 ± 0.0 points, "
+        "one seed."
     )
     later = [
         run_of({"alignment": "summed"}, [50.0, 61.0, 69.0], seed=1),
@@ -131,9 +148,9 @@ def test_verdicts():
         return table4.verdict({"title": "FREE", **dict(zip(names, values, strict=True))})
 
     one = (float("nan"), float("nan"))
-    assert said(-1.25, 0.4, *one) == "lower by 1.2 ± 0.4 points"
-    assert said(2.0, 0.4, *one) == "higher by 2.0 ± 0.4 points"
-    assert said(0.3, 0.4, *one) == "not told apart (+0.3 ± 0.4)"
+    assert said(-1.25, 0.4, *one) == "lower by 1.2 ± 0.4 points, one seed"
+    assert said(2.0, 0.4, *one) == "higher by 2.0 ± 0.4 points, one seed"
+    assert said(0.3, 0.4, *one) == "not told apart (+0.3 ± 0.4, one seed)"
     assert said(-0.4, 0.3, -0.4, 0.2) == "lower by 0.4 ± 0.3 points, over seeds −0.4 ± 0.2"
     assert said(-0.4, 0.3, -0.4, 0.6) == "not told apart (−0.4 ± 0.3, over seeds −0.4 ± 0.6)"
 

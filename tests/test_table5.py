@@ -57,7 +57,7 @@ def test_bidf_mkd_stands_beside_the_passes_that_its_generators_had():
 def test_table_for_readers():
     table = table5.cost_table(table5.rows(costs(), learners()), "smoke", 50)
     assert "a task of 50 images" in table.caption
-    assert "over 1 tasks" in table.caption
+    assert "(how many: glyphs 1); the learner's, of the first seed, mean" in table.caption
     assert table.cells["teacher agreement, % (lowest to highest)"].tolist()[0] == "80.0 (80.0 to 80.0)"
     assert table.cells["images through the model"].tolist() == [100, 100, 300, 300]
     assert table.cells["its accuracy, %"].tolist()[2] == ""

@@ -53,6 +53,16 @@ def test_a_difference_must_stand_the_test_over_seeds_too():
     assert str(alone) == "s: +0.6 ± 0.5 against x, one seed"
 
 
+def test_what_rounding_does_to_one_seed_is_no_difference():
+    assert Cell("s", "x", 1.6, 0.6, floor=1.9).sign == 0
+    assert Cell("s", "x", -1.6, 0.6, floor=1.9).sign == 0
+    assert Cell("s", "x", 2.0, 0.6, floor=1.9).sign == 1
+    assert Cell("s", "x", 1.6, 0.6, seeds=(1.6, 0.5), floor=1.9).sign == 1  # its own interval tells
+    assert Cell("s", "x", 1.6, 0.6, seeds=(1.6, math.nan), floor=1.9).sign is None
+    words = "s: +1.6 ± 0.6 against x, one seed, and below the 1.9 that rounding alone moves it by"
+    assert str(Cell("s", "x", 1.6, 0.6, floor=1.9)) == words
+
+
 def test_cells_in_words():
     cells = [Cell("CUB, 1-shot", "OTA", -0.96, 0.5), Cell("s", "x", 2.0, 0.5, seeds=(2.0, 3.25))]
     assert str(cells[0]) == "CUB, 1-shot: −1.0 ± 0.5 against OTA, one seed"

@@ -11,6 +11,7 @@ from freelib.methods.free import FreeConfig
 HERE = {
     "kd_heads": "a distillation head for each model (one for all)",
     "align_sweeps": "{} distillation sweeps a round ({})",
+    "align_lr": "a distillation step of {:g} ({:g})",
     "lambda_bn": "λ_bn = {} ({:g})",
 }
 BACK = ("one head for all models", "one align sweep", "without λ_bn")
@@ -33,5 +34,6 @@ def changed_settings(evidence: Evidence) -> str:
         by_words = {row["variant"]: row for row in group.to_dict("records")}
         said = [f"{back}: {verdict(by_words[back])}" for back in BACK if back in by_words]
         if said:
-            text += f" In table 4, {setting(str(dataset), int(str(n_shot)))}, with {'; '.join(said)}."
-    return text
+            where = setting(str(dataset), int(str(n_shot)))
+            text += f" In table 4, {where}, each alone, the others kept: {'; '.join(said)}."
+    return text + " All differences: *What differs from the paper* in results/README.md."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -11,11 +12,12 @@ import pandas as pd
 from freelib.accuracy_rows import reference_values
 from freelib.experiments import beyond, paper_size, table1, table2, table3
 from freelib.experiments.changed_settings import changed_settings
+from freelib.experiments.claims_parts import rounding_floor
 from freelib.experiments.evidence import Evidence, Runs, setting, unmeasured
 from freelib.experiments.units import Unit
-from freelib.experiments.verdicts import OPEN, Cell, Verdict, judged, span
+from freelib.experiments.verdicts import HOLDS_IN_PART, OPEN, Cell, Verdict, judged, span
 from freelib.methods import get_method
-from freelib.tables import plus_minus
+from freelib.tables import by_chance, plus_minus, signed
 
 Rows = dict[Hashable, Any]
 TABLES: dict[str, Any] = {
@@ -51,18 +53,21 @@ def columns(experiment: str, runs: Runs, method: str) -> Iterator[tuple[str, Row
             yield setting(str(key[0]), int(str(key[1]))) + student, rows
 
 
-def ahead(rows: Rows, others: Sequence[str], where: str) -> Cell | None:
+def ahead(rows: Rows, others: Sequence[str], where: str, floor: float = 0.0) -> Cell | None:
     """The method that the rows are held against, minus the best of some others; None where there is none.
 
     Its sign is the least against any of them: not only the one of the highest mean may be ahead.
+    floor: see `Cell`; it counts against those that draw something by chance
     """
     there = [rows[name] for name in others if name in rows and not pd.isna(rows[name]["difference"])]
     if not there:
         return None
     best = max(there, key=lambda row: row["accuracy"])
-    return replace(
-        Cell.of(where, best), rivals=tuple(Cell.of(where, row) for row in there if row is not best)
-    )
+
+    def cell(row: Rows) -> Cell:
+        return Cell.of(where, row, floor=floor if by_chance(str(row["method"])) else 0.0)
+
+    return replace(cell(best), rivals=tuple(cell(row) for row in there if row is not best))
 
 
 def against(
@@ -84,12 +89,13 @@ def against(
         )
 
     found: dict[str, Cell] = {}
+    floor = rounding_floor(evidence)
     wanted: dict[Unit, None] = {}
     lacking: dict[Unit, None] = {}
     for experiment in experiments:
         runs = evidence.runs(experiment)
         for where, rows in columns(experiment, runs, method):
-            if where not in found and (cell := ahead(rows, others, where)) is not None:
+            if where not in found and (cell := ahead(rows, others, where, floor)) is not None:
                 found[where] = cell
         for units, seen in ((runs.wanted, wanted), (runs.missing, lacking)):  # a run of both counts once
             seen |= dict.fromkeys(replace(unit, experiment="") for unit in units if concerns(unit))
@@ -97,6 +103,7 @@ def against(
     if not cells:
         return Verdict(claim, OPEN, notebooks=notebooks, ours=ours)
     missing = (*unmeasured(list(wanted), list(lacking)), *also_missing)
+    verdict = judged([cell.sign for cell in cells], missing=bool(missing))
     title, rest = get_method(method).title, {cell.other for cell in cells}
     total = ""
     if "table1" in experiments:
@@ -110,13 +117,19 @@ def against(
     best = rest.pop() if len(rest) == 1 else f"the best of the others ({' or '.join(sorted(rest))})"
     return Verdict(
         claim,
-        judged([cell.sign for cell in cells], missing=bool(missing)),
-        f"{title} minus {best}: {span(cells)}{total}",
+        verdict,
+        f"{title} minus {best}: {span(cells)}{total}{_behind(cells) if verdict == HOLDS_IN_PART else ''}",
         tuple([f"{title}, points: {cell}" for cell in cells] + [NOT_AHEAD + text for text in _level(cells)]),
         missing,
         notebooks,
         ours,
     )
+
+
+def _behind(cells: Sequence[Cell]) -> str:
+    """The columns that speak against a claim which holds in others, by name; empty where there are none."""
+    named = [f"{cell.setting} {signed(cell.difference, math.nan)}" for cell in cells if cell.sign == -1]
+    return f"; against it: {', '.join(named)}" if named else ""
 
 
 def _level(cells: Sequence[Cell]) -> list[str]:

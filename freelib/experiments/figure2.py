@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -134,18 +136,66 @@ def by_kind(record: Record, *, draws: int = 1000) -> pd.DataFrame:
         mask = kinds == kind
         if not mask.any():
             continue
-        # a model that is drawn twice makes no pair with itself
-        drawn = (
-            [values[np.ix_(c, c)][mask[np.ix_(c, c)] & (c[:, None] != c[None])] for c in chosen]
-            if kind
-            else [values.diagonal()[c] for c in chosen]
-        )
+        drawn = _of_drawn(values, mask, chosen) if kind else [values.diagonal()[c] for c in chosen]
         of_kind = values[np.triu(mask)]
         enough = len(of_kind) > 1  # one pair has no interval
         means = np.array([found.mean() if enough and len(found) else np.nan for found in drawn])
         low, high = interval(means)
         rows.append((name, of_kind.mean(), low, high, len(of_kind), of_kind.tolist(), means))
     return pd.DataFrame(rows, columns=["kind", "mean", "low", "high", "n_pairs", "values", "drawn"])
+
+
+def _of_drawn(values: np.ndarray, mask: np.ndarray, chosen: np.ndarray) -> list[np.ndarray]:
+    """The masked values of each drawing; a model that is drawn twice makes no pair with itself."""
+    return [values[np.ix_(c, c)][mask[np.ix_(c, c)] & (c[:, None] != c[None])] for c in chosen]
+
+
+def by_pair(record: Record, *, draws: int = 1000) -> pd.DataFrame:
+    """Each pair of data sets: how far apart two of their tasks are, and how much further than within each.
+
+    Columns: pair (their titles), between, within (mean of the two data sets' own mean distances), gap
+    (between − within), low, high (its 95 % interval from resampled models: of each data set as many as are
+    there). Empty where a data set has one model only, or there is one.
+    """
+    values, domains = np.array(record["extra"]["distances"]), np.array(record["extra"]["domains"])
+    values, rng = (values + values.T) / 2, np.random.default_rng(0)
+    names = list(dict.fromkeys(record["extra"]["domains"]))
+    own = {name: np.flatnonzero(domains == name) for name in names}
+    chosen = np.concatenate([rng.choice(places, (draws, len(places))) for places in own.values()], axis=1)
+    other = ~np.eye(len(values), dtype=bool)
+    means = {}
+    for pair in [*((name, name) for name in names), *combinations(names, 2)]:
+        side = np.logical_and.outer(domains == pair[0], domains == pair[1])
+        mask = (side | side.T) & other
+        drawn = [found.mean() if len(found) else np.nan for found in _of_drawn(values, mask, chosen)]
+        means[pair] = np.array([values[mask].mean() if mask.any() else np.nan, *drawn])
+    rows = []
+    for a, b in combinations(names, 2):
+        within = (means[a, a] + means[b, b]) / 2
+        gap = means[a, b] - within
+        title = "–".join(DATASET_TITLES.get(name, name) for name in (a, b))
+        rows.append((title, means[a, b][0], within[0], gap[0], *interval(gap[1:])))
+    found = pd.DataFrame(rows, columns=["pair", "between", "within", "gap", "low", "high"])
+    return found.dropna(subset=["gap"])
+
+
+def pair_sentence(record: Record) -> str:
+    """`by_pair` in words, and whose models look at the images; empty where no pair can be told."""
+    found, extra = by_pair(record), record["extra"]
+    if not len(found):
+        return ""
+    words = [
+        f"{row['pair']}: {row['between']:.3f} against {row['within']:.3f}, {row['gap']:+.3f} "
+        f"{in_brackets(row['low'], row['high'])}"
+        for row in found.to_dict("records")
+    ]
+    text = f"Between two data sets against the mean within the two: {'; '.join(words)}.".replace("-0.", "−0.")
+    domain_of = dict(zip(extra.get("names", ()), extra["domains"], strict=False))
+    seen = Counter(DATASET_TITLES.get(domain_of[eye], domain_of[eye]) for eye in extra.get("eyes", ()))
+    if seen:
+        text += f" Distances are as {seen.total()} of the models see the images: "
+        text += f"{', '.join(f'{count} of {name}' for name, count in seen.items())}."
+    return text
 
 
 def interval(drawn: np.ndarray) -> tuple[float, float]:
@@ -235,7 +285,7 @@ def in_brackets(low: float, high: float) -> str:
 
 
 def conclusion(record: Record) -> str:
-    """The numbers behind the figure, in two sentences."""
+    """The numbers behind the figure, in sentences."""
     found, accuracies = by_kind(record), [100 * a for a in record["extra"]["accuracies"]]
     words = [
         f"{row['kind']}: {row['mean']:.3f} {in_brackets(row['low'], row['high'])}"
@@ -245,5 +295,5 @@ def conclusion(record: Record) -> str:
         f"{len(accuracies)} models with held-out accuracies from {min(accuracies):.0f} to "
         f"{max(accuracies):.0f} %. Energy distance of two recovered tasks, mean and 95 % interval: "
         + "; ".join(words).replace("-0.", "−0.")
-        + "."
-    )
+        + f". {pair_sentence(record)}"
+    ).rstrip()

@@ -165,15 +165,18 @@ def sensitivity_table(table: pd.DataFrame) -> Table:
     return Table("FREE with one setting changed at a time; mean ± 95 % interval over episodes.", table, cells)
 
 
-def few_steps_suffice(table: pd.DataFrame) -> str:
-    """The paper's claim on k in a sentence: whether more steps than the base's raise accuracy."""
+def few_steps_suffice(table: pd.DataFrame, floor: float = 0.0) -> str:
+    """The paper's claim on k in a sentence: whether more steps than the base's raise accuracy.
+
+    floor: see `conclusion`
+    """
     steps = table[table["axis"] == "adapt_steps"]
     base = steps[steps["base"]].iloc[0]
     more = steps[steps["value"] > base["value"]]
     if not len(more):
         return f"No k above {base['value']} was tried: whether more steps bring more stays open."
     best = more.loc[more["accuracy"].idxmax()]
-    gains = best["difference"] > best["difference_ci95"]
+    gains = best["difference"] > max(best["difference_ci95"], floor if best["n_seeds"] == 1 else 0.0)
     return (
         f"More steps than k = {base['value']} {'raise' if gains else 'do not measurably raise'} accuracy: at "
         f"best {signed(best['difference'], best['difference_ci95'])} points, at k = {best['value']}."
@@ -185,8 +188,24 @@ def at_chance(table: pd.DataFrame) -> bool:
     return bool((table["accuracy"] - table["ci95"] <= table["chance"]).all())
 
 
-def conclusion(table: pd.DataFrame) -> str:
-    """What each setting changes, a sentence on k, and a warning where nothing was learned."""
+def drowned(table: pd.DataFrame, floor: float) -> str:
+    """Which differences of one seed are below what rounding alone moves one by; empty where none is."""
+    found = table[(table["n_seeds"] == 1) & (table["difference"].abs() < floor)]
+    named = [
+        f"{AXES[str(axis)]}: {', '.join(map(str, group['value']))}"
+        for axis, group in found.groupby("axis", sort=False)
+    ]
+    if not named:
+        return ""
+    words = f"Rounding alone moves a seed by up to {floor:.1f} points (table 4); below that, and so not told "
+    return f" {words}apart from the base, are {'; '.join(named)}."
+
+
+def conclusion(table: pd.DataFrame, floor: float = 0.0) -> str:
+    """What each setting changes, a sentence on k, and a warning where nothing was learned.
+
+    floor: how far rounding alone moves a seed, in points; 0 where that is not known
+    """
     words = []
     for axis, group in table.groupby("axis", sort=False):
         base = group[group["base"]].iloc[0]
@@ -205,4 +224,9 @@ def conclusion(table: pd.DataFrame) -> str:
         f"The base reaches {plus_minus(base['accuracy'], base['ci95'])} %. One setting changed, points on "
         f"the same episodes, {seeds}: {'; '.join(words)}. "
     )
-    return found + few_steps_suffice(table) + (warning if at_chance(table) else "")
+    return (
+        found
+        + few_steps_suffice(table, floor)
+        + drowned(table, floor)
+        + (warning if at_chance(table) else "")
+    )

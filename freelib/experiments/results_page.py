@@ -18,7 +18,7 @@ from freelib.experiments import (
     table5,
 )
 from freelib.experiments.claims import KNOWN_TEXT, QUESTIONS, SOURCES, all_verdicts
-from freelib.experiments.claims_parts import ablation_rows
+from freelib.experiments.claims_parts import ablation_rows, rounding_floor
 from freelib.experiments.evidence import Evidence, name_of
 from freelib.experiments.overview import draw
 from freelib.experiments.summary import (
@@ -60,7 +60,8 @@ def results_page(folder: str | Path) -> str:
         "Differences are paired, over the same episodes and seeds; ± is the half-width of a 95 % interval, "
         "over episodes where nothing else is said. Where both sides have several seeds, or nothing in one is "
         "drawn by chance, a claim has to stand the interval over seeds as well; what has one seed is judged "
-        "over its episodes alone, and says so. *Holds so far* means in all that is measured, while some of "
+        f"over its episodes alone, and says so{_floor(evidence)}. *Holds so far* means in all that is "
+        "measured, while some of "
         "the profile's runs are still to be made; *not told apart* means that an interval holds zero; *one "
         "seed*, as a verdict, means that the interval that would tell is over seeds, and there is one. There "
         "is one pool for each data set, pre-trained once: seeds change what is learned from it, and no "
@@ -88,6 +89,16 @@ def results_page(folder: str | Path) -> str:
         *what_differs(evidence),
     ]
     return "\n".join(lines)
+
+
+def _floor(evidence: Evidence) -> str:
+    """The rule on small differences of one seed, where table 4 has what it needs; see `Cell`."""
+    if not (floor := rounding_floor(evidence)):
+        return ""
+    return (
+        f"; between two trained methods, one seed's difference below {floor:.1f} points counts as none: "
+        "rounding alone moves a seed by as much (table 4)"
+    )
 
 
 def _in_short(verdicts: Mapping[str, Verdict], numbered: Mapping[str, int]) -> list[str]:
@@ -201,7 +212,8 @@ def _figures(folder: Path, evidence: Evidence) -> Iterator[str]:
         if words := EMBEDDED.get(path.stem):
             yield from (f"![{words}]({folder.name}/figures/{path.name})", "", f"{words}.", "")
             if path.stem == "figure7" and (records := evidence.runs("figure7").records):
-                yield from (figure7.conclusion(figure7.rows(records)), "")
+                text = figure7.conclusion(figure7.rows(records), rounding_floor(evidence))
+                yield from (text, "")
     others = [
         f"[{path.stem}]({folder.name}/figures/{path.name})" for path in there if path.stem not in EMBEDDED
     ]

@@ -197,22 +197,18 @@ def table(rows: pd.DataFrame, caption: str) -> Table:
     if not several:
         del cells["by seed"]
     words = f"{caption} Mean ± 95 % interval over {rows['n_episodes'].iloc[0]} episodes."
-    return Table(
-        words,
-        rows.drop(columns="by_seed"),
-        pd.DataFrame(cells),
-        " ".join(filter(None, [conclusion(rows), of_one_seed(rows), *seconds_notes(cells["training, s"])])),
-    )
+    notes = [conclusion(rows), of_one_seed(rows), same_round(rows), *seconds_notes(cells["training, s"])]
+    return Table(words, rows.drop(columns="by_seed"), pd.DataFrame(cells), " ".join(filter(None, notes)))
 
 
 def verdict(row: Mapping[Hashable, Any]) -> str:
     """What a row's paired difference says: "lower by 1.2 ± 0.4 points", "higher by …", "not told apart (…)".
 
-    Where there are several seeds, it has to stand their interval too; see `Cell`.
+    Where there are several seeds, it has to stand their interval too; see `Cell`. Of one it is said.
     """
     sign, gap = Cell.of("", row).sign, (row["difference"], row["difference_ci95"])
     seeds = row["seed_difference"], row["seed_difference_ci95"]
-    over = "" if pd.isna(seeds[1]) else f", over seeds {signed(*seeds)}"
+    over = ", one seed" if pd.isna(seeds[1]) else f", over seeds {signed(*seeds)}"
     if not sign:
         return f"not told apart ({signed(*gap)}{over})"
     return f"{'lower' if sign > 0 else 'higher'} by {plus_minus(abs(gap[0]), gap[1])} points{over}"
@@ -238,12 +234,12 @@ def missing_parts(rows: pd.DataFrame) -> list[str]:
 def claim(rows: pd.DataFrame) -> str:
     """What becomes of the claim that accuracy falls, intervals and all, without each of the parts.
 
-    There is no verdict while one is not measured; see `judged`.
+    A row of one seed decides nothing, and there is no verdict while a part is not measured; see `judged`.
     """
     if missing := missing_parts(rows):
         return f"not judged while these are not measured: {'; '.join(missing)}"
     parts = rows[rows["variant"].isin(PARTS)]
-    return judged([Cell.of("", row).sign for row in parts.to_dict("records")])
+    return judged([Cell.of("", row, by_seed=True).sign for row in parts.to_dict("records")])
 
 
 def every_part_helps(rows: pd.DataFrame) -> bool:
@@ -251,14 +247,33 @@ def every_part_helps(rows: pd.DataFrame) -> bool:
     return claim(rows) == HOLDS
 
 
+def same_round(rows: pd.DataFrame) -> str:
+    """Which selections picked the full method's round, so that their zero tells nothing; empty if none."""
+    same = (rows["difference"] == 0) & (rows["difference_ci95"] == 0)
+    words = list(dict.fromkeys(rows[same & rows["variant"].isin(SELECTIONS.values())]["variant"]))
+    if not words:
+        return ""
+    named = " and ".join(f"*{text}*" for text in words)
+    return (
+        f"For {named} the round is the full method's own: these rows are the same weights, and their +0.0 "
+        "says nothing of the selection."
+    )
+
+
+def moved_by_rounding(rows: pd.DataFrame) -> float:
+    """How far rounding alone moves a seed at most, in points; 0 where no row tells."""
+    there = rows[rows["variant"].isin(ROUNDING)]
+    return max((abs(value) for values in there.get("by_seed", ()) for value in values), default=0.0)
+
+
 def of_one_seed(rows: pd.DataFrame) -> str:
     """How far rows of one seed are to be trusted, by what the rounding alone does; empty where none says."""
-    moved = [max(map(abs, row["by_seed"])) for row in rows.to_dict("records") if row["variant"] in ROUNDING]
+    moved = moved_by_rounding(rows)
     if not moved or (rows["n_seeds"] > 1).all():
         return ""
     names = " or ".join(words for words in ROUNDING if words in set(rows["variant"]))
     return (
         f"Rounding alone ({names}) moves a seed by up "
-        f"to {max(moved):.1f} points: of one seed, a smaller difference says little, whatever its interval "
+        f"to {moved:.1f} points: of one seed, a smaller difference says little, whatever its interval "
         "over episodes."
     )

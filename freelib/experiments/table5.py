@@ -139,10 +139,14 @@ def cost_table(table: pd.DataFrame, profile: str, images: int) -> Table:
             "its accuracy, %": list(map(plus_minus, table["accuracy"], table["ci95"])),
         }
     )
-    tasks = "/".join(map(str, sorted(set(table["tasks"]))))
+    tasks = ", ".join(
+        f"{DATASET_TITLES.get(str(name), name)} {n}"
+        for name, n in table.groupby("dataset", sort=False)["tasks"].max().items()
+    )
     caption = (
-        f"Table 5, profile {profile}. Cost of recovering a task of {images} images: mean over {tasks} tasks "
-        "of models that the meta-generator never met; the learner's mean ± 95 % interval over episodes."
+        f"Table 5, profile {profile}. Cost of recovering a task of {images} images: mean over tasks "
+        f"of models that the meta-generator never met (how many: {tasks}); the learner's, of the first seed, "
+        "mean ± 95 % interval over episodes."
     )
     return Table(caption, table.assign(images=table["passes"] * images), cells)
 

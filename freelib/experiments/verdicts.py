@@ -41,6 +41,8 @@ class Cell:
 
     seeds: mean and half-width (NaN for one) over the seeds, where the claim has to stand that test too
     rivals: the same against others, none of which may do better for the claim to stand
+    floor: how far rounding alone moves one seed of a trained method, in points: where both sides are trained
+      and there is one seed, a smaller difference is none, whatever its interval over episodes
     """
 
     setting: str
@@ -49,6 +51,12 @@ class Cell:
     half_width: float
     seeds: tuple[float, float] | None = None
     rivals: tuple[Cell, ...] = ()
+    floor: float = 0.0
+
+    @property
+    def drowned(self) -> bool:
+        """Whether it rests on one seed and is smaller than what rounding alone does to one."""
+        return (self.seeds is None or math.isnan(self.seeds[1])) and abs(self.difference) < self.floor
 
     @property
     def sign(self) -> int | None:
@@ -58,24 +66,36 @@ class Cell:
         """
         pairs = [(self.difference, self.half_width), *([self.seeds] if self.seeds else [])]
         signs = {sign_of(mean, width) for mean, width in pairs}
-        own = None if None in signs else signs.pop() if len(signs) == 1 else 0
+        own = None if None in signs else signs.pop() if len(signs) == 1 and not self.drowned else 0
         every = [own, *(rival.sign for rival in self.rivals)]
         return None if None in every else min(sign for sign in every if sign is not None)
 
     @classmethod
-    def of(cls, where: str, row: Mapping[Hashable, Any], other: str = "", *, by_seed: bool = False) -> Cell:
+    def of(
+        cls,
+        where: str,
+        row: Mapping[Hashable, Any],
+        other: str = "",
+        *,
+        by_seed: bool = False,
+        floor: float = 0.0,
+    ) -> Cell:
         """The reference method minus that of a row of `accuracy_rows`.
 
-        other: its words, its title if empty; by_seed: one seed alone decides nothing
+        other: its words, its title if empty; by_seed: one seed alone decides nothing; floor: see `Cell`
         """
         seeds = (0.0 - row["seed_difference"], row["seed_difference_ci95"])
         known = seeds if by_seed or not math.isnan(seeds[1]) else None
-        return cls(where, other or row["title"], 0.0 - row["difference"], row["difference_ci95"], known)
+        gap, width = 0.0 - row["difference"], row["difference_ci95"]
+        return cls(where, other or row["title"], gap, width, known, floor=floor)
 
     def __str__(self) -> str:
         text = f"{self.setting}: {signed(self.difference, self.half_width)} against {self.other}"
         several = self.seeds and not math.isnan(self.seeds[1])
-        return text + (f"; over seeds {signed(*self.seeds)}" if self.seeds and several else ", one seed")
+        text += f"; over seeds {signed(*self.seeds)}" if self.seeds and several else ", one seed"
+        return text + (
+            f", and below the {self.floor:.1f} that rounding alone moves it by" if self.drowned else ""
+        )
 
 
 def sign_of(mean: float, half_width: float) -> int | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, fields
 
-from freelib.experiments import beyond, paper_size
+from freelib.backbones import DEFAULT_WIDTH
+from freelib.experiments import beyond, paper_size, table3
 from freelib.experiments.evidence import PLANS, Evidence, name_of
 from freelib.experiments.pools import pool_parts
 from freelib.experiments.summary import rounds_of_free
@@ -73,13 +74,27 @@ def _looked_at(records: Iterable[Record]) -> Iterator[tuple[str, Record]]:
             yield where, record
 
 
-def _pool_of(own: Profile) -> str:
-    """What a mixed pool is made of, in words."""
+def _pool_of(own: Profile, paper: Profile) -> str:
+    """What a mixed pool is made of, in words; the paper's in brackets."""
     (dataset,) = own.datasets
     parts = pool_parts(dataset, own)
     models = sum(part.take or part.config.n_models for part in parts)
-    sizes = ", ".join(f"{name_of(name)} {own.size_of(name) or 'native'}" for name in domains(dataset))
-    return f"; {models} models in {len(parts)} parts, pixels: {sizes}; {own.n_episodes} episodes each"
+    there = paper.pool_fields(dataset)["n_models"]
+    native = {name: paper.size_of(name) or NATIVE.get(name) or "native" for name in domains(dataset)}
+    sizes = ", ".join(
+        f"{name_of(name)} {own.size_of(name) or 'native'} ({size})" for name, size in native.items()
+    )
+    narrow = {
+        f"{table3.STUDENTS[arch]} {part.config.width} ({DEFAULT_WIDTH[arch]})"
+        for part in parts
+        for arch in part.config.archs
+        if part.config.width not in (None, DEFAULT_WIDTH[arch])
+    }
+    return (
+        f"; {models} models ({there}) in {len(parts)} parts, pixels: {sizes}; {own.n_episodes} episodes "
+        f"({paper.n_episodes}) each"
+        + (f"; channels of the first stage: {', '.join(sorted(narrow))}" if narrow else "")
+    )
 
 
 def what_differs(evidence: Evidence) -> Iterator[str]:
@@ -109,7 +124,8 @@ def what_differs(evidence: Evidence) -> Iterator[str]:
     for name in ("table2", "table3", "table4", "figure7"):
         own = profile.for_experiment(name)
         rounds = f"{rounds_of_free(own)} rounds of FREE ({FreeConfig().rounds})"
-        yield f"- {name[:-1].capitalize()} {name[-1]}: {rounds}{_pool_of(own) if own.pool_parts else ''}."
+        pool = _pool_of(own, paper.for_experiment(name)) if own.pool_parts else ""
+        yield f"- {name[:-1].capitalize()} {name[-1]}: {rounds}{pool}."
     yield "- The round that is tested is picked on the meta-validation classes (on the test classes)."
     if {record["device"] for record in evidence.everything} <= {"cpu"}:
         yield "- Nothing of this was run on a GPU."
