@@ -41,9 +41,10 @@ class Table:
     note: str = ""
 
     def markdown(self) -> str:
-        """The caption, the cells as a Markdown table, the note."""
+        """The caption, the cells as a Markdown table with their bars escaped, the note."""
         lines = [list(self.cells.columns), ["---"] * len(self.cells.columns), *self.cells.values.tolist()]
-        table = "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+        escaped = ([str(cell).replace("|", "\\|") for cell in line] for line in lines)
+        table = "".join(f"| {' | '.join(line)} |\n" for line in escaped)
         return f"{self.caption}\n\n{table}" + (f"\n{self.note}\n" if self.note else "")
 
     def html(self) -> str:
