@@ -20,7 +20,7 @@ from freelib.episodes import images_to_float
 from freelib.methods import get_method
 from freelib.records import Record
 from freelib.storage import write_atomically
-from freelib.tables import DATASET_TITLES
+from freelib.tables import DATASET_TITLES, named
 
 PAGE_WIDTH = 7.0  # inches
 PALETTE = tuple(sns.color_palette("colorblind").as_hex())
@@ -128,7 +128,7 @@ def bar_chart(rows: pd.DataFrame) -> Figure:
         axis.set(title=DATASET_TITLES.get(dataset, dataset), xlabel="accuracy, %")
         axis.grid(visible=False, axis="y")
     oracles = set(rows[rows["oracle"]]["method"])
-    names = [titles[name] + (" (oracle)" if name in oracles else "") for name in methods]
+    names = [named(titles[name], name in oracles).replace(" (", "\n(") for name in methods]
     axes[0][0].set_yticks(positions, names)
     axes[0][0].invert_yaxis()
     axes[0][0].set_xlim(0)

@@ -105,10 +105,7 @@ def accuracy_table(rows: pd.DataFrame, caption: str, *, note: str = "", referenc
         {
             "data set": [DATASET_TITLES.get(name, name) for name in rows["dataset"]],
             "shots": rows["n_shot"].tolist(),
-            "method": [
-                title + (" (oracle)" if oracle else "")
-                for title, oracle in zip(rows["title"], rows["oracle"], strict=True)
-            ],
+            "method": list(map(named, rows["title"], rows["oracle"])),
             "accuracy, %": [
                 f"**{text}**" if index in best else text
                 for index, text in zip(
@@ -125,7 +122,7 @@ def accuracy_table(rows: pd.DataFrame, caption: str, *, note: str = "", referenc
             "training, s": list(map(seconds_cell, rows["seconds"], rows["by_processor"])),
             "passes": ["" if pd.isna(value) else f"{value:.0f}" for value in rows["passes"]],
             "models at test": ["" if pd.isna(value) else f"{value:.0f}" for value in rows["models"]],
-            "paper, %": list(map(_paper_cell, rows["dataset"], rows["paper"])),
+            "reported, %": list(map(_paper_cell, rows["dataset"], rows["paper"])),
         }
     )
     notes = [note, "Differences are over the same episodes and the seeds that both have."]
@@ -135,6 +132,11 @@ def accuracy_table(rows: pd.DataFrame, caption: str, *, note: str = "", referenc
         notes.append(f"{WALL}: by the wall's clock, where a run's processor time is not known.")
     words = " ".join(filter(None, notes))
     return Table(f"{caption} Mean ± 95 % interval over {n_episodes} episodes.", rows, cells, words)
+
+
+def named(title: str, oracle: bool) -> str:
+    """A method's title, marked where it sees the real images."""
+    return f"{title} (sees the real images)" if oracle else title
 
 
 def by_chance(row: str) -> bool:

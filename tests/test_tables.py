@@ -172,17 +172,17 @@ def test_cells():
     assert cells.loc["Random", "minus FREE, same episodes"] == "−10.0 ± 0.8"
     assert cells.loc["FREE", "minus FREE, same episodes"] == ""
     assert cells.loc["FREE", "spread over seeds"] == "2.8"
-    assert cells.loc["FREE", "paper, %"] == "39.13"
-    assert cells.loc["Random", "paper, %"] == UNKNOWN
+    assert cells.loc["FREE", "reported, %"] == "39.13"
+    assert cells.loc["Random", "reported, %"] == UNKNOWN
     assert cells.loc["Random", "passes"] == ""
     ours = [r | {"dataset": "glyphs"} for r in two_methods()]
-    assert set(accuracy_table(table1.rows(ours), "").cells["paper, %"]) == {ABSENT}
+    assert set(accuracy_table(table1.rows(ours), "").cells["reported, %"]) == {ABSENT}
 
 
 def test_an_oracle_is_marked_and_never_the_best():
     records = [*two_methods(), record("fake_methods:Colour", [99.0, 98.0, 99.0, 99.0])]
     cells = accuracy_table(accuracy_rows(records, table="table1"), "").cells.set_index("method")
-    assert cells.loc["Colour (oracle)", "accuracy, %"] == "98.8 ± 0.5"
+    assert cells.loc["Colour (sees the real images)", "accuracy, %"] == "98.8 ± 0.5"
     assert cells.loc["FREE", "accuracy, %"].startswith("**")
 
 
