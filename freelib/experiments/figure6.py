@@ -1,4 +1,4 @@
-"""Figure 6: what is recovered from a model, class by class, beside real images, over more and more updates."""
+"""Figure 6: what is recovered from a model, class by class, beside real images, over more and more steps."""
 
 from __future__ import annotations
 
