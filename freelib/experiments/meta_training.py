@@ -174,8 +174,8 @@ def meta_training_figure(record: Record) -> Figure:
         axis.axhline(as_many[name], label="a generator from scratch, as many passes", **dotted)
         axis.set(xlabel="rounds of meta-training", ylabel=label)
     axes[0][0].set_ylim(top=102)
-    name, n_models = DATASET_TITLES.get(record["dataset"], record["dataset"]), len(record["extra"]["models"])
-    figure.suptitle(f"{name}, seed {record['seed']}, mean of {n_models} models", size=9)
+    where, n_models = DATASET_TITLES.get(record["dataset"], record["dataset"]), len(record["extra"]["models"])
+    figure.suptitle(f"{where}, seed {record['seed']}, mean of {n_models} models", size=9)
     handles, names = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2)
     return figure
