@@ -20,7 +20,7 @@ from freelib.episodes import images_to_float
 from freelib.methods import get_method
 from freelib.records import Record
 from freelib.storage import write_atomically
-from freelib.tables import DATASET_TITLES
+from freelib.tables import DATASET_TITLES, named
 
 PAGE_WIDTH = 7.0  # inches
 PALETTE = tuple(sns.color_palette("colorblind").as_hex())
@@ -128,10 +128,9 @@ def bar_chart(rows: pd.DataFrame) -> Figure:
         axis.set(title=DATASET_TITLES.get(dataset, dataset), xlabel="accuracy, %")
         axis.grid(visible=False, axis="y")
     oracles = set(rows[rows["oracle"]]["method"])
-    names = [titles[name] + (" (oracle)" if name in oracles else "") for name in methods]
+    names = [named(titles[name], name in oracles).replace(" (", "\n(") for name in methods]
     axes[0][0].set_yticks(positions, names)
-    axes[0][0].invert_yaxis()
-    axes[0][0].set_xlim(0)
+    axes[0][0].set(xlim=(0, None), ylim=(len(methods) - 0.5, -0.5))
     handles = _handles(axes[0])
     names = sorted(handles, key=lambda name: (name in ("reported", "chance"), name))
     figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=len(names))
@@ -150,7 +149,7 @@ def _handles(axes: Iterable[Axes]) -> dict[str, Any]:
 def difference_chart(rows: pd.DataFrame, words: Iterable[str], label: str) -> Figure:
     """Paired differences with 95 % intervals, a line a row: a panel a data set, a colour a number of shots.
 
-    Where there are several seeds, a thin line is the interval over them, beside that over the episodes.
+    Where there are several seeds, a thin line is the interval over them; a single seed is hollow and pale.
 
     rows: see `accuracy_rows`; words: what each row is called; rows without a difference are left out, and
       a panel says so where none is left
@@ -170,14 +169,18 @@ def difference_chart(rows: pd.DataFrame, words: Iterable[str], label: str) -> Fi
             place = np.array([lines.index(word) for word in chosen["words"]])
             place = place + 0.25 * (i - (len(shots) - 1) / 2)
             label_of_shots = f"{n_shot} shot{'s' if n_shot > 1 else ''}, " if len(shots) > 1 else ""
-            for column, style in (
-                ("difference", {"fmt": "o", "markersize": 4, "elinewidth": 2.2, "label": "over episodes"}),
-                ("seed_difference", {"fmt": "none", "elinewidth": 0.7, "capsize": 3, "label": "over seeds"}),
+            one = chosen["seed_difference"].isna()
+            point: dict[str, Any] = {"fmt": "o", "markersize": 4, "elinewidth": 2.2}
+            for column, which, words_of, style in (
+                ("difference", ~one, "over episodes", point),
+                ("seed_difference", ~one, "over seeds", {"fmt": "none", "elinewidth": 0.7, "capsize": 3}),
+                ("difference", one, "over episodes, one seed", {**point, "mfc": "white", "alpha": 0.5}),
             ):
-                style["label"] = f"{label_of_shots}95 % interval {style['label']}"
-                if chosen[column].notna().any():
-                    error = chosen[f"{column}_ci95"]
-                    axis.errorbar(chosen[column], place, xerr=error, color=PALETTE[i], **style)
+                if which.any():
+                    style = {**style, "label": f"{label_of_shots}95 % interval {words_of}"}
+                    error = chosen[f"{column}_ci95"][which]
+                    x, y = chosen[column][which], place[which]
+                    axis.errorbar(x, y, xerr=error, color=PALETTE[i], **style)
         axis.axvline(0, color="#555555", linewidth=0.8)
         axis.set(title=DATASET_TITLES.get(dataset, dataset), xlabel=label)
         axis.grid(visible=False, axis="y")

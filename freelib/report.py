@@ -149,10 +149,13 @@ def duration(seconds: float) -> str:
 
 
 def markdown_table(text: str) -> str:
-    """HTML of what `Table.markdown` writes: paragraphs, and rows of cells between bars; **bold** in both."""
+    """HTML of what `Table.markdown` writes: paragraphs, and rows of cells between bars; **bold** in both.
+
+    A bar behind a backslash is a cell's own.
+    """
 
     def inline(words: str) -> str:
-        return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(words.strip()))
+        return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(words.strip().replace("\\|", "|")))
 
     lines, out, in_table = text.splitlines(), [], False
     for number, line in enumerate(lines):
@@ -167,8 +170,9 @@ def markdown_table(text: str) -> str:
                     number + 1 < len(lines) and set(lines[number + 1]) <= set("|-: ") and lines[number + 1]
                 )
                 tag = "th" if ahead else "td"
-                cells = (f"<{tag}>{inline(cell)}</{tag}>" for cell in line.strip().strip("|").split("|"))
-                out.append("<tr>" + "".join(cells) + "</tr>")
+                cells = re.split(r"(?<!\\)\|", line.strip().strip("|"))
+                row = (f"<{tag}>{inline(cell)}</{tag}>" for cell in cells)
+                out.append("<tr>" + "".join(row) + "</tr>")
         elif line.strip():
             out.append(f"<p>{inline(line)}</p>")
         in_table = is_row

@@ -43,9 +43,10 @@ class Table:
     note: str = ""
 
     def markdown(self) -> str:
-        """The caption, the cells as a Markdown table, the note."""
+        """The caption, the cells as a Markdown table with their bars escaped, the note."""
         lines = [list(self.cells.columns), ["---"] * len(self.cells.columns), *self.cells.values.tolist()]
-        table = "".join(f"| {' | '.join(map(str, line))} |\n" for line in lines)
+        escaped = ([str(cell).replace("|", "\\|") for cell in line] for line in lines)
+        table = "".join(f"| {' | '.join(line)} |\n" for line in escaped)
         return f"{self.caption}\n\n{table}" + (f"\n{self.note}\n" if self.note else "")
 
     def html(self) -> str:
@@ -112,10 +113,7 @@ def accuracy_table(rows: pd.DataFrame, caption: str, *, note: str = "", referenc
         {
             "data set": [DATASET_TITLES.get(name, name) for name in rows["dataset"]],
             "shots": rows["n_shot"].tolist(),
-            "method": [
-                title + (" (oracle)" if oracle else "")
-                for title, oracle in zip(rows["title"], rows["oracle"], strict=True)
-            ],
+            "method": list(map(named, rows["title"], rows["oracle"])),
             "accuracy, %": [
                 f"**{text}**" if index in best else text
                 for index, text in zip(
@@ -132,7 +130,7 @@ def accuracy_table(rows: pd.DataFrame, caption: str, *, note: str = "", referenc
             "training, s": list(map(seconds_cell, rows["seconds"], rows["by_processor"], rows["at_most"])),
             "passes": ["" if pd.isna(value) else f"{value:.0f}" for value in rows["passes"]],
             "models at test": ["" if pd.isna(value) else f"{value:.0f}" for value in rows["models"]],
-            "paper, %": list(map(_paper_cell, rows["dataset"], rows["paper"])),
+            "reported, %": list(map(_paper_cell, rows["dataset"], rows["paper"])),
         }
     )
     notes = [note, "Differences are over the same episodes and the seeds that both have."]
@@ -140,6 +138,11 @@ def accuracy_table(rows: pd.DataFrame, caption: str, *, note: str = "", referenc
         notes.append("Seeds –: nothing is drawn by chance.")
     words = " ".join(filter(None, [*notes, *seconds_notes(cells["training, s"])]))
     return Table(f"{caption} Mean ± 95 % interval over {n_episodes} episodes.", rows, cells, words)
+
+
+def named(title: str, oracle: bool) -> str:
+    """A method's title, marked where it sees the real images."""
+    return f"{title} (sees the real images)" if oracle else title
 
 
 def by_chance(row: str) -> bool:

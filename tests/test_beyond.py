@@ -65,6 +65,9 @@ def test_the_conclusion_follows_the_paired_differences():
     assert beyond.conclusion(rows) == (
         "CIFAR-FS, 5-way 1-shot: one student reaches 52.0 ± 2.3 %: +10.0 ± 1.1 against Best teacher."
     )
+    elsewhere = record("best_teacher", [40.0], dataset="cub"), record("free", [40.0], dataset="glyphs")
+    order = beyond.rows([*near, elsewhere[1], elsewhere[0]])["dataset"]
+    assert list(dict.fromkeys(order)) == ["cifar-fs", "glyphs", "cub"]
     alone = beyond.rows([record("best_teacher", [40.0, 41.0, 45.0])])
     assert beyond.conclusion(alone) == ""
     rows = beyond.rows([record("pool_distillation", [40.0, 44.0]), record("best_teacher", [41.0, 40.0])])

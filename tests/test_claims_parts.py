@@ -172,7 +172,13 @@ def test_lemma_and_distances_are_read_from_their_records(evidence):
     rows = {"activation": ["tanh"] * 2, "n_tasks": [2] * 2, "seed": [0] * 2, "rate": rates}
     lemma = record("expansion", [1.0], extra=rows | {"residual": [r**3 for r in rates]})
     sums = {"sequential": [0.75, 0.755], "summed": [0.25, 0.245]}
-    rows = {"seed": [0, 1], "round": [1, 1], **sums, "difference": [0.5, 0.51]}
+    rows = {
+        "seed": [0, 1],
+        "round": [1, 1],
+        **sums,
+        "difference": [0.5, 0.51],
+        "difference_cosine": [0.2, 0.2],
+    }
     theorem = record("training", [1.0], extra=rows)
     near, far = [[0, 3], [3, 0]], [[0.01, 0.9], [0.9, 0.02]]
     extra = {"kinds": near, "distances": far, "accuracies": [0.8, 0.9], "domains": ["a", "b"]}
@@ -181,7 +187,7 @@ def test_lemma_and_distances_are_read_from_their_records(evidence):
     assert found["lemma_holds"].verdict == HOLDS
     assert "power of 3.00 to 3.00" in found["lemma_holds"].finding
     assert found["theorem_is_seen"].verdict == HOLDS
-    assert found["theorem_is_seen"].finding == "+0.505 ± 0.064 over 2 random small problems"
+    assert found["theorem_is_seen"].finding == "+0.505 ± 0.064, cosine +0.200 ± 0.000, over 2 random problems"
     assert found["theorem_is_seen"].numbers == (
         "higher in 2 of 2 problems: from +0.500 to +0.510, means over training",
         "round 1: aligned 0.752, summed 0.247",

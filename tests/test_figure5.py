@@ -70,6 +70,7 @@ def test_the_figure_has_a_line_a_kind():
     assert left.lines[2].get_ydata().tolist() == pytest.approx([0.15, 0.35])  # their mean
     assert right.lines[5].get_ydata().tolist() == pytest.approx([0.2, 0.3])
     assert [text.get_text() for text in figure.legends[0].get_texts()] == list(figure5.KINDS.values())
+    assert figure.legends[0].get_title().get_text() == "mean of 2 seeds; thin lines: single seeds"
 
 
 @pytest.mark.parametrize("measured", [1, 2, 5])

@@ -34,7 +34,8 @@ def test_the_record_has_the_models_answers(scene):
     assert record["extra"]["agreement"][-1] == pytest.approx(float(right.float().mean()))
     assert record["extra"]["loss"][-1] == pytest.approx(float(task.losses[-1]))
     assert record["passes"] == 1 + 2 + 6 + 51
-    assert "after 50 steps" in figure6.conclusion(record)
+    assert "% after 0 updates (1 pass), " in figure6.conclusion(record)
+    assert "after 50 updates (51 passes)." in figure6.conclusion(record)
     config = replace(scene.config, augment_padding=0, augment_flip=False)
     assert float(inversion_loss(task.model, task.images, task.labels, config)[0]) >= 0
 
@@ -43,7 +44,7 @@ def test_the_figure_has_a_row_a_class_and_real_images_first(scene):
     figure = scene.figure(n=2)
     assert len(figure.axes) == 5 * 5
     assert figure.axes[0].get_title() == "real"
-    assert figure.axes[2].get_title().startswith("1 step\n")
+    assert figure.axes[2].get_title().startswith("1 update (2 passes)\n")
     shown = np.array(figure.axes[0].images[0].get_array())
     name = scene.tasks[0].model.class_names[0]
     train = scene.dataset("train")

@@ -47,7 +47,9 @@ def test_each_axis_has_the_base_and_its_own_points():
     assert table["difference"].isna().tolist() == table["base"].tolist()
     sentence = figure7.conclusion(table)
     assert sentence.startswith("The base reaches 47.0 ± ")
-    assert ", one seed: adaptation steps k: −24.0 ± 7.8 at 1 (base: 5); models in the pool: " in sentence
+    assert (
+        ", one seed: passes k (k − 1 updates): −24.0 ± 7.8 at 1 (base: 5); models in the pool: " in sentence
+    )
     assert "models a round: nothing else (base: 4)" in sentence
     assert sentence.endswith("No k above 5 was tried: whether more steps bring more stays open.")
     assert not figure7.at_chance(table)

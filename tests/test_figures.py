@@ -11,6 +11,7 @@ from freelib.accuracy_rows import accuracy_rows
 from freelib.experiments import table1
 from freelib.figures import (
     PAGE_WIDTH,
+    PALETTE,
     bar_chart,
     brief,
     difference_chart,
@@ -35,6 +36,7 @@ def test_bars_have_the_rows_lengths_and_intervals():
     segments = np.array(bars.lines[2][0].get_segments())
     assert (segments[:, 1, 0] - segments[:, 0, 0]) == pytest.approx(2 * rows["ci95"].to_numpy())
     assert [label.get_text() for label in axis.get_yticklabels()] == ["Random", "FREE"]
+    assert axis.get_ylim() == (1.5, -0.5)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["1 shot", "chance", "reported"]
     assert figure.get_figwidth() <= PAGE_WIDTH
 
@@ -57,16 +59,21 @@ def test_differences_are_points_with_intervals_and_the_reference_has_none():
     figure = difference_chart(rows, rows["title"], "minus FREE, points")
     (axis,) = figure.axes
     assert [label.get_text() for label in axis.get_yticklabels()] == ["Random", "Average"]
-    episodes, seeds = [bars for bars in axis.containers if isinstance(bars, ErrorbarContainer)]
-    assert episodes.lines[0].get_xdata() == pytest.approx([-10, 2])
-    assert episodes.lines[0].get_ydata() == pytest.approx([0, 1])
+    episodes, seeds, one = [bars for bars in axis.containers if isinstance(bars, ErrorbarContainer)]
     # Random has one seed; Average, where nothing is drawn, counts for both of FREE's
-    rows = rows[rows["method"] != "free"]
-    for bars, column in (episodes, "difference_ci95"), (seeds, "seed_difference_ci95"):
-        drawn = [np.ptp(segment[:, 0]) / 2 for segment in bars.lines[2][0].get_segments() if len(segment)]
-        assert drawn == pytest.approx(rows[column].dropna().tolist())
+    for bars, x, y in (one, -10, 0), (episodes, 2, 1):
+        assert (bars.lines[0].get_xdata(), bars.lines[0].get_ydata()) == pytest.approx((x, y))
+    assert (one.lines[0].get_mfc(), episodes.lines[0].get_mfc()) == ("white", PALETTE[0])
+    rows = rows.set_index("method")
+    for bars, method, column in (
+        (one, "random", "difference_ci95"),
+        (episodes, "average", "difference_ci95"),
+        (seeds, "average", "seed_difference_ci95"),
+    ):
+        ((left, right),) = bars.lines[2][0].get_segments()
+        assert (right[0] - left[0]) / 2 == pytest.approx(rows.loc[method, column])
     words = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert words == ["95 % interval over episodes", "95 % interval over seeds"]
+    assert words == [f"95 % interval over {kind}" for kind in ("episodes", "seeds", "episodes, one seed")]
     assert figure.get_figwidth() <= PAGE_WIDTH
 
 

@@ -92,7 +92,8 @@ def test_tables_and_figures_show_the_rows(tmp_path):
     assert axis.lines[0].get_ydata()[0] == pytest.approx(np.sqrt(tanh.prod()))
     figure = lemma1.training_figure(training)
     assert figure.get_suptitle() == "3 tasks, α = 0.2"
-    left, _ = figure.axes
+    left, _, cosines = figure.axes
+    assert -1 <= cosines.lines[0].get_ydata().min() <= cosines.lines[0].get_ydata().max() <= 1
     first = training[training["round"] == 1]["sequential"].mean()
     assert left.lines[0].get_ydata()[0] == pytest.approx(first)
     again = lemma1.run(results=tmp_path, seeds=2, n_tasks=(2,), rates=RATES, training_seeds=3, rounds=5)

@@ -52,7 +52,7 @@ def test_rows_say_what_the_pool_was_mixed_of():
     gaps = rows.set_index(["dataset", "method"])["difference"]
     assert gaps[names[0], "pool_features"] == pytest.approx(-3)
     assert gaps[names[4], "best_teacher"] == pytest.approx(-8)
-    assert "paper, %" not in mixed_pools.table(rows, "Mixed.").cells
+    assert "reported, %" not in mixed_pools.table(rows, "Mixed.").cells
     words = beyond_words.verdict(rows).splitlines()
     assert words[-1] == "One student beats the features of all its teachers in 5 of 5 columns."
     assert words[4].startswith("CIFAR-FS, pool of several architectures, 1-shot: one student is above one")

@@ -74,7 +74,7 @@ def test_the_bars_are_the_accuracies(store):
     assert bars.patches[0].get_width() == 35.0
     assert (wanted["chance"], wanted["distilled_from"]) == (20.0, {})
     assert bars.get_xlabel() == "accuracy on new classes of CIFAR-FS, %"
-    assert bars.get_yticklabels()[0].get_text() == "student: FREE"
+    assert bars.get_yticklabels()[0].get_text() == "FREE\n(a student)"
     assert any("7 trained" in text.get_text() for text in scene.texts)
     assert scene.images[0].get_array().shape == (16, 24, 3)
 

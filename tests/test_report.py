@@ -67,13 +67,16 @@ def test_an_empty_folder_gives_a_page_too(tmp_path):
 
 
 def test_markdown_table():
-    html = markdown_table("Caption\n\n| a | b |\n| --- | --- |\n| **1** | x & y |\n|  | − |\n\nA **note**")
+    html = markdown_table(
+        "Caption\n\n| a | b |\n| --- | --- |\n| **1** | x & y |\n|  | − |\n| \\|u\\| | \\| |\n\nA **note**"
+    )
     assert html.splitlines() == [
         "<p>Caption</p>",
         "<table>",
         "<tr><th>a</th><th>b</th></tr>",
         "<tr><td><b>1</b></td><td>x &amp; y</td></tr>",
         "<tr><td></td><td>−</td></tr>",
+        "<tr><td>|u|</td><td>|</td></tr>",
         "</table>",
         "<p>A <b>note</b></p>",
     ]

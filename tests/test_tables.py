@@ -7,6 +7,7 @@ from test_records import fields
 from freelib.accuracy_rows import REFERENCE, accuracy_rows, episode_means, reference_values
 from freelib.experiments import table1
 from freelib.records import complete
+from freelib.report import markdown_table
 from freelib.tables import ABSENT, UNKNOWN, Table, accuracy_table, plus_minus, signed
 
 
@@ -183,17 +184,17 @@ def test_cells():
     assert cells.loc["Random", "minus FREE, same episodes"] == "−10.0 ± 0.8"
     assert cells.loc["FREE", "minus FREE, same episodes"] == ""
     assert cells.loc["FREE", "spread over seeds"] == "2.8"
-    assert cells.loc["FREE", "paper, %"] == "39.13"
-    assert cells.loc["Random", "paper, %"] == UNKNOWN
+    assert cells.loc["FREE", "reported, %"] == "39.13"
+    assert cells.loc["Random", "reported, %"] == UNKNOWN
     assert cells.loc["Random", "passes"] == ""
     ours = [r | {"dataset": "glyphs"} for r in two_methods()]
-    assert set(accuracy_table(table1.rows(ours), "").cells["paper, %"]) == {ABSENT}
+    assert set(accuracy_table(table1.rows(ours), "").cells["reported, %"]) == {ABSENT}
 
 
 def test_an_oracle_is_marked_and_never_the_best():
     records = [*two_methods(), record("fake_methods:Colour", [99.0, 98.0, 99.0, 99.0])]
     cells = accuracy_table(accuracy_rows(records, table="table1"), "").cells.set_index("method")
-    assert cells.loc["Colour (oracle)", "accuracy, %"] == "98.8 ± 0.5"
+    assert cells.loc["Colour (sees the real images)", "accuracy, %"] == "98.8 ± 0.5"
     assert cells.loc["FREE", "accuracy, %"].startswith("**")
 
 
@@ -208,6 +209,12 @@ def test_files(tmp_path):
     assert "<td>&lt;x&gt;</td>" in table.html()
     assert table.html().endswith("</table>\n<p>Note</p>")
     assert table._repr_html_() == table.html()
+
+
+def test_bars_in_cells_are_escaped_and_the_page_takes_them_back():
+    table = Table("Caption", pd.DataFrame(), pd.DataFrame({"φ(u)": ["u + |u|^2.5"], "n": [2]}))
+    assert table.markdown().splitlines()[-1] == r"| u + \|u\|^2.5 | 2 |"
+    assert "<td>u + |u|^2.5</td><td>2</td>" in markdown_table(table.markdown())
 
 
 def test_formats():

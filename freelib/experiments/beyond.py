@@ -98,9 +98,14 @@ def units(
 
 
 def rows(records: Sequence[Record], *, reference: str = METHOD) -> pd.DataFrame:
-    """The table's rows, see `accuracy_rows`; differences are against pool distillation, or `reference`."""
+    """The table's rows, see `accuracy_rows`: by data set in the records' order, shots and accuracy.
+
+    Differences are against pool distillation, or `reference`.
+    """
     table = accuracy_rows(records, table="table1", reference=reference, variant=table1.not_centred)
-    return table.sort_values(["dataset", "n_shot", "accuracy"], ignore_index=True)
+    places = {name: number for number, name in enumerate(dict.fromkeys(table["dataset"]))}
+    order = table.assign(place=table["dataset"].map(places))
+    return order.sort_values(["place", "n_shot", "accuracy"], ignore_index=True).drop(columns="place")
 
 
 def ablation(

@@ -220,12 +220,13 @@ def theorem_is_seen(evidence: Evidence) -> Verdict:
         return Verdict(claim, OPEN, notebooks=notebooks)
     rows = pd.DataFrame(found[0]["extra"])
     mean, half_width = lemma1.mean_difference(rows)
-    finding = f"{signed(mean, half_width, 3)} over {rows['seed'].nunique()} random small problems"
+    cosine = signed(*lemma1.mean_difference(rows, "_cosine"), 3)
+    finding = f"{signed(mean, half_width, 3)}, cosine {cosine}, over {rows['seed'].nunique()} random problems"
     own, no_interval = rows.groupby("seed")["difference"].mean(), float("nan")
     ends = rows[rows["round"].isin((rows["round"].min(), rows["round"].max()))]
     numbers = [
-        f"higher in {(own > 0).sum()} of {len(own)} problems: from {signed(own.min(), no_interval, 3)} to "
-        f"{signed(own.max(), no_interval, 3)}, means over training",
+        f"{lemma1.higher(rows)} in {(own > 0).sum()} of {len(own)} problems: from "
+        f"{signed(own.min(), no_interval, 3)} to {signed(own.max(), no_interval, 3)}, means over training",
         *(
             f"round {number:.0f}: aligned {row['sequential']:.3f}, summed {row['summed']:.3f}".replace(
                 "-", "−"

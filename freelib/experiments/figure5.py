@@ -21,7 +21,10 @@ from freelib.records import Record
 from freelib.tables import DATASET_TITLES, Table, signed
 
 EXPERIMENT = "figure5"
-MEASURES = {"cosine": "cosine of two tasks' gradients", "inner_product": "inner product of two tasks"}
+MEASURES = {
+    "cosine": "cosine of two tasks' gradients",
+    "inner_product": "inner product of two tasks' gradients",
+}
 KINDS = {"sequential": "aligned (BelL)", "summed": "summed gradients"}
 SOURCES = ("table4", "table2")
 SEEDS = (0, 1, 2)
@@ -141,16 +144,22 @@ def difference_table(found: pd.DataFrame) -> Table:
 
 @styled
 def agreement_figure(table: pd.DataFrame) -> Figure:
-    """Both measures over rounds: a row a data set, for each kind its mean and the seeds' lines."""
+    """Both measures over rounds: a row a data set, for each kind its mean and the seeds' lines.
+
+    A measure has one scale in all rows.
+    """
     datasets = list(dict.fromkeys(table["dataset"]))
-    figure, axes = new_figure(len(datasets), len(MEASURES), height=2.3)
+    figure, axes = new_figure(len(datasets), len(MEASURES), height=2.3, sharey="col")
     for line, dataset in zip(axes, datasets, strict=True):
         for axis, (measure, label) in zip(line, MEASURES.items(), strict=True):
             _draw(axis, by_round(table[table["dataset"] == dataset], measure))
-            axis.set(xlabel="round", ylabel=label, title=title(dataset))
+            axis.set(xlabel="round", title=title(dataset))
+            axis.set_ylabel(label, fontsize=7)
             axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # no half rounds
     handles, names = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside lower center", ncols=len(names))
+    n_seeds = table["seed"].nunique()
+    seeds = f"mean of {n_seeds} seeds; thin lines: single seeds" if n_seeds > 1 else "one seed"
+    figure.legend(handles, names, loc="outside lower center", ncols=len(names), title=seeds, title_fontsize=7)
     return figure
 
 

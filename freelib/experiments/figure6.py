@@ -1,4 +1,4 @@
-"""Figure 6: what is recovered from a model, class by class, beside real images, after more and more steps."""
+"""Figure 6: what is recovered from a model, class by class, beside real images, over more and more steps."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ class Recovered(Scene):
 
     @styled
     def figure(self, *, n: int = 4) -> Figure:
-        """A row a class: n real images, then n recovered ones after each number of steps."""
+        """A row a class: n real images, then n recovered ones after each number of updates."""
         extra, model = self.record()["extra"], self.tasks[0].model
         groups = [self.real(n)]
         groups += [[t.images[t.labels == c][:n] for c in range(model.n_way)] for t in self.tasks]
         shares = [f"{100 * share:.0f} % agree" for share in extra["agreement"]]
-        titles = ["real", *(f"{s} step{'s' * (s != 1)}\n{a}" for s, a in zip(STEPS, shares, strict=True))]
+        titles = ["real", *(f"{passes(s)}\n{a}" for s, a in zip(STEPS, shares, strict=True))]
         figure, axes = new_figure(model.n_way, len(groups), height=0.45)
         figure.set_layout_engine("constrained", w_pad=0.03, h_pad=0.01, wspace=0.01, hspace=0.01)
         for column, (title, classes) in enumerate(zip(titles, groups, strict=True)):
@@ -81,6 +81,11 @@ class Recovered(Scene):
         for axis, name in zip(axes[:, 0], model.class_names, strict=True):
             axis.set_ylabel(short(name), rotation=0, ha="right", va="center", size=6)
         return figure
+
+
+def passes(updates: int) -> str:
+    """A number of updates in words, with the passes of the images after them: the k of other tables."""
+    return f"{updates} update{'s' * (updates != 1)} ({updates + 1} pass{'es' * (updates > 0)})"
 
 
 def side_by_side(images: Tensor) -> Any:
@@ -100,8 +105,8 @@ def short(name: str, width: int = 20) -> str:
 
 
 def conclusion(record: Record) -> str:
-    """The agreement after each number of steps, in a sentence."""
+    """The agreement after each number of updates, in a sentence."""
     extra = record["extra"]
     pairs = zip(extra["steps"], extra["agreement"], strict=True)
-    shares = ", ".join(f"{100 * share:.0f} % after {steps}" for steps, share in pairs)
-    return f"The model puts the recovered images in the class they were made for: {shares} steps."
+    shares = ", ".join(f"{100 * share:.0f} % after {passes(steps)}" for steps, share in pairs)
+    return f"The model puts the recovered images in the class they were made for: {shares}."

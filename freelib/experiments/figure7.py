@@ -23,7 +23,7 @@ from freelib.tables import Table, plus_minus, signed
 
 EXPERIMENT = "figure7"
 AXES = {
-    "adapt_steps": "adaptation steps k",
+    "adapt_steps": "passes k (k − 1 updates)",
     "pool_size": "models in the pool",
     "meta_batch": "models a round",
     "images_per_class": "images a class and task",

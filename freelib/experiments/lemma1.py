@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import combinations, permutations
 from math import factorial
 from pathlib import Path
@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from torch import Tensor, nn
+from torch import Tensor
 
 from freelib.alignment import (
     AlignmentConfig,
@@ -25,57 +25,14 @@ from freelib.alignment import (
     make_optimizer,
 )
 from freelib.evaluation import mean_over_seeds
+from freelib.experiments.lemma1_problem import ACTIVATIONS, small_problem
 from freelib.experiments.measure import columns, computed
 from freelib.figures import LINE_STYLES, PALETTE, new_figure, styled
-from freelib.meta_learner import MetaLearner
 from freelib.records import RecordStore
 from freelib.tables import Table
 
 EXPERIMENT = "lemma1"
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "u + |u|^2.5": lambda u: u + u.abs() ** 2.5,
-    "u + u|u|": lambda u: u + u * u.abs(),
-}
-"""By name: smooth; with a Hessian that is continuous but not Lipschitz at 0; with one that jumps there."""
 EXPECTED_SLOPES = {"tanh": 3.0, "u + |u|^2.5": 2.5, "u + u|u|": 2.0}
-
-
-class SmallStudent(nn.Module):
-    """Four pixels, four hidden units, three classes, in float64; at its start every hidden unit is at 0."""
-
-    def __init__(self, activation: str, *, seed: int) -> None:
-        super().__init__()
-        self.n_way, self.activation = 3, ACTIVATIONS[activation]
-        self.encoder, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
-        rng = torch.Generator().manual_seed(seed)
-        with torch.no_grad():
-            for parameter in self.encoder.parameters():
-                parameter.zero_()
-            for parameter in self.head.parameters():
-                parameter.copy_(0.7 * torch.randn(parameter.shape, generator=rng))
-        self.double()
-
-    def features(self, images: Tensor) -> Tensor:
-        """`(n, 1, 2, 2)` -> `(n, 4)`."""
-        return self.activation(self.encoder(images.flatten(1)))
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Logits `(n, 3)`."""
-        return self.head(self.features(images))
-
-
-def small_problem(
-    activation: str, *, seed: int, n_tasks: int = 3
-) -> tuple[DistillationHeads, list[DistillationBatch]]:
-    """A student in float64 and tasks of six images whose teachers answer at random, all from one seed."""
-    learner = MetaLearner(SmallStudent(activation, seed=seed), mean=(0.0,), std=(1.0,), image_size=2)
-    rng = torch.Generator().manual_seed(1000 + seed)
-    draw = [
-        (torch.randn(6, 1, 2, 2, generator=rng).double(), 2 * torch.randn(6, 3, generator=rng).double())
-        for _ in range(n_tasks)
-    ]
-    return DistillationHeads(learner), [DistillationBatch(images, logits) for images, logits in draw]
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
@@ -182,8 +139,10 @@ def expansion_figure(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def train(alignment: str, *, seed: int, rate: float, rounds: int, n_tasks: int = 3) -> list[float]:
-    """The mean inner product of the tasks' gradients after each round of plain steps on a small problem.
+def train(
+    alignment: str, *, seed: int, rate: float, rounds: int, n_tasks: int = 3
+) -> list[tuple[float, float]]:
+    """Mean inner product and cosine of the tasks' gradients after each round of plain steps, small problem.
 
     rate: α. Aligned, β = 1, so that the outer step is −(θ − θ̃); summed, it is −α Σ g_i. The two are equal to
       first order, and in the mean over orders they differ by the lemma's second term, up to O(α³).
@@ -195,32 +154,55 @@ def train(alignment: str, *, seed: int, rate: float, rounds: int, n_tasks: int =
     rng, found = torch.Generator().manual_seed(seed), []
     for _ in range(rounds):
         align(heads, tasks, config, optimizer, rng)
-        found.append(float(gradient_agreement(heads, tasks)[0]))
+        product, cosine = gradient_agreement(heads, tasks)
+        found.append((float(product), float(cosine)))
     return found
 
 
 def training(*, seeds: Sequence[int], rate: float, rounds: int, n_tasks: int = 3) -> pd.DataFrame:
-    """Rows of seed, round, sequential, summed (inner products), their difference, rate and n_tasks."""
+    """Rows of seed, round, sequential, summed (inner products), their difference, rate and n_tasks.
+
+    The cosines stand beside the inner products, in columns whose names end in `_cosine`.
+    """
     frames, how = [], dict[str, Any](rate=rate, rounds=rounds, n_tasks=n_tasks)
     for seed in seeds:
-        kinds = {kind: train(kind, seed=seed, **how) for kind in ("sequential", "summed")}
+        kinds = {}
+        for kind in ("sequential", "summed"):
+            kinds[kind], kinds[f"{kind}_cosine"] = zip(*train(kind, seed=seed, **how), strict=True)
         frames.append(pd.DataFrame({"seed": seed, "round": range(1, rounds + 1), **kinds}))
     rows = pd.concat(frames, ignore_index=True)
-    return rows.assign(difference=rows["sequential"] - rows["summed"], rate=rate, n_tasks=n_tasks)
+    for end in ("", "_cosine"):
+        rows[f"difference{end}"] = rows[f"sequential{end}"] - rows[f"summed{end}"]
+    return rows.assign(rate=rate, n_tasks=n_tasks)
 
 
-def mean_difference(rows: pd.DataFrame) -> tuple[float, float]:
-    """Mean over seeds of the difference averaged over training, and its 95 % interval's half-width."""
-    return mean_over_seeds(torch.tensor(rows.groupby("seed")["difference"].mean().tolist()))
+def mean_difference(rows: pd.DataFrame, end: str = "") -> tuple[float, float]:
+    """Mean over seeds of the difference averaged over training, and its 95 % interval's half-width.
+
+    end: "_cosine" for the cosines'
+    """
+    return mean_over_seeds(torch.tensor(rows.groupby("seed")[f"difference{end}"].mean().tolist()))
+
+
+def higher(rows: pd.DataFrame) -> str:
+    """What higher inner products are here: "less negative", where those of aligned training are below 0."""
+    return "less negative" if rows["sequential"].mean() < 0 else "higher"
 
 
 @styled
 def training_figure(rows: pd.DataFrame) -> Figure:
-    """Inner products over rounds, aligned and summed, and their difference: means and 95 % intervals."""
-    figure, axes = new_figure(1, 2, height=2.5)
-    labels = {"sequential": "aligned (BelL)", "summed": "summed gradients", "difference": "aligned − summed"}
-    for i, (column, label) in enumerate(labels.items()):
-        axis = axes[0][int(column == "difference")]
+    """Inner products, their difference, and cosines over rounds: means and 95 % intervals."""
+    figure, axes = new_figure(1, 3, height=2.5)
+    aligned, summed = "aligned (BelL)", "summed gradients"
+    lines = (
+        ("sequential", aligned, 0, 0),
+        ("summed", summed, 0, 1),
+        ("difference", "aligned − summed", 1, 2),
+        ("sequential_cosine", aligned, 2, 0),
+        ("summed_cosine", summed, 2, 1),
+    )
+    for column, label, panel, i in lines:
+        axis = axes[0][panel]
         by = [torch.tensor(group.tolist()) for _, group in rows.groupby("round")[column]]
         means, widths = np.array([mean_over_seeds(values) for values in by]).T
         x = np.sort(rows["round"].unique())
@@ -229,7 +211,8 @@ def training_figure(rows: pd.DataFrame) -> Figure:
         axis.set(xlabel="round", ylabel="mean inner product of two tasks")
         axis.legend()
     axes[0][1].axhline(0, color="#555555", linewidth=0.8, linestyle=":")
-    axes[0][1].set_ylabel("difference")
+    axes[0][1].set_ylabel("difference of inner products")
+    axes[0][2].set_ylabel("mean cosine of two tasks")
     figure.suptitle(f"{rows['n_tasks'][0]} tasks, α = {rows['rate'][0]:g}", size=8)
     return figure
 
@@ -266,6 +249,7 @@ def run(
         {"n_seeds": training_seeds, **about},
         lambda: columns(training(seeds=range(training_seeds), **about)),
         store,
+        revision=2,
     )
     return pd.DataFrame(first["extra"]), pd.DataFrame(second["extra"])
 
@@ -289,10 +273,12 @@ def conclusion(rows: pd.DataFrame, training: pd.DataFrame) -> str:
     found = slopes(rows[rows["activation"] == "tanh"])
     mean, half_width = mean_difference(training)
     verdict = "holds as derived" if holds(rows, "tanh") else "fails its check"
-    effect = "raises" if mean > half_width else "does not measurably raise"
+    product = "the tasks' inner product"
+    raised, unclear = f"makes {product} {higher(training)}", f"does not measurably raise {product}"
+    cosine, its_width = mean_difference(training, "_cosine")
     return (
         f"Lemma 1 {verdict}: where the Hessian is Lipschitz, the residual falls with slopes from "
         f"{found['min'].min():.2f} to {found['max'].max():.2f} (expected: 3). With plain steps, alignment "
-        f"{effect} the tasks' inner product ({mean:+.3f} ± {half_width:.3f} over "
-        f"{training['seed'].nunique()} random problems)."
+        f"{raised if mean > half_width else unclear} ({mean:+.3f} ± {half_width:.3f}; the cosine: "
+        f"{cosine:+.3f} ± {its_width:.3f}; over {training['seed'].nunique()} random problems)."
     )

@@ -28,7 +28,6 @@ NAME = "meta_training"
 _MEASURES = {
     "agreement": "teacher agreement, %",
     "loss": "inversion loss",
-    "norm": "weights' norm, over the start",
 }
 
 
@@ -157,7 +156,7 @@ def from_scratch(record: Record) -> pd.DataFrame:
 
 @styled
 def meta_training_figure(record: Record) -> Figure:
-    """Agreement and loss after the adaptation's last step, and weights' norm, against rounds; a line a rate.
+    """Agreement and loss after the adaptation's last step against rounds of meta-training; a line a rate.
 
     Thin lines are single models; the dotted one is a generator from scratch after as many passes.
     """
@@ -172,12 +171,11 @@ def meta_training_figure(record: Record) -> Figure:
                 axis, curves.index, curves.to_numpy(), f"meta-learning rate {rate:g}", linewidth=1.3, **style
             )
         dotted = {"color": "#555555", "linewidth": 0.9, "linestyle": ":"}
-        axis.axhline(as_many.get(name, 1.0), label="a generator from scratch, as many passes", **dotted)
+        axis.axhline(as_many[name], label="a generator from scratch, as many passes", **dotted)
         axis.set(xlabel="rounds of meta-training", ylabel=label)
     axes[0][0].set_ylim(top=102)
-    low, high = axes[0][-1].get_ylim()
-    axes[0][-1].set_ylim(min(low, 0.9), max(high, 1.1))  # a thousandth more or less is no growth
-    axes[0][0].set_title(DATASET_TITLES.get(record["dataset"], record["dataset"]), loc="left")
+    where, n_models = DATASET_TITLES.get(record["dataset"], record["dataset"]), len(record["extra"]["models"])
+    figure.suptitle(f"{where}, seed {record['seed']}, mean of {n_models} models", size=9)
     handles, names = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2)
     return figure

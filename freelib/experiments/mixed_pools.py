@@ -55,4 +55,4 @@ def rows(records: Sequence[Record]) -> pd.DataFrame:
 def table(rows: pd.DataFrame, caption: str) -> Table:
     """The rows for readers. The paper has no such rows."""
     whole = accuracy_table(rows, caption, reference="Pool distillation")
-    return replace(whole, cells=whole.cells.drop(columns="paper, %"))
+    return replace(whole, cells=whole.cells.drop(columns="reported, %"))

@@ -30,12 +30,12 @@ from freelib.tables import DATASET_TITLES
 EXPERIMENT, NAME = "overview", "overview images"
 MODELS = 4
 LABELS = {
-    "random": "student, untrained",
-    "best_teacher": "pool's best model",
-    "free": "student: FREE",
-    "pool_features": "features of\nall {:.0f} models",
-    "pool_distillation": "student: distilled\nfrom all",
-    "pool_opinions": "what it is taught:\nanswers of all {:.0f}",
+    "random": "Random\n(untrained)",
+    "best_teacher": "Best teacher\n(one model)",
+    "free": "FREE\n(a student)",
+    "pool_features": "Pool features\n(all {:.0f} models)",
+    "pool_distillation": "Pool distillation\n(a student)",
+    "pool_opinions": "Pool opinions\n(all {:.0f} models)",
 }
 """The methods with a bar: what is untrained, the pool itself, and what is learned from it without data."""
 
@@ -85,9 +85,9 @@ def drawn(evidence: Evidence) -> dict[str, Any] | None:
     return {
         "dataset": dataset,
         "images": images[0]["config_digest"],
-        "bars": _bars(table1.rows(records))[columns]
-        .round(6)
-        .to_dict("list"),  # the last bits are a machine's
+        # the last bits are a machine's
+        "bars": _bars(table1.rows(records))[columns].round(6).to_dict("list"),
+        "labels": LABELS,
         "chance": 100 / evidence.profile.n_way,
         "distilled_from": next((shares(r["config"]) for r in records if r["method"] == METHOD), {}),
     }

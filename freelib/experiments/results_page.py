@@ -142,7 +142,7 @@ def _tables(evidence: Evidence) -> Iterator[str]:
         yield from ("No records yet.", "")
     more = {
         "minus FREE": lambda row: signed(row["difference"], row["difference_ci95"]) or "–",
-        "paper, %": lambda row: "?" if row["paper"] != row["paper"] else f"{row['paper']:.2f}",
+        "reported, %": lambda row: "?" if row["paper"] != row["paper"] else f"{row['paper']:.2f}",
         "training, s": lambda row: seconds_cell(row["seconds"], row["by_processor"], row["at_most"]) or "–",
     }
     for dataset in dict.fromkeys(record["dataset"] for record in records):
@@ -151,7 +151,7 @@ def _tables(evidence: Evidence) -> Iterator[str]:
         yield from (f"### {name_of(dataset)}", "", *lines, "")
     if records:
         yield (
-            f"Each run on one thread; {WALL}: by the wall's clock, else processor time; paper, %: ?, not "
+            f"Each run on one thread; {WALL}: by the wall's clock, else processor time; reported, %: ?, not "
             f"known to us; {AT_MOST}; {SEEDS_NOTE}. {PAIRED_NOTE}"
         )
         yield ""

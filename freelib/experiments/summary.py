@@ -14,7 +14,7 @@ from freelib.experiments.evidence import Evidence, name_of
 from freelib.methods.free import FreeConfig
 from freelib.profiles import Profile, get_profile
 from freelib.records import RecordStore
-from freelib.tables import by_chance, plus_minus
+from freelib.tables import by_chance, named, plus_minus
 
 BEGIN, END = "<!-- results: written by `freelib report` -->", "<!-- end of results -->"
 SEEDS_NOTE = "seeds: –, nothing is drawn by chance"
@@ -77,7 +77,7 @@ def by_method(
     for title in order:
         own = {row[across]: row for row in rows[rows["title"] == title].to_dict("records")}
         some = next(iter(own.values()))
-        cells = [f"{title} (sees the real images)" if some["oracle"] else title, f"{some['models']:.0f}"]
+        cells = [named(title, some["oracle"]), f"{some['models']:.0f}"]
         for value in values:
             row = own.get(value)
             texts = (

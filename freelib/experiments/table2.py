@@ -79,11 +79,13 @@ def sizes(record: Record) -> str:
 
 
 def rows(records: Sequence[Record], *, reference: str = "free") -> pd.DataFrame:
-    """The table's rows, see `accuracy_rows`: on each domain, then on their mean."""
+    """The table's rows, see `accuracy_rows`: on each domain, then on their mean, by accuracy."""
     apart = [part for record in records for part in by_domain(record)]
     order = {name: i for i, name in enumerate(domains(records[0]["dataset"]))}
-    apart.sort(key=lambda record: order[record["dataset"]])
-    return accuracy_rows([*apart, *records], table=EXPERIMENT, reference=reference, variant=variant)
+    table = accuracy_rows([*apart, *records], table=EXPERIMENT, reference=reference, variant=variant)
+    table = table.assign(order=table["dataset"].map(order).fillna(len(order)))  # the mean is last
+    columns = ["order", "n_shot", "oracle", "accuracy"]
+    return table.sort_values(columns, ignore_index=True).drop(columns="order")
 
 
 def conclusion(table: pd.DataFrame) -> str:
