@@ -68,7 +68,7 @@ def test_differences_below_what_rounding_does_are_named():
         [*RECORDS[::2], trained([41.0, 50.5], adapt_steps=20), trained([39.0, 50.0], take=5)]
     )
     assert figure7.drowned(table, 0.5) == ""
-    named = "are adaptation steps k: 20; models in the pool: 5."
+    named = "are passes k (k − 1 updates): 20; models in the pool: 5."
     assert figure7.drowned(table, 1.5).endswith(named)
     assert figure7.conclusion(table, 1.5).endswith(named)
     assert "do not measurably raise" in figure7.few_steps_suffice(table, 1.5)
