@@ -165,7 +165,7 @@ def budgets(records: Sequence[Record]) -> str:
                 mine, frees, clock = _beside_free(own, free)
                 if mine > frees:
                     longer.append(f"{get_method(name).title} ({mine:.0f} s against {frees:.0f} s {clock})")
-                elif mine < frees / 2:
+                elif 0.5 < mine < frees / 2:  # what takes no second is not trained
                     shorter.append(f"{get_method(name).title} ({mine:.0f} s, {100 * mine / frees:.0f} %)")
             place = f"{DATASET_TITLES.get(dataset, dataset)}, {n_shot}-shot"
             lines.append(
