@@ -22,8 +22,8 @@ from freelib.tables import DATASET_TITLES, Table, signed
 
 EXPERIMENT = "figure5"
 MEASURES = {
-    "cosine": "cosine of two tasks' gradients",
-    "inner_product": "inner product of two tasks' gradients",
+    "cosine": "cosine of\ntwo tasks' gradients",
+    "inner_product": "inner product of\ntwo tasks' gradients",
 }
 KINDS = {"sequential": "aligned (BelL)", "summed": "summed gradients"}
 SOURCES = ("table4", "table2")
