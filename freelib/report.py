@@ -6,50 +6,63 @@ import base64
 import html
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+import mistune
+
+from freelib.notebooks import read_notebook
 from freelib.records import Record, RecordStore
 from freelib.storage import write_atomically
 
 _STYLE = """
 :root { color-scheme: light dark; --line: #8884; --soft: #8881; }
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 78rem; margin: 2rem auto; padding: 0 1rem; }
+p, pre, li { max-width: 60rem; }
 table { border-collapse: collapse; display: block; overflow-x: auto; font-size: 13px; margin: 1rem 0; }
 caption { text-align: left; font-style: italic; padding-bottom: .4rem; }
 th, td { border-bottom: 1px solid var(--line); padding: .25rem .6rem; text-align: left; white-space: nowrap; }
-th { background: var(--soft); }
-img { max-width: 100%; background: white; padding: .5rem; box-sizing: border-box; border-radius: 4px; }
+th { background: var(--soft); white-space: normal; }
+img { max-width: min(100%, 60rem); background: white; padding: .5rem; box-sizing: border-box; }
 section { border-top: 1px solid var(--line); margin-top: 2rem; }
+pre { white-space: pre-wrap; font: inherit; background: var(--soft); padding: .5rem; }
+nav ul { columns: 18rem; font-size: 13px; }
 .failed { color: #c33; font-weight: bold; }
 """
+
+_MARKDOWN = mistune.create_markdown(escape=True, plugins=["table", "math"])
 
 
 def write_index(folder: str | Path, *, notebooks: Iterable[str] = (), failed: Iterable[str] = ()) -> Path:
     """Write `<folder>/index.html` from what lies in the folder of a profile's results, and return its path.
 
-    Sections are the notebooks in `notebooks/`, those named in `notebooks` first, in that order; a table or
-    figure belongs to the notebook that bears its name. Pictures are embedded, links are relative: the page
-    can be moved along with its folder, or read alone. failed: notebooks whose last run broke off.
+    Sections are the notebooks in `notebooks/`, those named in `notebooks` first, in that order, without their
+    code: the title, what it begins with, each table and figure with the text above it, what was printed. A
+    table or figure belongs to the notebook that bears its name. Pictures are embedded, links are relative:
+    the page can be moved along with its folder, or read alone. failed: notebooks whose last run broke off.
     """
     folder = Path(folder)
     present = sorted(path.stem for path in (folder / "notebooks").glob("*.ipynb"))
     names = [name for name in notebooks if name in present]
     names += [name for name in present if name not in names]
     artefacts = [*sorted((folder / "tables").glob("*.md")), *sorted((folder / "figures").glob("*.png"))]
-    parts = [_facts(folder)]
+    contents, parts = [], []
     for name in names:
         own = [path for path in artefacts if _belongs(path.stem, name)]
         artefacts = [path for path in artefacts if path not in own]
-        parts.append(_section(name, own, folder, broken=name in set(failed)))
+        heading, section = _section(name, own, folder, broken=name in set(failed))
+        contents.append(f'<li><a href="#{name}">{heading}</a></li>')
+        parts.append(section)
     if artefacts:
-        parts.append(_section("", artefacts, folder, broken=False))
+        more = "\n".join(_artefact(path, folder) for path in artefacts)
+        parts.append(f"<section>\n<h2>More tables and figures</h2>\n{more}\n</section>")
     title = f"freelib, profile {folder.name}"
     page = (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f"<title>{html.escape(title)}</title>\n"
         f'<meta name="viewport" content="width=device-width">\n<style>{_STYLE}</style>\n</head>\n<body>\n'
-        f"<h1>{html.escape(title)}</h1>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
+        f"<h1>{html.escape(title)}</h1>\n<nav><ul>\n" + "\n".join(contents) + "\n</ul></nav>\n"
+        f"{_facts(folder)}\n" + "\n".join(parts) + "\n</body>\n</html>\n"
     )
     path = folder / "index.html"
     write_atomically(path, page.encode())
@@ -62,27 +75,43 @@ def _belongs(artefact: str, notebook: str) -> bool:
     return artefact == subject or artefact.startswith((f"{subject}_", f"{subject}-"))
 
 
-def _section(name: str, artefacts: Iterable[Path], folder: Path, *, broken: bool) -> str:
-    lines = []
-    if name:
-        link = f"notebooks/{name}.ipynb"
-        state = ' <span class="failed">broke off: see its last cell</span>' if broken else ""
-        lines.append(
-            f'<h2>{html.escape(name)}</h2>\n<p><a href="{link}">The executed notebook</a>{state}</p>'
-        )
+def _section(name: str, artefacts: Sequence[Path], folder: Path, *, broken: bool) -> tuple[str, str]:
+    """The heading of a notebook's section, and the section."""
+    link = f"notebooks/{name}.ipynb"
+    cells = read_notebook(folder / link).cells
+    heading, above, left = html.escape(name), "", list(artefacts)
+    below: list[str] = []
+    for cell in cells:
+        if cell.cell_type == "markdown":
+            titled, text = re.findall(r"\A(#+ [^\n]*\n*)?(.*)\Z", cell.source, re.DOTALL)[0]
+            if titled.startswith("# "):
+                heading = html.escape(titled[2:].strip())
+                below.append(markdown_html(text.partition("\n\n")[0]))
+                text = ""
+            above = markdown_html(text) if titled else above
+            continue
+        for path in [path for path in left if f'"{path.stem}")' in cell.source]:
+            below += [above, _artefact(path, folder)]
+            above = ""
+            left.remove(path)
+        printed = "".join(out.text for out in cell.outputs if out.get("name") == "stdout")
+        below += [f"<pre>{html.escape(printed)}</pre>"] if printed else []
+    state = ' <span class="failed">broke off: see its last cell</span>' if broken else ""
+    link = f'<p><a href="{link}">The executed notebook</a>{state}</p>'
+    below += [_artefact(path, folder) for path in left]
+    return heading, "\n".join([f'<section id="{name}">\n<h2>{heading}</h2>', link, *below, "</section>"])
+
+
+def _artefact(path: Path, folder: Path) -> str:
+    """A table or a picture, and the links to its files."""
+    if path.suffix == ".md":
+        shown, other = markdown_html(path.read_text(encoding="utf-8")), path.with_suffix(".csv")
     else:
-        lines.append("<h2>More tables and figures</h2>")
-    for path in artefacts:
-        if path.suffix == ".md":
-            lines.append(markdown_table(path.read_text(encoding="utf-8")))
-            other = path.with_suffix(".csv")
-        else:
-            picture = base64.b64encode(path.read_bytes()).decode()
-            lines.append(f'<p><img alt="{html.escape(path.stem)}" src="data:image/png;base64,{picture}"></p>')
-            other = path.with_suffix(".pdf")
-        links = [file for file in (path, other) if file.exists()]
-        lines.append("<p>" + " · ".join(_link(file, folder) for file in links) + "</p>")
-    return "<section>\n" + "\n".join(lines) + "\n</section>"
+        picture = base64.b64encode(path.read_bytes()).decode()
+        shown = f'<p><img alt="{html.escape(path.stem)}" src="data:image/png;base64,{picture}"></p>'
+        other = path.with_suffix(".pdf")
+    links = [_link(file, folder) for file in (path, other) if file.exists()]
+    return f"{shown}\n<p>{' · '.join(links)}</p>"
 
 
 def _link(path: Path, folder: Path) -> str:
@@ -148,32 +177,6 @@ def duration(seconds: float) -> str:
     return f"{total // 60} min {total % 60:02d} s" if total >= 60 else f"{total} s"
 
 
-def markdown_table(text: str) -> str:
-    """HTML of what `Table.markdown` writes: paragraphs, and rows of cells between bars; **bold** in both.
-
-    A bar behind a backslash is a cell's own.
-    """
-
-    def inline(words: str) -> str:
-        return re.sub(r"\*\*(.+?)\*\*", r"<b>\1</b>", html.escape(words.strip().replace("\\|", "|")))
-
-    lines, out, in_table = text.splitlines(), [], False
-    for number, line in enumerate(lines):
-        is_row = line.startswith("|")
-        if is_row and not in_table:
-            out.append("<table>")
-        if in_table and not is_row:
-            out.append("</table>")
-        if is_row:
-            if not set(line) <= set("|-: "):
-                ahead = (
-                    number + 1 < len(lines) and set(lines[number + 1]) <= set("|-: ") and lines[number + 1]
-                )
-                tag = "th" if ahead else "td"
-                cells = re.split(r"(?<!\\)\|", line.strip().strip("|"))
-                row = (f"<{tag}>{inline(cell)}</{tag}>" for cell in cells)
-                out.append("<tr>" + "".join(row) + "</tr>")
-        elif line.strip():
-            out.append(f"<p>{inline(line)}</p>")
-        in_table = is_row
-    return "\n".join([*out, "</table>"] if in_table else out)
+def markdown_html(text: str) -> str:
+    """HTML of Markdown, such as `Table.markdown` writes; HTML in the text is shown as it is written."""
+    return str(_MARKDOWN(text))

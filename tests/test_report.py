@@ -1,17 +1,27 @@
 import re
 from html.parser import HTMLParser
 
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from test_records import fields
 
+from freelib.notebooks import write_notebook
 from freelib.records import RecordStore, complete
-from freelib.report import duration, markdown_table, write_index
+from freelib.report import duration, write_index
 
 
 def results(folder):
     """A profile's results: two notebooks, a table, a figure, records."""
     for name in ("00_quickstart", "01_table1"):
         (folder / "notebooks").mkdir(parents=True, exist_ok=True)
-        (folder / "notebooks" / f"{name}.ipynb").write_text("{}")
+        cells = [
+            new_markdown_cell(
+                f"# The {name[3:]} & its <title>\n\nWhat it is, with $\\theta$.\n\nMore of it."
+            ),
+            new_code_cell("print()", outputs=[new_output("stream", name="stdout", text="1 < 2\n")]),
+            new_markdown_cell("## The table\n\n*bars* are bars."),
+            new_code_cell('save_figure(figure, folder, "table1_bars")'),
+        ]
+        write_notebook(new_notebook(cells=cells), folder / "notebooks" / f"{name}.ipynb")
     tables, figures = (
         ("table1.md", "table1.csv"),
         ("table1_bars.png", "table1_bars.pdf", "table10.png", "stray.png"),
@@ -51,12 +61,20 @@ def test_the_page_has_everything_and_its_links_lead_somewhere(tmp_path):
     page = Links()
     page.feed(text)
     assert page.open == []
-    assert all((folder / link).is_file() for link in page.links)
+    assert all((folder / link).is_file() for link in page.links if not link.startswith("#"))
     assert not any(link.startswith("/") or "://" in link for link in page.links)
     assert page.pictures == ["table1_bars", "stray", "table10"]
     sections = re.findall(r"<h2>(.*?)</h2>", text)
-    assert sections == ["00_quickstart", "01_table1", "More tables and figures"]
-    assert "broke off" in text.split("01_table1</h2>")[1]
+    titles = ["The quickstart &amp; its &lt;title&gt;", "The table1 &amp; its &lt;title&gt;"]
+    assert sections == [*titles, "More tables and figures"]
+    assert re.findall(r'<li><a href="#(.*?)">(.*?)</a>', text) == [
+        ("00_quickstart", titles[0]),
+        ("01_table1", titles[1]),
+    ]
+    table1 = text.split('<section id="01_table1">')[1]
+    assert "broke off" in table1
+    assert "More of it" not in text
+    assert re.sub(r"\s+", " ", table1).index("<em>bars</em> are bars.</p> <p><img") > table1.index("1 &lt; 2")
     assert "A &lt;processor&gt;" in text
     assert "2 min 10 s" in text
     assert "color-scheme: light dark" in text
@@ -64,22 +82,6 @@ def test_the_page_has_everything_and_its_links_lead_somewhere(tmp_path):
 
 def test_an_empty_folder_gives_a_page_too(tmp_path):
     assert "No records yet" in write_index(tmp_path).read_text()
-
-
-def test_markdown_table():
-    html = markdown_table(
-        "Caption\n\n| a | b |\n| --- | --- |\n| **1** | x & y |\n|  | − |\n| \\|u\\| | \\| |\n\nA **note**"
-    )
-    assert html.splitlines() == [
-        "<p>Caption</p>",
-        "<table>",
-        "<tr><th>a</th><th>b</th></tr>",
-        "<tr><td><b>1</b></td><td>x &amp; y</td></tr>",
-        "<tr><td></td><td>−</td></tr>",
-        "<tr><td>|u|</td><td>|</td></tr>",
-        "</table>",
-        "<p>A <b>note</b></p>",
-    ]
 
 
 def test_duration():

@@ -23,11 +23,13 @@ def run_of(fields, accuracies, *, agreement=(0.0, 0.4, 0.6), **changes):
 
 def test_variants_change_something_and_release_defaults_drop_what_they_already_are():
     changed = table4.variants(FULL)
-    assert len(changed) == 15
+    assert len(changed) == 16
     assert all(replace(FULL, **fields) != FULL for fields in changed.values())
     assert changed["generator from scratch, equal passes"]["scratch_steps"] == FULL.adapt_steps
     assert changed["without λ_bn"] == {"lambda_bn": 0.0}
     assert changed["recovery in bfloat16"] == {"precision": "bfloat16"}
+    together = replace(FULL, **changed[table4.TOGETHER])
+    assert (together.kd_heads, together.align_sweeps, together.distillation) == ("shared", 1, "release")
     release = table4.variants(FreeConfig())
     assert table4.variants(replace(FULL, precision="bfloat16"))["recovery in float32"] == {
         "precision": "float32"
@@ -42,13 +44,13 @@ def test_units_are_the_full_method_its_variants_and_its_selections():
     profile = get_profile("cpu").for_experiment("table4")
     units = table4.units(profile, ["cifar-fs"], [1], [0, 1])
     # the second seed: the paper's three parts, plain steps, replay within models, the precision
-    assert len(units) == (1 + 15 + 2) + (1 + 6)
-    again = {str(unit_config(unit, profile)) for unit in units[18:]}
-    assert again < {str(unit_config(unit, profile)) for unit in units[:18]}
+    assert len(units) == (1 + 16 + 2) + (1 + 6)
+    again = {str(unit_config(unit, profile)) for unit in units[19:]}
+    assert again < {str(unit_config(unit, profile)) for unit in units[:19]}
     assert (units[0].overrides, units[0].selection) == ({}, "validation")
-    assert [unit.selection for unit in units[16:18]] == ["test", "last"]
-    configs = [unit_config(unit, profile) for unit in units[:16]]
-    assert len({str(config) for config in configs}) == 16
+    assert [unit.selection for unit in units[17:19]] == ["test", "last"]
+    configs = [unit_config(unit, profile) for unit in units[:17]]
+    assert len({str(config) for config in configs}) == 17
     assert configs[0].rounds == 50
 
 

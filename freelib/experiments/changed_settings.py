@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from freelib.experiments.claims_parts import ablation_rows
 from freelib.experiments.evidence import Evidence, setting
-from freelib.experiments.table4 import verdict
+from freelib.experiments.table4 import TOGETHER, verdict
 from freelib.experiments.units import make_config
 from freelib.methods.free import FreeConfig
 
@@ -29,11 +28,13 @@ def changed_settings(evidence: Evidence) -> str:
         return ""
     words = [HERE[name].format(getattr(here, name), getattr(release, name)) for name in changed]
     text = f"FREE differs from its public release (in brackets) in more than size: {', '.join(words)}."
-    rows = ablation_rows(evidence.runs("table4"))
+    rows = evidence.ablation
     for (dataset, n_shot), group in rows.groupby(["dataset", "n_shot"]) if len(rows) else ():
         by_words = {row["variant"]: row for row in group.to_dict("records")}
         said = [f"{back}: {verdict(by_words[back])}" for back in BACK if back in by_words]
         if said:
             where = setting(str(dataset), int(str(n_shot)))
             text += f" In table 4, {where}, each alone, the others kept: {'; '.join(said)}."
+        if TOGETHER in by_words:
+            text += f" These, its loss and its memory together: {verdict(by_words[TOGETHER])}."
     return text + " All differences: *What differs from the paper* in results/README.md."

@@ -12,7 +12,6 @@ import pandas as pd
 from freelib.accuracy_rows import reference_values
 from freelib.experiments import beyond, paper_size, table1, table2, table3
 from freelib.experiments.changed_settings import changed_settings
-from freelib.experiments.claims_parts import rounding_floor
 from freelib.experiments.evidence import Evidence, Runs, setting, unmeasured
 from freelib.experiments.units import Unit
 from freelib.experiments.verdicts import HOLDS_IN_PART, OPEN, Cell, Verdict, judged, span
@@ -89,7 +88,7 @@ def against(
         )
 
     found: dict[str, Cell] = {}
-    floor = rounding_floor(evidence)
+    floor = evidence.rounding_floor
     wanted: dict[Unit, None] = {}
     lacking: dict[Unit, None] = {}
     for experiment in experiments:

@@ -10,8 +10,8 @@ import pandas as pd
 
 from freelib.experiments import figure5, lemma1, table2, table3, table4
 from freelib.experiments.alignment_claim import pairs, sentence
-from freelib.experiments.evidence import Evidence, Runs, setting
-from freelib.experiments.units import Unit, unit_config
+from freelib.experiments.evidence import Evidence, setting
+from freelib.experiments.units import unit_config
 from freelib.experiments.verdicts import OPEN, Cell, Verdict, judged, sign_of, span
 from freelib.methods.free import FreeConfig
 from freelib.tables import signed
@@ -29,24 +29,6 @@ FIVE = Part(table4.PARTS[0], "generator from scratch, twice the passes")
 BELL = Part(table4.PARTS[1], "one align sweep")
 REPLAY = Part(table4.PARTS[2])
 MIXING = Part(table4.WITHIN)
-
-
-def ablation_rows(runs: Runs) -> pd.DataFrame:
-    """Table 4's rows of those records whose full method, of the same seed, has a record too."""
-
-    def column(unit: Unit) -> tuple[str, int, int]:
-        return unit.dataset, unit.n_shot, unit.seed
-
-    full = {column(unit) for unit in runs.wanted if not unit.overrides} - {
-        column(unit) for unit in runs.missing if not unit.overrides and unit.selection == "validation"
-    }
-    held = [r for r in runs.records if (r["dataset"], r["n_shot"], r["seed"]) in full]
-    return table4.rows(held) if held else pd.DataFrame(columns=["variant"])
-
-
-def rounding_floor(evidence: Evidence) -> float:
-    """What rounding alone moves a seed of FREE by (table 4), for `Cell`; 0 where that is not measured."""
-    return table4.moved_by_rounding(ablation_rows(evidence.runs("table4")))
 
 
 def part_cells(rows: pd.DataFrame, words: str) -> list[Cell]:
@@ -81,7 +63,7 @@ def _lacks(evidence: Evidence, *words: str) -> tuple[str, ...]:
 
 def part_helps(evidence: Evidence, claim: str, part: Part) -> Verdict:
     """The full method against the one without a part (table 4)."""
-    rows = ablation_rows(evidence.runs("table4"))
+    rows = evidence.ablation
     cells, missing = part_cells(rows, part.words), _lacks(evidence, part.words)
     if not cells:
         return Verdict(claim, OPEN, notebooks=("04_table4",))
@@ -104,7 +86,7 @@ def five_helps(evidence: Evidence) -> Verdict:
     """FIve against a generator from scratch for each model, at equal passes (table 4)."""
     claim = "The meta-generator makes the learner better than generators from scratch in as many passes"
     verdict = part_helps(evidence, claim, FIVE)
-    rows = ablation_rows(evidence.runs("table4"))
+    rows = evidence.ablation
     passes = dict(zip(rows["variant"], rows.get("passes", ()), strict=False))
     if verdict.verdict == OPEN or not passes["the full method"] > passes[FIVE.words]:
         return verdict
@@ -130,7 +112,7 @@ def alignment_helps(evidence: Evidence) -> Verdict:
     claim, notebooks = "Aligned gradients (BelL) make the learner better than summed ones", (
         "04_table4", "02_table2", "03_table3",
     )  # fmt: skip
-    rows = ablation_rows(evidence.runs("table4"))
+    rows = evidence.ablation
     cells, numbers = part_cells(rows, BELL.words), list(_part_numbers(rows, BELL.words))
     numbers += [*_part_numbers(rows, BELL.also), *_part_numbers(rows, table4.PLAIN)]
     numbers += filter(None, [table4.plain_sentences(evidence.runs("table4").records)])

@@ -19,7 +19,6 @@ from freelib.experiments import (
     table5,
 )
 from freelib.experiments.benchmark import PIECES
-from freelib.experiments.claims_parts import rounding_floor
 from freelib.experiments.evidence import Evidence, setting, unmeasured_seeds
 from freelib.experiments.verdicts import (
     FAILS,
@@ -107,7 +106,7 @@ def recovered_tasks_teach(evidence: Evidence) -> Verdict:
         table = accuracy_rows(runs.records, table="table1", variant=_recovered_by)
     told = table.dropna(subset=["difference"])
     control = told["method"] == f"free ({FROM_SCRATCH})"
-    floor = rounding_floor(evidence)
+    floor = evidence.rounding_floor
     cells, others = (_cells(told[chosen], floor) for chosen in (control, ~control))
     if not cells:
         return Verdict(claim, OPEN, notebooks=notebooks)

@@ -6,6 +6,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
+import pandas as pd
+
 from freelib.experiments import beyond, figure5, figure7, paper_size, table1, table2, table3, table4, table5
 from freelib.experiments.grid import Plan, record_of
 from freelib.experiments.units import Unit
@@ -122,6 +124,25 @@ class Evidence:
                         records.append(record)
             self._runs[experiment] = Runs(wanted, records, missing)
         return self._runs[experiment]
+
+    @cached_property
+    def ablation(self) -> pd.DataFrame:
+        """Table 4's rows of those records whose full method, of the same seed, has a record too."""
+
+        def column(unit: Unit) -> tuple[str, int, int]:
+            return unit.dataset, unit.n_shot, unit.seed
+
+        runs = self.runs("table4")
+        full = {column(unit) for unit in runs.wanted if not unit.overrides} - {
+            column(unit) for unit in runs.missing if not unit.overrides and unit.selection == "validation"
+        }
+        held = [r for r in runs.records if (r["dataset"], r["n_shot"], r["seed"]) in full]
+        return table4.rows(held) if held else pd.DataFrame(columns=["variant"])
+
+    @cached_property
+    def rounding_floor(self) -> float:
+        """What rounding alone moves a seed of FREE by (table 4), for `Cell`; 0 where that is not measured."""
+        return table4.moved_by_rounding(self.ablation)
 
     def latest(self, method: str, datasets: Collection[str] = ()) -> list[Record]:
         """A measurement's records, the newest of each data set, seed and precision.

@@ -18,7 +18,6 @@ from freelib.experiments import (
     table5,
 )
 from freelib.experiments.claims import KNOWN_TEXT, QUESTIONS, SOURCES, all_verdicts
-from freelib.experiments.claims_parts import ablation_rows, rounding_floor
 from freelib.experiments.evidence import Evidence, name_of
 from freelib.experiments.overview import draw
 from freelib.experiments.summary import (
@@ -93,7 +92,7 @@ def results_page(folder: str | Path) -> str:
 
 def _floor(evidence: Evidence) -> str:
     """The rule on small differences of one seed, where table 4 has what it needs; see `Cell`."""
-    if not (floor := rounding_floor(evidence)):
+    if not (floor := evidence.rounding_floor):
         return ""
     return (
         f"; between two trained methods, one seed's difference below {floor:.1f} points counts as none: "
@@ -166,7 +165,7 @@ def _tables(evidence: Evidence) -> Iterator[str]:
         made = table3.table(table3.rows(records), f"Profile {profile.name}.")
         yield from ("## Table 3: several architectures in one pool", "", made.markdown())
         yield from (_rounds(profile, "table3"), "")
-    if len(rows := ablation_rows(evidence.runs("table4"))):
+    if len(rows := evidence.ablation):
         made = table4.table(rows, f"Profile {profile.name}.")
         yield from ("## Table 4: FREE without one part at a time", "", made.markdown())
         yield from (f"{PAIRED_NOTE} {_rounds(profile, 'table4')}", "")
@@ -212,7 +211,7 @@ def _figures(folder: Path, evidence: Evidence) -> Iterator[str]:
         if words := EMBEDDED.get(path.stem):
             yield from (f"![{words}]({folder.name}/figures/{path.name})", "", f"{words}.", "")
             if path.stem == "figure7" and (records := evidence.runs("figure7").records):
-                text = figure7.conclusion(figure7.rows(records), rounding_floor(evidence))
+                text = figure7.conclusion(figure7.rows(records), evidence.rounding_floor)
                 yield from (text, "")
     others = [
         f"[{path.stem}]({folder.name}/figures/{path.name})" for path in there if path.stem not in EMBEDDED

@@ -25,9 +25,12 @@ PARTS = ("generator from scratch, equal passes", "summed gradients", "no replay"
 PLAIN_RATE = 0.1  # up to 0.3 the first rounds' distillation loss falls as with summed gradients
 PLAIN = "plain steps inside BelL"
 WITHIN = "replay within models"
+TOGETHER = "the release's settings, all at once"
 ROUNDING = ("recovery in float32", "recovery in bfloat16")
 SEVERAL_SEEDS = (*PARTS, PLAIN, WITHIN, *ROUNDING)
 """The variants that a claim rests on; the others run with the first seed only."""
+RELEASE = ("align_lr", "align_sweeps", "kd_heads", "lambda_bn")
+"""What a profile of few rounds changes of the public release's settings, sizes apart."""
 SELECTIONS = {"test": "selected on the test classes", "last": "last round, no selection"}
 
 
@@ -51,6 +54,11 @@ def variants(full: FreeConfig) -> dict[str, dict[str, Any]]:
         "a third of the meta-step": {"meta_lr": full.meta_lr / 3},
         "the release's loss": {"distillation": "release"},
         "the release's memory": {"memory_tasks": "last"},
+        TOGETHER: {
+            **{name: getattr(FreeConfig(), name) for name in RELEASE},
+            "distillation": "release",
+            "memory_tasks": "last",
+        },
         "one head for all models" if per_model else "a head for each model": {
             "kd_heads": "shared" if per_model else "per_model"
         },
