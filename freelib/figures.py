@@ -106,12 +106,11 @@ def bar_chart(rows: pd.DataFrame) -> Figure:
     titles = dict(zip(rows["method"], rows["title"], strict=True))
     height = 0.9 + 0.16 * len(methods) * (1 + len(shots))
     figure, axes = new_figure(1, len(datasets), height=height, sharex=True, sharey=True)
-    bar = 0.8 / len(shots)
-    positions = np.arange(len(methods))
+    bar, positions = 0.8 / len(shots), np.arange(len(methods))
     for axis, dataset in zip(axes[0], datasets, strict=True):
         for i, n_shot in enumerate(shots):
-            chosen = rows[(rows["dataset"] == dataset) & (rows["n_shot"] == n_shot)].set_index("method")
-            chosen = chosen.reindex(methods)
+            chosen = rows[(rows["dataset"] == dataset) & (rows["n_shot"] == n_shot)]
+            chosen = chosen.set_index("method").reindex(methods)
             place = positions + (i - (len(shots) - 1) / 2) * bar
             label = f"{n_shot} shot{'s' if n_shot > 1 else ''}"
             axis.barh(place, chosen["accuracy"], bar * 0.9, color=PALETTE[i], label=label)
@@ -131,9 +130,10 @@ def bar_chart(rows: pd.DataFrame) -> Figure:
     names = [named(titles[name], name in oracles).replace(" (", "\n(") for name in methods]
     axes[0][0].set_yticks(positions, names)
     axes[0][0].set(xlim=(0, None), ylim=(len(methods) - 0.5, -0.5))
-    handles = _handles(axes[0])
-    names = sorted(handles, key=lambda name: (name in ("reported", "chance"), name))
-    figure.legend([handles[name] for name in names], names, loc="outside lower center", ncols=len(names))
+    axes[0][0].locator_params("x", nbins=5)
+    last = ("reported", "chance")
+    handles = dict(sorted(_handles(axes[0]).items(), key=lambda item: (item[0] in last, item[0])))
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=len(handles))
     return figure
 
 
@@ -239,8 +239,8 @@ def learning_curves(
         axis.xaxis.get_major_locator().set_params(integer=True)
     handles = _handles(axes[0])
     if share:
-        columns = min(4, len(handles))
-        figure.legend(handles.values(), handles, loc="outside lower center", ncols=columns)
+        style = {"ncols": min(4, len(handles)), "handlelength": 3.2}  # dashes want room
+        figure.legend(handles.values(), handles, loc="outside lower center", **style)
     else:
         axes[0][0].legend()
     return figure

@@ -33,13 +33,13 @@ nav ul { columns: 18rem; font-size: 13px; }
 _MARKDOWN = mistune.create_markdown(escape=True, plugins=["table", "math"])
 
 
-def write_index(folder: str | Path, *, notebooks: Iterable[str] = (), failed: Iterable[str] = ()) -> Path:
+def write_index(folder: str | Path, *, notebooks: Iterable[str] = ()) -> Path:
     """Write `<folder>/index.html` from what lies in the folder of a profile's results, and return its path.
 
     Sections are the notebooks in `notebooks/`, those named in `notebooks` first, in that order, without their
     code: the title, what it begins with, each table and figure with the text above it, what was printed. A
     table or figure belongs to the notebook that bears its name. Pictures are embedded, links are relative:
-    the page can be moved along with its folder, or read alone. failed: notebooks whose last run broke off.
+    the page can be moved along with its folder, or read alone. A notebook that broke off is marked.
     """
     folder = Path(folder)
     present = sorted(path.stem for path in (folder / "notebooks").glob("*.ipynb"))
@@ -50,7 +50,7 @@ def write_index(folder: str | Path, *, notebooks: Iterable[str] = (), failed: It
     for name in names:
         own = [path for path in artefacts if _belongs(path.stem, name)]
         artefacts = [path for path in artefacts if path not in own]
-        heading, section = _section(name, own, folder, broken=name in set(failed))
+        heading, section = _section(name, own, folder)
         contents.append(f'<li><a href="#{name}">{heading}</a></li>')
         parts.append(section)
     if artefacts:
@@ -75,7 +75,7 @@ def _belongs(artefact: str, notebook: str) -> bool:
     return artefact == subject or artefact.startswith((f"{subject}_", f"{subject}-"))
 
 
-def _section(name: str, artefacts: Sequence[Path], folder: Path, *, broken: bool) -> tuple[str, str]:
+def _section(name: str, artefacts: Sequence[Path], folder: Path) -> tuple[str, str]:
     """The heading of a notebook's section, and the section."""
     link = f"notebooks/{name}.ipynb"
     cells = read_notebook(folder / link).cells
@@ -96,6 +96,7 @@ def _section(name: str, artefacts: Sequence[Path], folder: Path, *, broken: bool
             left.remove(path)
         printed = "".join(out.text for out in cell.outputs if out.get("name") == "stdout")
         below += [f"<pre>{html.escape(printed)}</pre>"] if printed else []
+    broken = any(out.output_type == "error" for cell in cells for out in cell.get("outputs", ()))
     state = ' <span class="failed">broke off: see its last cell</span>' if broken else ""
     link = f'<p><a href="{link}">The executed notebook</a>{state}</p>'
     below += [_artefact(path, folder) for path in left]

@@ -80,10 +80,7 @@ def reproduce(
         if (failure := _run(path, output, given, settings, standing=standing)) is not None:
             failures.append(failure)
             sys.stderr.write(f"{failure.name} failed; what it did until then is kept in {failure.path}\n")
-    index = write_index(
-        folder, notebooks=[path.stem for path in everything], failed=[f.name for f in failures]
-    )
-    return index, failures
+    return write_index(folder, notebooks=[path.stem for path in everything]), failures
 
 
 def _run(

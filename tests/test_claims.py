@@ -33,10 +33,10 @@ def test_a_claim_holds_where_the_paired_interval_is_above_zero(evidence):
     published = found["beats_published"]
     assert published.verdict == SO_FAR
     measured = "1 of 1 columns measured, 1 of them not with all methods and seeds"
-    assert published.finding == f"FREE minus OTA: +3.0 ± 0.4 points; {measured}"
+    assert published.finding == f"FREE minus OTA: +3.0 ± 0.4 points; {measured}; one seed in 1 of 1"
     assert published.numbers[2:4] == (
         "The order is judged, not the margin. The paper's, over the strongest: 1.42 to 4.78 points; here "
-        f"FREE minus OTA: +3.0 ± 0.4 points; {measured}.",
+        f"FREE minus OTA: +3.0 ± 0.4 points; {measured}; one seed in 1 of 1.",
         "CIFAR-FS, 1-shot: trained longer than FREE, by the shortest seeds: none; "
         "less than half as long: none.",
     )
@@ -73,7 +73,7 @@ def test_columns_with_every_rival_are_told_from_those_without(evidence):
 
     finding = all_verdicts(evidence(profile, table1=accuracies))["beats_published"].finding
     assert ": +3.0 to +8.0 points; 2 of 2 columns" in finding
-    assert finding.endswith(" (with all methods 1: +3.0 ± 0.0 points)")
+    assert finding.endswith(" (with all methods 1: +3.0 ± 0.0 points); one seed in 2 of 2")
 
 
 def test_a_claim_on_another_method_is_held_against_that_method(evidence):
@@ -102,7 +102,7 @@ def test_a_column_against_a_claim_that_holds_elsewhere_is_named(evidence):
 
     verdict = all_verdicts(evidence(profile, table1=accuracies))["distilled_beats_pool"]
     assert verdict.verdict == HOLDS_IN_PART
-    assert verdict.finding.endswith("; against it: CUB, 1-shot −5.0")
+    assert verdict.finding.endswith("; for it: 1 of 2 columns; against it: CUB, 1-shot −5.0")
 
 
 def test_a_rival_of_a_lower_mean_may_still_be_level(evidence):
@@ -133,7 +133,7 @@ def test_a_mixed_pool_is_held_against_what_was_run_on_it(evidence):
     assert domains.missing == ("not among this profile's runs: Average, OTA, DRO, PURER, BiDf-MKD",)
     architectures = found["beats_on_mixed_architectures"]
     assert architectures.verdict == FAILS_SO_FAR
-    assert architectures.finding == "FREE minus Random: −2.0 ± 0.0 points"
+    assert architectures.finding == "FREE minus Random: −2.0 ± 0.0 points; one seed in 1 of 1"
     assert "OTA" not in architectures.missing[0]  # it can't use such a pool
 
 

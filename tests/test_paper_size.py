@@ -19,6 +19,7 @@ PIECES = pd.DataFrame(
         "piece": ["pretraining", "pretraining", "recovery", "replay", "test"],
         "precision": ["bfloat16", "float32", "bfloat16", "float32", "float32"],
         "seconds": [0.8, 1.1, 1.0, 0.08, 0.05],
+        "side_by_side": [0.4, 0.6, 0.5, 0.04, 0.03],
         "paper_size": True,
     }
 )
@@ -86,7 +87,12 @@ def test_the_time_of_its_parts_beside_what_the_pieces_promise(record):
         "1.33 h", "1.13 h", "2.89 h", "–", "30.0 s", "–", "5.36 h", "–",
     ]  # fmt: skip
     assert cells.index[-3:].tolist() == [paper_size.PARTS["rest"], "those with a promise", "together"]
-    assert table.note.startswith("On A CPU, processes of 1 thread(s).")
+    assert table.note.startswith("On A CPU, 1 thread: the models")
+    both = paper_size.time_table(record | {"threads": 2}, PIECES, "Caption.")
+    cells = both.cells.set_index("part")
+    assert cells["time"].tolist()[:2] == ["0.56 h", "1.11 h"]  # of the training, 1.11 h were already so
+    assert cells["the benchmark's pieces, as many"].tolist()[:2] == ["0.67 h", "0.57 h"]
+    assert both.note.startswith("On A CPU, 2 threads: ")
     for other, pieces in ((record, PIECES.assign(paper_size=False)), (record | {"device": "A GPU"}, PIECES)):
         nothing = paper_size.time_table(other, pieces, "")
         assert set(nothing.cells["the benchmark's pieces, as many"]) == {"–"}
@@ -95,7 +101,7 @@ def test_the_time_of_its_parts_beside_what_the_pieces_promise(record):
 
 def test_what_it_reached_stands_beside_what_others_report(record):
     assert paper_size.sentence(record) == (
-        "The whole run took 6.68 h of one process and reached 41.0 ± 2.5 %, 39.13 % are reported (public "
+        "The whole run took 6.68 h on 1 thread and reached 41.0 ± 2.5 %, 39.13 % are reported (public "
         "leaderboard's listing). It replayed 13.0 batches a round; the benchmark's sum assumes 15."
     )
     del record["seconds"]["pretraining"]

@@ -10,6 +10,7 @@ from made_records import made
 from freelib.experiments import results_page
 from freelib.experiments.claims import CLAIMS
 from freelib.experiments.evidence import PLANS
+from freelib.notebooks import read_notebook
 from freelib.profiles import PROFILES
 from freelib.records import RecordStore
 
@@ -31,6 +32,13 @@ def test_every_figure_and_notebook_that_the_page_names_is_there():
         f"#{line[4:].lower().replace(' ', '-')}" for line in page.splitlines() if "### Claim" in line
     }
     assert all((ROOT / "results" / link).is_file() for link in links if link not in anchors)
+
+
+@pytest.mark.parametrize("path", sorted((RESULTS / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_committed_notebooks_ran_to_their_end(path):
+    cells = [cell for cell in read_notebook(path).cells if cell.cell_type == "code"]
+    assert not [cell for cell in cells if any(out.output_type == "error" for out in cell.outputs)]
+    assert all(cell.execution_count for cell in cells)
 
 
 def test_without_records_the_page_says_how_to_make_them(tmp_path):
@@ -71,7 +79,7 @@ def test_tables_appear_with_their_records(whole):
     for number in (1, 2, 3, 4):
         assert f"\n## Table {number}" in whole
     assert (
-        "| method | models at test | CIFAR-FS, % | mini-ImageNet, % | CUB, % | mean of the three, % |"
+        "| method | kind | models at test | CIFAR-FS, % | mini-ImageNet, % | CUB, % | mean of the three, % |"
         in whole
     )
     assert re.search(r"\| table 4 \| (\d+) \| \1 \|", whole)
@@ -119,11 +127,11 @@ def test_report_writes_both_files_or_neither(tmp_path):
     assert refused.exit_code == 2
     assert "no place for results" in refused.output
     assert not (tmp_path / "results" / "README.md").exists()
-    readme.write_text(f"# a\n{BEGIN}\nold\n{END}\nb\n", encoding="utf-8")
+    readme.write_text(f"# a\n{BEGIN}\nstale\n{END}\nb\n", encoding="utf-8")
     done = CliRunner().invoke(main, ["report", "--profile", "cpu", "--root", str(tmp_path)])
     assert done.exit_code == 0, done.output
     text = readme.read_text(encoding="utf-8")
     assert text.startswith("# a\n")
     assert text.endswith(f"{END}\nb\n")
-    assert "old" not in text
+    assert "stale" not in text
     assert "Best teacher" in text

@@ -3,8 +3,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from fake_methods import TINY
-from made_records import made
+from made_records import CLAIMED, made
 
 from freelib.experiments import summary
 from freelib.experiments.evidence import Evidence
@@ -34,20 +33,25 @@ def test_the_table_follows_the_records(tmp_path):
 
 
 def test_each_row_has_its_own_seeds(tmp_path):
-    profile = replace(TINY, shots=(1, 5), seeds=(0, 1, 2), pool_seed=0, n_episodes=2)
+    profile = replace(CLAIMED, shots=(1, 5), seeds=(0, 1, 2), pool_seed=0, n_episodes=2)
     store = RecordStore(tmp_path)
     for method, n_shot, seeds in (("free", 1, 2), ("free", 5, 1), ("random", 1, 3), ("best_teacher", 1, 1)):
         for seed in range(seeds):
             episodes = [30.0 + n_shot, 32.0 + n_shot]
             store.put(made(Unit("table1", method, "cifar-fs", n_shot, seed), profile, episodes))
     lines = summary.first_screen(Evidence(profile, store)).splitlines()
-    assert lines[0] == "| method | models at test | 1-shot, % | 5-shot, % | seeds |"
+    assert lines[0] == "| method | kind | models at test | 1-shot, % | 5-shot, % | seeds |"
     assert sorted(lines[2:5]) == [
-        "| Best teacher | 1 | 32.0 ± 2.0 | – | – |",
-        "| FREE | 1 | 32.0 ± 2.0 | 36.0 ± 2.0 | 2, 1 |",
-        "| Random | 1 | 32.0 ± 2.0 | – | 3 |",
+        "| Best teacher | the pool itself | 1 | 32.0 ± 2.0 | – | – |",
+        "| FREE | the paper's | 1 | 32.0 ± 2.0 | 36.0 ± 2.0 | 2, 1 |",
+        "| Random | compared with in the paper | 1 | 32.0 ± 2.0 | – | 3 |",
     ]
-    assert "seeds: –, nothing is drawn by chance" in lines[-1]
+    (note,) = [line for line in lines if "seeds: –, nothing is drawn by chance" in line]
+    place = lines.index(note)
+    assert lines[place + 4].startswith(
+        "- FREE is ahead of every method that it is compared with: **not told apart** ("
+    )
+    assert lines[place + 4].endswith("([2](results/README.md#claim-2)).")
 
 
 @pytest.mark.parametrize("text", ["", summary.BEGIN, f"{summary.BEGIN}{summary.BEGIN}{summary.END}"])

@@ -65,9 +65,29 @@ def _place(gap: float, ci95: float) -> str:
     return "not told apart from" if abs(gap) <= ci95 else "above" if gap > 0 else "below"
 
 
+def either(rows: pd.DataFrame) -> str:
+    """What recovered and procedural images are worth alone, against half of each; empty where one lacks."""
+    alone = {kind: rows[rows["label"] == f"{kind} only"] for kind in ("recovered", "procedural")}
+    if not all(map(len, alone.values())):
+        return ""
+    told = [
+        f"{kind} ones alone: "
+        + ", ".join(
+            f"{signed(row.iloc[0][name], row.iloc[0][name + '_ci95'])} ({name.split()[0]}-shot)"
+            for name in _differences(rows)
+        )
+        for kind, row in alone.items()
+    ]
+    return f"As many images, half recovered and half procedural, against {'; '.join(told)} points, one seed."
+
+
+def _differences(rows: pd.DataFrame) -> list[str]:
+    return [name for name in rows.columns if name.endswith(" difference")]
+
+
 def needs(rows: pd.DataFrame) -> str:
     """What each change costs or brings, sorted by the mean difference over the shots, in a line each."""
-    names = [name for name in rows.columns if name.endswith(" difference")]
+    names = _differences(rows)
     changes = rows.iloc[1:].assign(mean=rows[names].mean(axis=1)).sort_values("mean")
     return "\n".join(
         f"{row['group']}: {row['label']}: "

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from freelib.experiments import table1
 from freelib.experiments.evidence import Evidence, setting
 from freelib.experiments.table4 import TOGETHER, verdict
 from freelib.experiments.units import make_config
 from freelib.methods.free import FreeConfig
+from freelib.tables import plus_minus
 
 HERE = {
     "kd_heads": "a distillation head for each model (one for all)",
@@ -38,3 +40,23 @@ def changed_settings(evidence: Evidence) -> str:
         if TOGETHER in by_words:
             text += f" These, its loss and its memory together: {verdict(by_words[TOGETHER])}."
     return text + " All differences: *What differs from the paper* in results/README.md."
+
+
+def as_released(evidence: Evidence) -> str:
+    """Table 4's row with the release's settings, beside the best of the methods compared in table 1.
+
+    Empty where one of them is not measured.
+    """
+    text, rows, released = "", table1.rows(evidence.runs("table1").records), evidence.ablation
+    for row in released[released["variant"] == TOGETHER].to_dict("records"):
+        column = (rows["dataset"] == row["dataset"]) & (rows["n_shot"] == row["n_shot"])
+        others = rows[column & rows["method"].isin(table1.PUBLISHED)]
+        if len(others):
+            best = others.loc[others["accuracy"].idxmax()]
+            rounds = evidence.runs("table4").records[0]["config"]["rounds"]
+            text += (
+                f"; with the release's settings, {rounds} rounds, one seed, "
+                f"{setting(row['dataset'], row['n_shot'])}: FREE {plus_minus(row['accuracy'], row['ci95'])} "
+                f"%, {best['title']} {plus_minus(best['accuracy'], best['ci95'])} %"
+            )
+    return text

@@ -11,7 +11,7 @@ import pandas as pd
 
 from freelib.accuracy_rows import reference_values
 from freelib.experiments import beyond, paper_size, table1, table2, table3
-from freelib.experiments.changed_settings import changed_settings
+from freelib.experiments.changed_settings import as_released, changed_settings
 from freelib.experiments.evidence import Evidence, Runs, setting, unmeasured
 from freelib.experiments.units import Unit
 from freelib.experiments.verdicts import HOLDS_IN_PART, OPEN, Cell, Verdict, judged, span
@@ -113,6 +113,8 @@ def against(
         whole = [cell for cell in cells if 1 + len(cell.rivals) == len(others)]
         if 0 < len(whole) < len(cells):
             total += f" (with all methods {len(whole)}: {span(whole)})"
+    if alone := sum(cell.seeds is None for cell in cells):
+        total += f"; one seed in {alone} of {len(cells)}"
     best = rest.pop() if len(rest) == 1 else f"the best of the others ({' or '.join(sorted(rest))})"
     return Verdict(
         claim,
@@ -128,7 +130,8 @@ def against(
 def _behind(cells: Sequence[Cell]) -> str:
     """The columns that speak against a claim which holds in others, by name; empty where there are none."""
     named = [f"{cell.setting} {signed(cell.difference, math.nan)}" for cell in cells if cell.sign == -1]
-    return f"; against it: {', '.join(named)}" if named else ""
+    count = f"; for it: {sum(cell.sign == 1 for cell in cells)} of {len(cells)} columns"
+    return count + (f"; against it: {', '.join(named)}" if named else "")
 
 
 def _level(cells: Sequence[Cell]) -> list[str]:
@@ -155,7 +158,7 @@ def beats_published(evidence: Evidence) -> Verdict:
     if evidence.profile.name != "paper":
         numbers.append("Budgets are a small part of what the papers spend on each of these methods.")
     numbers += [TUNED.format("FREE's"), *_changed(evidence)]
-    return replace(verdict, numbers=tuple(numbers))
+    return replace(verdict, finding=verdict.finding + as_released(evidence), numbers=tuple(numbers))
 
 
 def _mixed(evidence: Evidence, experiment: str, claim: str, notebook: str) -> Verdict:
@@ -228,16 +231,22 @@ def reaches_the_papers_accuracy(evidence: Evidence) -> Verdict:
         for where, rows in columns(name, evidence.runs(name), "free")
         if not pd.isna(rows["free"]["paper"])
     ]
-    notebooks = ("01_table1", "02_table2", "03_table3", "51_performance")
+    notebooks = ("51_performance", "01_table1", "02_table2", "03_table3")
     if not found:
         return Verdict(claim, OPEN, notebooks=notebooks)
-    numbers = tuple(
-        f"{where}: {plus_minus(row['accuracy'], row['ci95'])} %, reported "
-        f"{row['paper']:.2f} % ({row['source']})"
-        for where, row in found
-    )
-    gaps = [row["accuracy"] - row["paper"] for _, row in found]
-    signs = [(gap > row["ci95"]) - (gap < -row["ci95"]) for gap, (_, row) in zip(gaps, found, strict=True)]
+    own = evidence.profile.name == "paper"
+    judges = [own or where.endswith(where_from["paper_size"]) for where, _ in found]
+    gaps = [
+        (row["accuracy"] - row["paper"], row["ci95"])
+        for (_, row), alike in zip(found, judges, strict=True)
+        if alike
+    ]
+    signs = [(gap > width) - (gap < -width) for gap, width in gaps]
+    numbers = [
+        f"{'' if alike else 'not judged, of another size: '}{where}: "
+        f"{plus_minus(row['accuracy'], row['ci95'])} %, reported {row['paper']:.2f} % ({row['source']})"
+        for (where, row), alike in sorted(zip(found, judges, strict=True), key=lambda pair: not pair[1])
+    ]
     missing: tuple[str, ...] = ()
     for name in where_from:
         whole = name == paper_size.EXPERIMENT

@@ -113,8 +113,13 @@ def alignment_helps(evidence: Evidence) -> Verdict:
         "04_table4", "02_table2", "03_table3",
     )  # fmt: skip
     rows = evidence.ablation
-    cells, numbers = part_cells(rows, BELL.words), list(_part_numbers(rows, BELL.words))
-    numbers += [*_part_numbers(rows, BELL.also), *_part_numbers(rows, table4.PLAIN)]
+    cells = part_cells(rows, BELL.words)
+    numbers = ["Differences below are of what is named minus FREE as it is."]
+    numbers += [
+        *_part_numbers(rows, BELL.words),
+        *_part_numbers(rows, BELL.also),
+        *_part_numbers(rows, table4.PLAIN),
+    ]
     numbers += filter(None, [table4.plain_sentences(evidence.runs("table4").records)])
     missing = [f"table 4: {text}" for text in _lacks(evidence, BELL.words, table4.PLAIN)]
     for name, module in (("table2", table2), ("table3", table3)):
@@ -136,7 +141,7 @@ def alignment_helps(evidence: Evidence) -> Verdict:
     finding = f"aligned minus summed: {span(cells)}{_one_seed(signs)}"
     if told := [sign for sign in signs if sign is not None]:
         several = " with several seeds" if None in signs else ""
-        finding += f"; above zero in {told.count(1)} of {len(told)} columns{several}"
+        finding += f"; told from zero, and above it, in {told.count(1)} of {len(told)} columns{several}"
     return Verdict(
         claim, judged(signs, missing=bool(missing)), finding, tuple(numbers), tuple(missing), notebooks
     )

@@ -92,22 +92,25 @@ def counts(record: Record) -> dict[str, int]:
 def seconds(record: Record) -> dict[str, float]:
     """Seconds of the whole by part, of those of PARTS that were timed, and of the "rest" of the training.
 
-    Pre-training is the sum over the models, whether they were trained one after the other or not.
+    Pre-training is the sum over the models, which wait for nothing of each other, over the run's threads.
     """
     spent = {part: record["seconds"][part] for part in PARTS if part in record["seconds"]}
+    if "pretraining" in spent:
+        spent["pretraining"] /= record["threads"]
     timed = sum(value for part, value in spent.items() if part not in ("pretraining", "test"))
     return spent | {"rest": max(0.0, record["seconds"]["training"] - timed)}
 
 
 def time_table(record: Record, pieces: pd.DataFrame, caption: str) -> Table:
-    """Each part's time beside what the benchmark's pieces promise for as many of them on one thread.
+    """Each part's time beside what the benchmark's pieces promise for as many of them.
 
-    pieces: `performance.rows`, of the sizes that the run has; others, and a run on another device than the
-      benchmark's CPU, promise nothing
+    pieces: `performance.rows`, of the sizes that the run has: on one thread, or side by side on all cores
+      where the run has several; others, and a run on another device than the benchmark's CPU, promise nothing
     """
+    column = "seconds" if record["threads"] == 1 else "side_by_side"
     alike = pieces.assign(alike=pieces["precision"] == record["precision"]).sort_values("alike")
     fits = alike["paper_size"] & (record["device"] == "cpu")
-    promised = alike[fits].groupby("piece")["seconds"].last()  # float32 where that is all
+    promised = alike[fits].groupby("piece")[column].last()  # float32 where that is all
     done = counts(record)
     table = pd.DataFrame(
         {
@@ -134,10 +137,15 @@ def time_table(record: Record, pieces: pd.DataFrame, caption: str) -> Table:
     )
     machine = record["cpu"] if record["device"] == "cpu" else record["device"]
     note = (
-        f"On {machine}, processes of {record['threads']} thread(s). Pieces: epochs of one model, models "
-        "inverted, episodes of replay and of test."
+        f"On {machine}, {_threads(record)}: the models of pre-training and of recovery, and the episodes of "
+        "replay and test, are shared out. Pieces: epochs of one model, models inverted, episodes of replay "
+        "and of test."
     )
     return Table(caption, table, cells, note)
+
+
+def _threads(record: Record) -> str:
+    return f"{record['threads']} thread{'s' if record['threads'] > 1 else ''}"
 
 
 def _time(value: float) -> str:
@@ -152,7 +160,7 @@ def sentence(record: Record) -> str:
     parts = seconds(record)
     left_out = "" if "pretraining" in parts else ", without its pool's pre-training,"
     return (
-        f"The whole run{left_out} took {_time(sum(parts.values()))} of one process and reached "
+        f"The whole run{left_out} took {_time(sum(parts.values()))} on {_threads(record)} and reached "
         f"{plus_minus(row['accuracy'], row['ci95'])} %{reported}. It replayed {done:.1f} batches a round; "
         f"the benchmark's sum assumes {REPLAY_BATCHES}."
     )

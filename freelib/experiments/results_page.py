@@ -59,12 +59,14 @@ def results_page(folder: str | Path) -> str:
         "Differences are paired, over the same episodes and seeds; ± is the half-width of a 95 % interval, "
         "over episodes where nothing else is said. Where both sides have several seeds, or nothing in one is "
         "drawn by chance, a claim has to stand the interval over seeds as well; what has one seed is judged "
-        f"over its episodes alone, and says so{_floor(evidence)}. *Holds so far* means in all that is "
-        "measured, while some of "
-        "the profile's runs are still to be made; *not told apart* means that an interval holds zero; *one "
-        "seed*, as a verdict, means that the interval that would tell is over seeds, and there is one. There "
-        "is one pool for each data set, pre-trained once: seeds change what is learned from it, and no "
-        "interval covers the choice of the pool. Commands want `source .venv/bin/activate` first.",
+        f"over its episodes alone, and says so{_floor(evidence)}. There is one pool for each data set, "
+        "pre-trained once: seeds change what is learned from it, and no interval covers the choice of the "
+        "pool. Commands want `source .venv/bin/activate` first.",
+        "",
+        "*Holds* means in every setting; *in part*, in at least one, whatever the others say; *does not "
+        "hold*, in none, and against the claim in at least one; *not told apart*, that no interval tells it "
+        "from zero; *so far*, in all that is measured, while some of the profile's runs are still to be "
+        "made; *one seed*, as a verdict, that the interval that would tell is over seeds, and there is one.",
         "",
         *_in_short(verdicts, numbered),
     ]
@@ -200,7 +202,8 @@ def _beyond(evidence: Evidence) -> list[str]:
     if variants := beyond.latest_ablation(evidence.everything):
         lines += ["### One thing changed at a time", ""]
         title = f"{name_of(variants[0]['dataset'])}. {beyond_words.variants_images(records, variants)}"
-        lines.append(beyond.ablation_table(beyond.ablation_rows(variants), title).markdown())
+        rows = beyond.ablation_rows(variants)
+        lines += [beyond.ablation_table(rows, title).markdown(), beyond_words.either(rows), ""]
     return ["## Beyond the paper: pool distillation", "", *lines] if lines else []
 
 

@@ -9,7 +9,9 @@ from typing import Any
 import pandas as pd
 
 from freelib.experiments import table1
+from freelib.experiments.beyond import METHOD
 from freelib.experiments.changed_settings import changed_settings
+from freelib.experiments.claims import QUESTIONS, all_verdicts
 from freelib.experiments.evidence import Evidence, name_of
 from freelib.methods.free import FreeConfig
 from freelib.profiles import Profile, get_profile
@@ -40,7 +42,18 @@ def first_screen(evidence: Evidence) -> str:
         f"{name_of(dataset)}, 5-way, {rows['n_episodes'].iloc[0]} meta-test episodes; ±: 95 % over episodes; "
         f"{SEEDS_NOTE}. {_sizes(evidence, dataset)}"
     )
-    return "\n".join([*lines, "", note])
+    return "\n".join([*lines, "", note, "", *_claims(evidence)])
+
+
+def _claims(evidence: Evidence) -> list[str]:
+    """The verdicts that a reader wants to know first, a line each."""
+    verdicts = all_verdicts(evidence)
+    places = {name: number for number, name in enumerate(verdicts, start=1)}
+    lines = ["What became of the main claims; *in part* is in at least one setting:", ""]
+    for name in dict.fromkeys(name for names in QUESTIONS.values() for name in names):
+        number = f"[{places[name]}](results/README.md#claim-{places[name]})"
+        lines.append(f"- {verdicts[name].claim}: **{verdicts[name].verdict}** ({number}).")
+    return lines
 
 
 def rounds_of_free(profile: Profile) -> int:
@@ -72,12 +85,13 @@ def by_method(
     """
     values = list(dict.fromkeys(rows[across]))
     columns = [name for value in values for name in (head(value), *more)]
-    lines = [_line(["method", "models at test", *columns, "seeds"]), _line(["---"] * (len(columns) + 3))]
+    head_line = ["method", "kind", "models at test", *columns, "seeds"]
+    lines = [_line(head_line), _line(["---"] * len(head_line))]
     order = rows.groupby("title", sort=False)["accuracy"].min().sort_values().index
     for title in order:
         own = {row[across]: row for row in rows[rows["title"] == title].to_dict("records")}
         some = next(iter(own.values()))
-        cells = [named(title, some["oracle"]), f"{some['models']:.0f}"]
+        cells = [named(title, some["oracle"]), _kind(some), f"{some['models']:.0f}"]
         for value in values:
             row = own.get(value)
             texts = (
@@ -86,6 +100,17 @@ def by_method(
             cells += texts or ["–"] * (1 + len(more))
         lines.append(_line([*cells, _seeds(own.values())]))
     return lines
+
+
+def _kind(row: Mapping[Hashable, Any]) -> str:
+    """Whose a row's method is."""
+    if row["oracle"]:
+        return "oracle"
+    method = str(row["method"]).partition(" ")[0]
+    own = {"free": "the paper's", METHOD: "ours"} | dict.fromkeys(
+        table1.PUBLISHED, "compared with in the paper"
+    )
+    return own.get(method, "the pool itself")
 
 
 def _seeds(rows: Iterable[Mapping[Hashable, Any]]) -> str:

@@ -25,7 +25,7 @@ PARTS = ("generator from scratch, equal passes", "summed gradients", "no replay"
 PLAIN_RATE = 0.1  # up to 0.3 the first rounds' distillation loss falls as with summed gradients
 PLAIN = "plain steps inside BelL"
 WITHIN = "replay within models"
-TOGETHER = "the release's settings, all at once"
+TOGETHER = "the release's settings, sizes apart"
 ROUNDING = ("recovery in float32", "recovery in bfloat16")
 SEVERAL_SEEDS = (*PARTS, PLAIN, WITHIN, *ROUNDING)
 """The variants that a claim rests on; the others run with the first seed only."""
