@@ -166,7 +166,7 @@ def test_a_difference_that_rounding_makes_decides_nothing(evidence):
     found = all_verdicts(evidence(table5=other_images, table4=rounded))["recovered_tasks_teach"]
     assert found.verdict == UNCLEAR
     assert found.finding.endswith(
-        "; below the 1.5 points that rounding alone moves a seed by: CIFAR-FS, 1-shot (+1.0)"
+        "; below the 1.5 points that chance alone moves a seed by: CIFAR-FS, 1-shot (+1.0)"
     )
 
 

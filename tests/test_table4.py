@@ -1,6 +1,7 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from fake_methods import TINY
 from test_tables import record
 
@@ -97,7 +98,7 @@ def test_the_claim_needs_every_part_measured_and_worse():
     assert not table4.every_part_helps(table4.rows(sum(parts, full)))
 
 
-def test_what_rounding_moves_warns_of_rows_with_one_seed():
+def test_what_chance_moves_warns_of_rows_with_one_seed():
     settings = table4.variants(FULL)
     (rounded,) = (fields for words, fields in settings.items() if words in table4.ROUNDING)
     records = [
@@ -108,8 +109,20 @@ def test_what_rounding_moves_warns_of_rows_with_one_seed():
     ]
     assert table4.of_one_seed(table4.rows(records)) == ""  # every row has two
     records.append(run_of({"alignment": "summed"}, [40.0, 50.0, 60.0]))
-    assert ") moves a seed by up to 2.5 points: of one seed" in table4.of_one_seed(table4.rows(records))
-    assert table4.of_one_seed(table4.rows(records[:2] + records[-1:])) == ""
+    assert "moves a seed's difference by up to 2.5 points: of one seed" in table4.of_one_seed(
+        table4.rows(records)
+    )
+    for seed, values in enumerate(([48.0, 58.0, 68.0], [50.5, 60.5, 70.5], [49.5, 59.5, 69.5])):
+        records += [run_of({}, [50.0, 60.0, 70.0], seed=seed + 2)]
+        records += [run_of(rounded, values, seed=seed + 2)]
+    values = torch.tensor([1.0, -2.5, -2.0, 0.5, -0.5])  # four degrees of freedom
+    assert table4.moved_by_chance(table4.rows(records)) == pytest.approx(
+        2.776 * float(values.std()), rel=1e-3
+    )
+    alone = table4.rows([records[0], records[2], records[4]])  # one seed each: what rounding does
+    assert table4.moved_by_chance(alone) == pytest.approx(1.0)
+    assert "by up to 1.0 points" in table4.of_one_seed(alone)
+    assert table4.of_one_seed(table4.rows([*records[:2], records[4]])) == ""
 
 
 def test_a_selection_of_the_same_round_is_called_the_same():

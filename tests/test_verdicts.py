@@ -59,7 +59,7 @@ def test_what_rounding_does_to_one_seed_is_no_difference():
     assert Cell("s", "x", 2.0, 0.6, floor=1.9).sign == 1
     assert Cell("s", "x", 1.6, 0.6, seeds=(1.6, 0.5), floor=1.9).sign == 1  # its own interval tells
     assert Cell("s", "x", 1.6, 0.6, seeds=(1.6, math.nan), floor=1.9).sign is None
-    words = "s: +1.6 ± 0.6 against x, one seed, and below the 1.9 that rounding alone moves it by"
+    words = "s: +1.6 ± 0.6 against x, one seed, and below the 1.9 that chance alone moves it by"
     assert str(Cell("s", "x", 1.6, 0.6, floor=1.9)) == words
 
 

@@ -88,7 +88,7 @@ def against(
         )
 
     found: dict[str, Cell] = {}
-    floor = evidence.rounding_floor
+    floor = evidence.chance_floor
     wanted: dict[Unit, None] = {}
     lacking: dict[Unit, None] = {}
     for experiment in experiments:

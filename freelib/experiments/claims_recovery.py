@@ -112,7 +112,7 @@ def recovered_tasks_teach(evidence: Evidence) -> Verdict:
         table = accuracy_rows(runs.records, table="table1", variant=_recovered_by)
     told = table.dropna(subset=["difference"])
     control = told["method"] == f"free ({FROM_SCRATCH})"
-    floor = evidence.rounding_floor
+    floor = evidence.chance_floor
     cells, others = (_cells(told[chosen], floor) for chosen in (control, ~control))
     if not cells:
         return Verdict(claim, OPEN, notebooks=notebooks)
@@ -124,7 +124,7 @@ def recovered_tasks_teach(evidence: Evidence) -> Verdict:
         numbers += [_cost(row) for row in table5.rows(curves, runs.records).to_dict("records")]
     finding = f"FREE minus FREE with {FROM_SCRATCH}: {span(cells)}, one seed"
     if drowned := [f"{cell.setting} ({signed(cell.difference, math.nan)})" for cell in cells if cell.drowned]:
-        finding += f"; below the {floor:.1f} points that rounding alone moves a seed by: {', '.join(drowned)}"
+        finding += f"; below the {floor:.1f} points that chance alone moves a seed by: {', '.join(drowned)}"
     verdict = judged([cell.sign for cell in cells], missing=bool(missing))
     return Verdict(claim, verdict, finding, tuple(numbers), missing, notebooks)
 

@@ -140,9 +140,9 @@ class Evidence:
         return table4.rows(held) if held else pd.DataFrame(columns=["variant"])
 
     @cached_property
-    def rounding_floor(self) -> float:
-        """What rounding alone moves a seed of FREE by (table 4), for `Cell`; 0 where that is not measured."""
-        return table4.moved_by_rounding(self.ablation)
+    def chance_floor(self) -> float:
+        """What chance alone moves one seed's difference by (table 4), see `Cell`; 0 where that is unknown."""
+        return table4.moved_by_chance(self.ablation)
 
     def latest(self, method: str, datasets: Collection[str] = ()) -> list[Record]:
         """A measurement's records, the newest of each data set, seed and precision.

@@ -94,11 +94,11 @@ def results_page(folder: str | Path) -> str:
 
 def _floor(evidence: Evidence) -> str:
     """The rule on small differences of one seed, where table 4 has what it needs; see `Cell`."""
-    if not (floor := evidence.rounding_floor):
+    if not (floor := evidence.chance_floor):
         return ""
     return (
         f"; between two trained methods, one seed's difference below {floor:.1f} points counts as none: "
-        "rounding alone moves a seed by as much (table 4)"
+        "another seed, or rounding alone, moves one by as much (table 4)"
     )
 
 
@@ -214,7 +214,7 @@ def _figures(folder: Path, evidence: Evidence) -> Iterator[str]:
         if words := EMBEDDED.get(path.stem):
             yield from (f"![{words}]({folder.name}/figures/{path.name})", "", f"{words}.", "")
             if path.stem == "figure7" and (records := evidence.runs("figure7").records):
-                text = figure7.conclusion(figure7.rows(records), evidence.rounding_floor)
+                text = figure7.conclusion(figure7.rows(records), evidence.chance_floor)
                 yield from (text, "")
     others = [
         f"[{path.stem}]({folder.name}/figures/{path.name})" for path in there if path.stem not in EMBEDDED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -31,6 +32,7 @@ SEVERAL_SEEDS = (*PARTS, PLAIN, WITHIN, *ROUNDING)
 """The variants that a claim rests on; the others run with the first seed only."""
 RELEASE = ("align_lr", "align_sweeps", "kd_heads", "lambda_bn")
 """What a profile of few rounds changes of the public release's settings, sizes apart."""
+ENOUGH = 4  # degrees of freedom that a standard deviation over seeds needs to be worth something
 SELECTIONS = {"test": "selected on the test classes", "last": "last round, no selection"}
 
 
@@ -268,20 +270,28 @@ def same_round(rows: pd.DataFrame) -> str:
     )
 
 
-def moved_by_rounding(rows: pd.DataFrame) -> float:
-    """How far rounding alone moves a seed at most, in points; 0 where no row tells."""
+def moved_by_chance(rows: pd.DataFrame) -> float:
+    """How far another seed, or rounding, moves a difference of one seed, in points; 0 where no row tells.
+
+    The half-width of one seed's 95 % interval, from the standard deviation of the seeds' differences pooled
+    over the rows that have several; where these are few, the most that rounding alone moves a seed.
+    """
+    from scipy.stats import t  # takes half a second to import
+
+    several = rows[(rows["n_seeds"] > 1) & rows["difference"].notna()] if len(rows) else rows
+    spread = [value - sum(x) / len(x) for x in several.get("by_seed", ()) for value in x]
+    if (freedom := len(spread) - len(several)) >= ENOUGH:
+        return float(t.ppf(0.975, freedom)) * math.sqrt(sum(value**2 for value in spread) / freedom)
     there = rows[rows["variant"].isin(ROUNDING)]
     return max((abs(value) for values in there.get("by_seed", ()) for value in values), default=0.0)
 
 
 def of_one_seed(rows: pd.DataFrame) -> str:
-    """How far rows of one seed are to be trusted, by what the rounding alone does; empty where none says."""
-    moved = moved_by_rounding(rows)
+    """How far rows of one seed are to be trusted, by what chance does; empty where none says."""
+    moved = moved_by_chance(rows)
     if not moved or (rows["n_seeds"] > 1).all():
         return ""
-    names = " or ".join(words for words in ROUNDING if words in set(rows["variant"]))
     return (
-        f"Rounding alone ({names}) moves a seed by up "
-        f"to {moved:.1f} points: of one seed, a smaller difference says little, whatever its interval "
-        "over episodes."
+        f"Chance alone, another seed or rounding, moves a seed's difference by up to {moved:.1f} points: of "
+        "one seed, a smaller one says little, whatever its interval over episodes."
     )

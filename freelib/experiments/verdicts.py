@@ -41,7 +41,7 @@ class Cell:
 
     seeds: mean and half-width (NaN for one) over the seeds, where the claim has to stand that test too
     rivals: the same against others, none of which may do better for the claim to stand
-    floor: how far rounding alone moves one seed of a trained method, in points: where both sides are trained
+    floor: how far chance alone moves one seed of a trained method, in points: where both sides are trained
       and there is one seed, a smaller difference is none, whatever its interval over episodes
     """
 
@@ -55,7 +55,7 @@ class Cell:
 
     @property
     def drowned(self) -> bool:
-        """Whether it rests on one seed and is smaller than what rounding alone does to one."""
+        """Whether it rests on one seed and is smaller than what chance alone does to one."""
         return (self.seeds is None or math.isnan(self.seeds[1])) and abs(self.difference) < self.floor
 
     @property
@@ -94,7 +94,7 @@ class Cell:
         several = self.seeds and not math.isnan(self.seeds[1])
         text += f"; over seeds {signed(*self.seeds)}" if self.seeds and several else ", one seed"
         return text + (
-            f", and below the {self.floor:.1f} that rounding alone moves it by" if self.drowned else ""
+            f", and below the {self.floor:.1f} that chance alone moves it by" if self.drowned else ""
         )
 
 
