@@ -89,6 +89,24 @@ def test_one_training_serves_all_shots_where_it_does_not_use_them(tiny_world, tm
     assert one["evaluation"] == two["evaluation"]
 
 
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
+def test_a_training_of_all_shots_is_resumed_whichever_is_asked_for(tiny_world, tmp_path, first, then):
+    profile = replace(TINY, shots=(1, 2))
+    unit = Unit("table1", "fake_methods:Shotless", "cifar-fs", 1, 0, {"rounds": 6})
+
+    def killed(text):
+        if "round 4" in text:
+            raise KeyboardInterrupt
+
+    store, notes = RecordStore(tmp_path), []
+    with pytest.raises(KeyboardInterrupt):
+        run_unit(replace(unit, n_shot=first), profile, store, message=killed)
+    record = run_unit(replace(unit, n_shot=then), profile, store, message=notes.append)
+    assert "round 4" in notes[0]  # from the state of round 3 on
+    assert record["config"]["n_shot"] == record["n_shot"] == then
+    assert sorted(made["config"]["n_shot"] for made in store.all("table1")) == [1, 2]
+
+
 def test_a_record_of_other_shots_is_left_as_it_is(tiny_world, tmp_path):
     store = RecordStore(tmp_path)
     one = run_unit(Unit("table1", "fake_methods:Shotless", "cifar-fs", 1, 0), TINY, store)

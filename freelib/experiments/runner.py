@@ -193,7 +193,9 @@ def _execute(runs: Sequence[Run], checkpoint: Checkpoint, message: Message) -> l
     """Train once, as the first run says, and test all that the training serves; their records' fields."""
     run = runs[0]
     unit, profile = run.unit, run.profile
-    method, config, captured = get_method(unit.method), run.settings["config"], environment()
+    # The checkpoint knows its config: the same one, whichever number of shots is asked for first.
+    config = replace(run, unit=run.trained_as).settings["config"]
+    method, captured = get_method(unit.method), environment()
     pool = get_pool(unit.dataset, profile, unit.seed, cache=run.cache)
     began = clocks()
     oracle = {"dataset": run.dataset("train")} if method.oracle else {}
