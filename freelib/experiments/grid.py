@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -46,7 +47,7 @@ def run_grid(
     With FREELIB_RUNS=none in the environment nothing is made: the records that stand are given.
 
     Raises ValueError and MissingDataError before anything runs, GridError at the end, naming the units that
-    failed.
+    failed or ended without a record.
     """
     if nothing_is_made():
         return _some([(units, profile, store)])
@@ -56,8 +57,12 @@ def run_grid(
         _make_pools(missing, profile, cache)
         trainings = {Run(unit, profile).trained_as.name: unit for unit in missing}  # one may serve many units
         ordered = _longest_first(list(trainings.values()), store)
-        _run_all(ordered, profile, store, workers or profile.processes, cache)
+        shots = dict.fromkeys((*profile.shots, *(unit.n_shot for unit in missing)))  # its first stays first
+        served = replace(profile, shots=tuple(shots))
+        _run_all(ordered, served, store, workers or profile.processes, cache)
     records = [known[unit.name] or known_record(Run(unit, profile, cache), store) for unit in units]
+    if lost := [unit.name for unit, record in zip(units, records, strict=True) if record is None]:
+        raise GridError(f"{len(lost)} of {len(units)} units ended without a record: {'; '.join(lost)}")
     return [record for record in records if record is not None]
 
 
