@@ -166,6 +166,46 @@ def test_a_killed_worker_is_replaced(tiny_world, tmp_path, monkeypatch):
     assert len(RecordStore(tmp_path).all("t")) == 1
 
 
+def test_an_error_around_a_unit_takes_no_place_with_it(monkeypatch, tmp_path):
+    """No process to be had, then a note that can't be written: two units fail, the third has its turn."""
+    closed, done = [], []
+
+    class Patient(queue.Queue):
+        def get(self):
+            return super().get(timeout=10)  # where no place comes back: an error, not a test without end
+
+    class Fragile:
+        alive = True
+
+        def __init__(self, threads, gpu):
+            if not done:
+                done.append("none")
+                raise OSError("no more processes")
+
+        def run(self, job, note):
+            done.append(job.unit.seed)
+            note("working")
+            return 0, ""
+
+        def close(self):
+            closed.append(self)
+
+    def note(self, text):
+        if len(done) == 2:
+            raise OSError("disk is full")
+
+    monkeypatch.setattr(grid, "SimpleQueue", Patient)
+    monkeypatch.setattr(grid, "Worker", Fragile)
+    monkeypatch.setattr(grid.Progress, "note", note)
+    units = [Unit("t", DRIFTING, "cifar-fs", 1, seed) for seed in range(3)]
+    with pytest.raises(
+        GridError, match=r"(?s)2 of 3 units.*OSError: no more processes.*OSError: disk is full"
+    ):
+        grid._run_all(units, TINY, RecordStore(tmp_path), 1, None)
+    assert done == ["none", 1, 2]
+    assert len(set(closed)) == len(closed) == 2  # the one that was at work, and the last
+
+
 def test_missing_data_and_bad_overrides_are_found_before_anything_runs(tiny_world, tmp_path):
     store = RecordStore(tmp_path)
     with pytest.raises(FileNotFoundError, match="cub"):

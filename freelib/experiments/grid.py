@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
@@ -134,12 +135,20 @@ def _run_all(
 
     def do(unit: Unit) -> str | None:
         worker, gpu = idle.get()
-        if worker is None:
-            worker = Worker(profile.threads, gpu)
-            busy.append(worker)
-        error = _error(*worker.run(Job(unit, profile, store.root, cache, lanes), progress.note))
-        idle.put((worker if worker.alive else None, gpu))
-        return error
+        try:
+            if worker is None:
+                worker = Worker(profile.threads, gpu)
+                busy.append(worker)
+            return _error(*worker.run(Job(unit, profile, store.root, cache, lanes), progress.note))
+        except Exception as error:  # no process to be had, no room for a note: this unit's failure alone
+            if worker is not None:
+                with suppress(ValueError):  # the end of the grid may have closed it
+                    busy.remove(worker)
+                    worker.close()  # it may be in the middle of a job, whose notes are not the next one's
+            worker = None
+            return f"{type(error).__name__}: {error}"
+        finally:  # whoever waits for a place goes on
+            idle.put((worker if worker and worker.alive else None, gpu))
 
     with Progress(units[0].experiment) as progress, ThreadPoolExecutor(workers) as executor:
         progress(0, len(units))
@@ -151,8 +160,8 @@ def _run_all(
                 progress(done, len(units))
         finally:  # also an interrupt: what waits is dropped, what runs is ended
             executor.shutdown(wait=False, cancel_futures=True)
-            for worker in busy:
-                worker.close()
+            while busy:  # each is closed by whoever takes it out
+                busy.pop().close()
     if failures:
         reports = "\n\n".join(f"{name}\n{error}" for name, error in sorted(failures.items()))
         raise GridError(
