@@ -11,13 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
-from freelib.storage import write_atomically
+from freelib.storage import set_aside, write_atomically
 
 SCHEMA = 1
 
@@ -224,7 +223,7 @@ class RecordStore:
         except FileNotFoundError:
             return None
         except UnicodeDecodeError as error:
-            self._set_aside(path, error)
+            set_aside(path, error)
             return None
         try:
             record = json.loads(text)
@@ -242,16 +241,9 @@ class RecordStore:
         except RecordSchemaError:
             raise
         except ValueError as error:  # JSONDecodeError and RecordError are both
-            self._set_aside(path, error)
+            set_aside(path, error)
             return None
         return record
-
-    def _set_aside(self, path: Path, error: Exception) -> None:
-        aside = path.with_name(path.name + ".damaged")
-        path.replace(aside)
-        warnings.warn(
-            f"{path} is damaged ({error}); moved to {aside.name}, will be computed again", stacklevel=4
-        )
 
 
 def has_processor_time(records: Iterable[Record]) -> bool:

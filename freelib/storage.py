@@ -7,6 +7,7 @@ import hashlib
 import io
 import os
 import secrets
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,6 +38,13 @@ def write_atomically(file: Path, data: bytes) -> None:
     """Writes a file so that a reader, or a crash at any moment, finds the old content or the new, whole."""
     with _replacement(file) as temporary:
         temporary.write_bytes(data)
+
+
+def set_aside(file: Path, why: object) -> None:
+    """Renames a damaged file to `<name>.damaged`, with a warning."""
+    aside = file.with_name(f"{file.name}.damaged")
+    file.replace(aside)
+    warnings.warn(f"{file} is damaged ({why}); moved to {aside.name}, will be computed again", stacklevel=4)
 
 
 def serialise_tensors(tensors: Mapping[str, Tensor]) -> bytes:
@@ -106,12 +114,21 @@ class Checkpoint:
         self.file = file
 
     def load(self) -> dict[str, Any] | None:
-        """The last state; None where there is none (a damaged file counts as none: the run starts over)."""
+        """The last state, on the CPU; None where there is none: the run starts over.
+
+        A damaged file is set aside and counts as none. Raises OSError where it can't be read, MemoryError or
+        RuntimeError where there is no room for it: it may be whole.
+        """
         if not self.file.is_file():
             return None
+        data = self.file.read_bytes()
         try:
-            return torch.load(self.file, weights_only=True)
-        except Exception:  # torch.load raises many kinds; whatever is unreadable is of no use
+            return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        except Exception as error:  # torch.load raises many kinds
+            no_room = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)
+            if no_room or "DefaultCPUAllocator" in str(error):
+                raise
+            set_aside(self.file, type(error).__name__)
             return None
 
     def save(self, state: dict[str, Any]) -> None:

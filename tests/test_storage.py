@@ -152,18 +152,54 @@ def test_a_save_that_fails_keeps_the_last_state(tmp_path):
     assert list(tmp_path.iterdir()) == [checkpoint.file]
 
 
-def test_a_damaged_checkpoint_counts_as_none(tmp_path):
+def test_a_damaged_checkpoint_is_set_aside_and_counts_as_none(tmp_path):
     checkpoint = Checkpoint(tmp_path / "run.pt")
     checkpoint.save({"round": 1, "x": torch.ones(1000)})
     whole = checkpoint.file.read_bytes()
-    for damaged in (b"", whole[: len(whole) // 2], b"x" * 100):
+    for damaged in (b"", whole[:10], whole[: len(whole) // 2], b"x" * 100):
         checkpoint.file.write_bytes(damaged)
-        assert checkpoint.load() is None
+        with pytest.warns(UserWarning, match=r"run.pt is damaged \(.*\); moved to run.pt.damaged"):
+            assert checkpoint.load() is None
+        assert not checkpoint.file.exists()
+        assert (tmp_path / "run.pt.damaged").read_bytes() == damaged
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+        PermissionError("not yours"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_checkpoint_that_could_not_be_read_is_kept(tmp_path, monkeypatch, error):
+    checkpoint = Checkpoint(tmp_path / "run.pt")
+    checkpoint.save({"round": 1})
+
+    def fail(*_, **__):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((Path, "read_bytes") if isinstance(error, OSError) else (torch, "load")), fail)
+        with pytest.raises(type(error)):
+            checkpoint.load()
+    assert checkpoint.load() == {"round": 1}
+
+
+def test_a_checkpoint_is_read_where_its_device_is_not(tmp_path, monkeypatch):
+    asked, load = {}, torch.load
+    monkeypatch.setattr(torch, "load", lambda file, **how: asked.update(how) or load(file, **how))
+    checkpoint = Checkpoint(tmp_path / "run.pt")
+    checkpoint.save({"x": torch.ones(2)})
+    assert checkpoint.load()["x"].device.type == asked["map_location"] == "cpu"
 
 
 def test_a_checkpoint_runs_no_code(tmp_path):
     torch.save({"round": Bomb(tmp_path / "trap")}, tmp_path / "run.pt")
-    assert Checkpoint(tmp_path / "run.pt").load() is None
+    with pytest.warns(UserWarning, match="damaged"):
+        assert Checkpoint(tmp_path / "run.pt").load() is None
     assert not (tmp_path / "trap").exists()
 
 
