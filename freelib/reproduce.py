@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from nbclient.client import NotebookClient
-from nbclient.exceptions import CellExecutionError
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbformat import NotebookNode
+from nbformat.v4 import new_output
 from papermill import PapermillExecutionError, execute_notebook
 
 from freelib.notebooks import (
@@ -30,6 +32,8 @@ from freelib.report import write_index
 
 # a kernel warns at each start that its local connection is not encrypted
 QUIET = ["--IPKernelApp.log_level=40"]
+
+DIED = "DeadKernelError: the kernel died (memory ran out?)"
 
 
 @dataclass(frozen=True)
@@ -87,7 +91,7 @@ def _run(
     path: Path, output: Path, given: dict[str, Any], profile: Profile, *, standing: bool
 ) -> Failure | None:
     output.parent.mkdir(parents=True, exist_ok=True)
-    error = None
+    error, begun = None, list[int]()
     with kernel_environment(profile, standing=standing):
         try:
             execute_notebook(
@@ -99,11 +103,28 @@ def _run(
                 cwd=str(path.parent),
                 progress_bar=False,
                 extra_arguments=QUIET,
+                on_cell_execute=lambda cell, cell_index: begun.append(cell_index),
             )
         except PapermillExecutionError as raised:
             error = f"{raised.ename}: {raised.evalue}"
-    write_notebook(clean(read_notebook(output)), output)
+        except DeadKernelError:
+            error = DIED
+    notebook = clean(read_notebook(output))
+    if error == DIED:
+        show_death(notebook, begun)
+    write_notebook(notebook, output)
     return None if error is None else Failure(path.stem, output, error)
+
+
+def show_death(notebook: NotebookNode, begun: Sequence[int]) -> None:
+    """Writes into a notebook where its kernel died, as it would have written an error itself.
+
+    begun: the indices of the cells that were executed, the last of them not to its end
+    """
+    name, value = DIED.split(": ")
+    first = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code")
+    output = new_output("error", ename=name, evalue=value, traceback=[DIED])
+    notebook.cells[begun[-1] if begun else first].outputs.append(output)
 
 
 def execute_in_place(
@@ -118,21 +139,27 @@ def execute_in_place(
         sys.stderr.write(f"{path.name}\n")
         notebook = read_notebook(path)
         profile = get_profile(parameters(notebook, path.name).get("PROFILE", "smoke"))
+        error, begun = None, list[int]()
         client = NotebookClient(
             notebook,
             timeout=None,
             kernel_name=KERNEL["name"],
             resources={"metadata": {"path": str(path.parent)}},
             extra_arguments=QUIET,
+            on_cell_execute=lambda cell, cell_index, begun=begun: begun.append(cell_index),
         )
         with kernel_environment(profile):
             try:
                 client.execute()
-                target = path
             except CellExecutionError as raised:
-                target = Path(results) / "failed" / path.name
-                failures.append(Failure(path.stem, target, f"{raised.ename}: {raised.evalue}"))
+                error = f"{raised.ename}: {raised.evalue}"
+            except DeadKernelError:
+                error = DIED
+                show_death(notebook, begun)
+        target = path if error is None else Path(results) / "failed" / path.name
         write_notebook(clean(notebook), target)
+        if error is not None:
+            failures.append(Failure(path.stem, target, error))
     return failures
 
 

@@ -89,6 +89,34 @@ def test_in_place(folder):
     assert path.read_bytes() == changed != first
 
 
+@pytest.mark.parametrize("in_place", [False, True], ids=["batch", "in place"])
+def test_a_dead_kernel_is_a_failure_and_the_next_notebook_runs(folder, in_place):
+    source, results = folder / "notebooks" / "01_work.ipynb", folder / "results"
+    notebook = read_notebook(source)
+    write_notebook(notebook, folder / "notebooks" / "02_work.ipynb")
+    notebook.cells[1].source = 'import os\nprint("half way", flush=True)\nos._exit(9)'
+    notebook.cells[1].outputs = [nbformat.v4.new_output("stream", text="of an earlier run")]
+    notebook.cells.append(nbformat.v4.new_code_cell("1 + 1", id="after"))
+    write_notebook(notebook, source)
+    before = source.read_bytes()
+    if in_place:
+        (failure,) = execute_in_place(folder / "notebooks", results=results)
+        assert source.read_bytes() == before
+        assert failure.path == results / "failed" / "01_work.ipynb"
+        assert read_notebook(folder / "notebooks" / "02_work.ipynb").cells[1].execution_count == 2
+    else:
+        index, (failure,) = run(folder)
+        assert failure.path == results / "smoke" / "notebooks" / "01_work.ipynb"
+        assert "broke off" in index.read_text()
+        assert (results / "smoke" / "tables" / "work.md").exists()
+    assert (failure.name, failure.error) == ("01_work", "DeadKernelError: the kernel died (memory ran out?)")
+    left = {cell.id: cell.outputs for cell in read_notebook(failure.path).cells}
+    assert left["body"][-1].output_type == "error"
+    assert left["body"][-1].ename == "DeadKernelError"
+    assert [output.get("text") for output in left["body"][:-1]] in ([], ["half way\n"])
+    assert left["after"] == []
+
+
 def test_the_environment_is_put_back_and_progress_is_shown(monkeypatch, capfd):
     monkeypatch.delenv("FREELIB_PROGRESS", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
