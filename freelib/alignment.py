@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from freelib.augmentation import random_crop_flip
+from freelib.checks import check_at_least, check_one_of
 from freelib.distillation import DISTILLATION_LOSSES, at_least_float32
 from freelib.generator import RecoveredTask
 from freelib.lanes import twin
@@ -46,16 +47,9 @@ class AlignmentConfig:
     distillation: str = "kl"
 
     def __post_init__(self) -> None:
-        if self.align_sweeps < 1:
-            raise ValueError(f"align_sweeps must be at least 1, got {self.align_sweeps}.")
-        for field, known in (
-            ("alignment", ALIGNMENTS),
-            ("align_optimizer", tuple(OPTIMIZERS)),
-            ("distillation", tuple(DISTILLATION_LOSSES)),
-            ("kd_heads", ("shared", "per_model")),
-        ):
-            if getattr(self, field) not in known:
-                raise ValueError(f"{field} is one of {', '.join(known)}, got {getattr(self, field)!r}.")
+        check_at_least(self, align_sweeps=1)
+        check_one_of(self, alignment=ALIGNMENTS, align_optimizer=OPTIMIZERS)
+        check_one_of(self, distillation=DISTILLATION_LOSSES, kd_heads=("shared", "per_model"))
 
 
 def outer_optimizer(config: AlignmentConfig, params: Sequence[Tensor]) -> torch.optim.Optimizer:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,6 +20,13 @@ def check_at_least(config: Any, **least: float) -> None:
         value = getattr(config, name)
         if value is not None and not value >= low:
             raise ValueError(f"{name} must be at least {low}, got {value}.")
+
+
+def check_one_of(config: Any, **known: Collection[str]) -> None:
+    """Raises ValueError where a named field of the config is none of the values that it can have."""
+    for name, values in known.items():
+        if (value := getattr(config, name)) not in values:
+            raise ValueError(f"{name} is one of {', '.join(values)}, got {value!r}.")
 
 
 def check_metadata(

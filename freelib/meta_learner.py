@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from freelib.checks import check_one_of
 from freelib.conv4_derivatives import InnerLoop, weight_names
 from freelib.distillation import at_least_float32
 from freelib.episodes import Episode, check_labels, checked_images, images_to_float
@@ -123,11 +124,8 @@ class MetaLearner:
         centre: str = "none",
         precision: str = "float32",
     ) -> None:
-        if head not in HEADS:
-            raise ValueError(f"head is one of {', '.join(HEADS)}, got {head!r}.")
-        if centre not in CENTRES:
-            raise ValueError(f"centre is one of {', '.join(CENTRES)}, got {centre!r}.")
         self.backbone, self.head, self.centre, self.precision = backbone, head, centre, precision
+        check_one_of(self, head=HEADS, centre=CENTRES)
         self.inner_lr, self.inner_steps = inner_lr, inner_steps
         self.transform = ImageTransform(mean, std, image_size)
         self.log: Any = None  # what happened in training (TrainingLog), if it was trained

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from freelib import side_by_side
-from freelib.checks import check_at_least
+from freelib.checks import check_at_least, check_one_of
 from freelib.episodes import Episode
 from freelib.lanes import backward_of_each
 from freelib.memory import TaskMemory
@@ -40,10 +40,7 @@ class ReplayConfig:
 
     def __post_init__(self) -> None:
         check_at_least(self, replay_every=1, replay_episodes=1, memory_batches=1)
-        if self.replay_scope not in ("cross", "within", "none"):
-            raise ValueError(f"replay_scope is cross, within or none, got {self.replay_scope!r}.")
-        if self.memory_tasks not in ("all", "last"):
-            raise ValueError(f"memory_tasks is all or last, got {self.memory_tasks!r}.")
+        check_one_of(self, replay_scope=("cross", "within", "none"), memory_tasks=("all", "last"))
 
 
 class EpisodeShape(Protocol):

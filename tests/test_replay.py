@@ -131,7 +131,7 @@ def test_there_is_no_replay_where_it_is_switched_off_or_the_memory_too_small(tin
 
 
 def test_unknown_settings_are_refused():
-    with pytest.raises(ValueError, match="cross, within or none, got 'all'"):
+    with pytest.raises(ValueError, match="replay_scope is one of cross, within, none, got 'all'"):
         ReplayConfig(replay_scope="all")
-    with pytest.raises(ValueError, match="all or last, got 'first'"):
+    with pytest.raises(ValueError, match="memory_tasks is one of all, last, got 'first'"):
         ReplayConfig(memory_tasks="first")

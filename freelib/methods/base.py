@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 
 from freelib.backbones import Backbone, build_backbone
-from freelib.checks import check_at_least
+from freelib.checks import check_at_least, check_one_of
 from freelib.meta_learner import MetaLearner
 from freelib.pool import ModelPool
 from freelib.storage import Checkpoint
@@ -47,8 +47,7 @@ class MethodConfig:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision is {' or '.join(PRECISIONS)}, got {self.precision!r}.")
+        check_one_of(self, precision=PRECISIONS)
         check_at_least(self, n_way=2, n_shot=1, n_query=1, width=1, inner_lr=0, inner_steps=0, test_steps=0)
 
     def backbone_fields(self) -> dict[str, Any]:

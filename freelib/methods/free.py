@@ -16,7 +16,7 @@ from freelib.alignment import (
     make_optimizer,
     outer_optimizer,
 )
-from freelib.checks import check_at_least
+from freelib.checks import check_at_least, check_one_of
 from freelib.generator import MetaGenerator, recover_round
 from freelib.inversion import InversionConfig
 from freelib.memory import TaskMemory
@@ -50,8 +50,7 @@ class FreeConfig(MethodConfig, InversionConfig, AlignmentConfig, ReplayConfig):
     scratch_steps: int = 5
 
     def __post_init__(self) -> None:
-        if self.recovery not in ("meta", "scratch"):
-            raise ValueError(f"recovery is meta or scratch, got {self.recovery!r}.")
+        check_one_of(self, recovery=("meta", "scratch"))
         check_at_least(self, meta_batch=1, rounds=0, warmup_rounds=0, scratch_steps=1)
         for part in (MethodConfig, InversionConfig, AlignmentConfig, ReplayConfig):
             part.__post_init__(self)

@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from freelib.checks import check_one_of
 from freelib.meta_learner import MetaLearner
 from freelib.methods.average import require_same_architecture
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student
@@ -32,8 +33,7 @@ class OtaConfig(MethodConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.transport not in TRANSPORTS:
-            raise ValueError(f"transport is one of {', '.join(TRANSPORTS)}, got {self.transport!r}.")
+        check_one_of(self, transport=TRANSPORTS)
         if self.regularisation <= 0:
             raise ValueError(f"regularisation must be above 0, got {self.regularisation}.")
 

@@ -39,7 +39,7 @@ def own_module(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_precision_that_there_is_not_is_refused(name):
-    with pytest.raises(ValueError, match="precision is float32 or bfloat16, got 'bf16'"):
+    with pytest.raises(ValueError, match="precision is one of float32, bfloat16, got 'bf16'"):
         get_method(name).Config(precision="bf16")
 
 
