@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from freelib.backbones import ConvBlock
+from freelib.checks import check_one_of
 from freelib.episodes import images_to_float
 from freelib.pool import PretrainedModel
+
+TEACH = ("probabilities", "features")
 
 
 def principal_axes(
@@ -68,9 +71,8 @@ class JointOpinion(nn.Module):
         precision: str = "float32",
     ) -> None:
         super().__init__()
-        if teach not in ("probabilities", "features"):
-            raise ValueError(f"teach is probabilities or features, got {teach!r}.")
         self.teach = teach
+        check_one_of(self, teach=TEACH)
         self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self.temperature = temperature
         self.models = [for_inference(model, self.dtype) for model in models]

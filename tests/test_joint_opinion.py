@@ -56,7 +56,7 @@ def test_features_can_teach_too():
     torch.testing.assert_close(
         JointOpinion(pool, teach="features").answers(IMAGES), expected, atol=1e-4, rtol=1e-3
     )
-    with pytest.raises(ValueError, match="probabilities or features"):
+    with pytest.raises(ValueError, match="teach is one of probabilities, features, got"):
         JointOpinion(pool, teach="logits")
 
 

@@ -12,12 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from freelib.backbones import Backbone
-from freelib.checks import check_batchnorm
+from freelib.checks import check_at_least, check_batchnorm, check_one_of
 from freelib.episodes import images_to_float, images_to_uint8
 from freelib.generator import MetaGenerator, recover_round
 from freelib.inversion import InversionConfig
-from freelib.joint_opinion import JointOpinion, principal_axes
-from freelib.meta_learner import MetaLearner
+from freelib.joint_opinion import TEACH, JointOpinion, principal_axes
+from freelib.meta_learner import CENTRES, MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
 from freelib.methods.running import Selection, TrainingLog, state_of_run
 from freelib.mixing import mixed_images
@@ -67,10 +67,13 @@ class PoolDistillationConfig(MethodConfig, InversionConfig):
     def __post_init__(self) -> None:
         for part in (MethodConfig, InversionConfig):
             part.__post_init__(self)
-        if self.recovered + self.procedural < self.batch_size or self.epochs < 1:
+        check_one_of(self, head=("prototypes",), centre=CENTRES, teach=TEACH)  # what embeds has no inner loop
+        check_at_least(self, recovered=0, procedural=0, mixed=0, warmup_rounds=0, meta_batch=1, embedding=1)
+        check_at_least(self, epochs=1, batch_size=2)
+        if self.recovered + self.procedural < self.batch_size:
             raise ValueError(
-                f"Distillation needs a batch of {self.batch_size} images and an epoch, got "
-                f"{self.recovered} recovered images, {self.procedural} procedural ones, {self.epochs} epochs."
+                f"Distillation needs a batch of {self.batch_size} images, got {self.recovered} recovered "
+                f"images and {self.procedural} procedural ones."
             )
 
     def backbone_fields(self) -> dict[str, Any]:
@@ -257,11 +260,8 @@ class PoolDistillation(Method):
             with torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bfloat16"):
                 hidden = network.encoder(inputs).flatten(1)
             hidden = hidden.float()
-            relations, places = distillation_losses(
-                hidden,
-                network.head(hidden),
-                targets[rows.to(config.device)].float(),
-            )
+            wanted = targets[rows.to(config.device)].float()
+            relations, places = distillation_losses(hidden, network.head(hidden), wanted)
             loss = config.relation_weight * relations + config.place_weight * places
             optimizer.zero_grad()
             loss.backward()

@@ -181,9 +181,23 @@ def test_models_of_several_kinds_teach_together():
     assert train(ModelPool.from_models(models)).embed(torch.rand(2, 3, 32, 32)).shape == (2, 12)
 
 
-def test_too_few_images_are_refused():
-    with pytest.raises(ValueError, match="batch of 128"):
-        PoolDistillationConfig(recovered=10, procedural=10)
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"recovered": 10, "procedural": 10}, "a batch of 128 images, got 10 recovered images and 10"),
+        ({"batch_size": 0}, "batch_size must be at least 2, got 0"),
+        ({"embedding": 0}, "embedding must be at least 1, got 0"),
+        ({"meta_batch": 0}, "meta_batch must be at least 1, got 0"),
+        ({"epochs": 0}, "epochs must be at least 1, got 0"),
+        ({"mixed": -1}, "mixed must be at least 0, got -1"),
+        ({"centre": "episodes"}, "centre is one of none, support, episode, got 'episodes'"),
+        ({"head": "maml"}, "head is one of prototypes, got 'maml'"),
+        ({"teach": "logits"}, "teach is one of probabilities, features, got 'logits'"),
+    ],
+)
+def test_settings_that_train_nothing_are_refused(settings, words):
+    with pytest.raises(ValueError, match=words):
+        PoolDistillationConfig(**settings)
 
 
 def test_the_pools_opinions_are_above_chance(tiny_dataset):
