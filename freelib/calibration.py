@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.func import functional_call
 
 from freelib.alignment import make_optimizer
+from freelib.checks import check_at_least
 from freelib.episodes import class_major_labels
 from freelib.inversion import InversionConfig, total_variation
 from freelib.meta_learner import Classifier, GradientClassifier, MetaLearner
@@ -31,6 +32,9 @@ class CalibrationConfig:
     icfil_steps: int = 1
     icfil_step: float = 0.01
     icfil_temperature: float = 0.5
+
+    def __post_init__(self) -> None:
+        check_at_least(self, icfil_images=1, icfil_inversion_steps=0, icfil_lr=0, icfil_steps=0, icfil_step=0)
 
 
 def contrastive_loss(features: Tensor, labels: Tensor, temperature: float) -> Tensor:

@@ -11,8 +11,12 @@ from torch import nn
 from freelib.inversion import InversionConfig
 from freelib.methods import get_method
 from freelib.methods.base import MethodConfig
+from freelib.methods.bidf_mkd import BidfMkdConfig
+from freelib.methods.dro import DroConfig
 from freelib.methods.free import FreeConfig
+from freelib.methods.oracles import OracleConfig, OracleProtonetConfig
 from freelib.methods.pool_distillation import PoolDistillationConfig
+from freelib.methods.purer import PurerConfig
 from freelib.pool import ModelPool, PretrainedModel, save_member
 from freelib.storage import Checkpoint
 
@@ -122,6 +126,15 @@ def test_a_model_without_features_is_refused_before_it_is_asked_for_them():
         (lambda: InversionConfig(augment_padding=-1), "augment_padding must be at least 0"),
         (lambda: FreeConfig(rounds=-1), "rounds must be at least 0"),
         (lambda: FreeConfig(replay_episodes=0), "replay_episodes must be at least 1"),
+        (lambda: DroConfig(round_steps=0), "round_steps must be at least 1"),
+        (lambda: DroConfig(meta_batch=0), "meta_batch must be at least 1"),
+        (lambda: DroConfig(embedding_dim=0), "embedding_dim must be at least 1"),
+        (lambda: PurerConfig(episodes=0), "episodes must be at least 1"),
+        (lambda: PurerConfig(meta_batch=0), "meta_batch must be at least 1"),
+        (lambda: PurerConfig(n_query=0), "n_query must be at least 1"),
+        (lambda: PurerConfig(icfil_images=0), "icfil_images must be at least 1"),
+        (lambda: OracleConfig(round_batches=0), "round_batches must be at least 1"),
+        (lambda: OracleProtonetConfig(meta_batch=0), "meta_batch must be at least 1"),
     ],
 )
 def test_settings_out_of_range(make, words):
@@ -142,14 +155,25 @@ def test_free_says_that_it_could_never_replay(fields, words):
         get_method("free").meta_train(tiny_pool(4), FreeConfig(**SMALL | fields), seed=0)
 
 
-def test_statistics_that_a_model_does_not_have_are_not_waited_for():
-    models = [tiny_model(0), own()]
-    for config, name in (
-        (FreeConfig(**SMALL, lambda_bn=0.05, kd_heads="per_model"), "free"),
-        (PoolDistillationConfig(procedural=200), "pool_distillation"),
-    ):
-        with pytest.raises(ValueError, match="own has no BatchNorm2d layer with running statistics: set la"):
-            get_method(name).meta_train(ModelPool.from_models(models), config, seed=0)
+def test_bidf_mkd_says_that_it_could_never_replay():
+    config = BidfMkdConfig(n_query=3, images_per_class=2, memory_batches=1, adapt_steps=1, rounds=1)
+    with pytest.raises(ValueError, match=r"n_shot \+ n_query = 4 images .* = 2"):
+        get_method("bidf_mkd").meta_train(tiny_pool(2), config, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [
+        ("free", FreeConfig(**SMALL, lambda_bn=0.05, kd_heads="per_model")),
+        ("pool_distillation", PoolDistillationConfig(procedural=200)),
+        ("purer", PurerConfig(width=4, rounds=1)),
+        ("bidf_mkd", BidfMkdConfig(n_way=3, width=4, rounds=1, adapt_steps=1, lambda_bn=0.05)),
+    ],
+)
+def test_statistics_that_a_model_does_not_have_are_not_waited_for(name, config):
+    models = [tiny_model(0, n_way=3) if name == "bidf_mkd" else tiny_model(0), own()]
+    with pytest.raises(ValueError, match="own has no BatchNorm2d layer with running statistics: set la"):
+        get_method(name).meta_train(ModelPool.from_models(models), config, seed=0)
 
 
 def test_gray_pools_are_distilled_without_procedural_images():

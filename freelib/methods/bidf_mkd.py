@@ -15,7 +15,7 @@ from freelib.inversion import InversionConfig
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
-from freelib.methods.running import TrainingRun, replay_and_log
+from freelib.methods.running import TrainingRun, check_pool, replay_and_log
 from freelib.pool import ModelPool, PretrainedModel
 from freelib.replay import ReplayConfig
 from freelib.scratch import recover_from_scratch
@@ -149,13 +149,15 @@ class BidfMkd(Method):
     ) -> MetaLearner:
         """See `Method.meta_train`. The log holds losses, teacher agreement, seconds by phase and passes.
 
-        Raises ValueError where a model tells apart another number of classes than the student.
+        Raises ValueError where a model tells apart another number of classes than the student, and for what
+        `check_pool` finds.
         """
         n_ways = {len(description["class_names"]) for description in pool.descriptions}
         if n_ways != {config.n_way}:
             raise ValueError(
                 f"A {config.n_way}-way student can't be distilled from {sorted(n_ways)}-way models."
             )
+        check_pool(pool, config)
         rng = torch.Generator().manual_seed(stream_seed(seed, "draws"))
         pool = pool.to(config.device)
         learner = build_student(pool, config, seed=seed)

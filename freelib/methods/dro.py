@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from freelib.checks import check_at_least
 from freelib.meta_learner import MetaLearner
 from freelib.methods.average import require_same_architecture
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
@@ -45,10 +46,8 @@ class DroConfig(MethodConfig):
         super().__post_init__()
         if self.gamma <= 0:
             raise ValueError(f"gamma must be above 0 (inf: no diversification), got {self.gamma}.")
-        if self.draws < 0 or self.meta_batch < 1:
-            raise ValueError(
-                f"draws must be at least 0 and meta_batch at least 1, got {self.draws} and {self.meta_batch}."
-            )
+        check_at_least(self, rounds=0, round_steps=1, meta_batch=1, embedding_dim=1, hidden=1, rank=1)
+        check_at_least(self, lr=0, ascent_steps=0, ascent_lr=0, draws=0)
 
 
 class WeightSpace:

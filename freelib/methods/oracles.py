@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import torch
 
+from freelib.checks import check_at_least
 from freelib.datasets import FewShotDataset
 from freelib.episodes import EpisodeSampler
 from freelib.meta_learner import MetaLearner
@@ -31,6 +32,10 @@ class OracleConfig(MethodConfig):
     second_order: bool = True
     monitor_every: int = 10
     checkpoint_every: int = 10
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, rounds=0, round_batches=1, meta_batch=1, lr=0)
 
 
 class OracleMaml(Method):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from freelib.alignment import make_optimizer
 from freelib.calibration import CalibratedLearner, CalibrationConfig
+from freelib.checks import check_at_least, check_batchnorm
 from freelib.episodes import Episode, class_major_labels
 from freelib.inversion import InversionConfig, inversion_loss
 from freelib.memory import ClassKey
@@ -52,6 +53,12 @@ class PurerConfig(MethodConfig, CalibrationConfig):
     icfil: bool = True
     monitor_every: int = 100
     checkpoint_every: int = 100
+
+    def __post_init__(self) -> None:
+        for part in (MethodConfig, CalibrationConfig):
+            part.__post_init__(self)
+        check_at_least(self, pixel_lr=0, jitter=0, rounds=0, meta_batch=1, episodes=1, outer_lr=0)
+        check_at_least(self, eci_start=0, eci_patience=1)
 
     @property
     def inversion(self) -> InversionConfig:
@@ -216,7 +223,12 @@ class Purer(Method):
         monitor: Monitor | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> MetaLearner:
-        """See `Method.meta_train`. The log holds losses, teacher agreement, seconds by phase and passes."""
+        """See `Method.meta_train`. The log holds losses, teacher agreement, seconds by phase and passes.
+
+        Raises ValueError where the pool knows too few classes, or a model lacks the statistics of λ_bn.
+        """
+        if config.lambda_bn:
+            check_batchnorm(pool)
         rng = torch.Generator().manual_seed(stream_seed(seed, "draws"))
         pool = pool.to(config.device)
         learner = self.ready(build_student(pool, config, seed=seed), config)
