@@ -70,13 +70,14 @@ def plan(
 def rows(records: Sequence[Record]) -> pd.DataFrame:
     """One row for each data set, kind, seed and measured round, with both measures.
 
-    Raises ValueError where a record lacks them: its config's `measure_every` is 0.
+    Raises ValueError where a record lacks them: its config's `measure_every` is 0, or it had a model a round.
     """
     found = []
     for record in records:
         history = record["history"] or {}
         if not history.get("measured_round"):
-            raise ValueError(f"{record['config_digest']} has no measurements: set measure_every above 0")
+            advice = "set measure_every above 0, and meta_batch above 1"
+            raise ValueError(f"{record['config_digest']} has no measurements: {advice}")
         columns = (history["measured_round"], history["cosine"], history["inner_product"])
         kind = record["config"]["alignment"]
         for number, cosine, product in zip(*columns, strict=True):

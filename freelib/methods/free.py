@@ -36,7 +36,7 @@ class FreeConfig(MethodConfig, InversionConfig, AlignmentConfig, ReplayConfig):
     warmup_rounds: the generator alone; rounds: the whole loop; meta_batch: models drawn a round
     monitor_every: rounds between looks at the validation classes (0: after the last round only)
     checkpoint_every, measure_every: rounds between saved states, between measurements of the gradients'
-      agreement (0: never)
+      agreement (0: never; nor where a round has one model, whose gradient has no other to agree with)
     recovery: "meta" is FIve; "scratch" a new generator for every model, trained for scratch_steps (ablation)
     """
 
@@ -148,7 +148,8 @@ class Free(Method):
                         batches = [
                             distillation_batch(task, rng, padding=padding, flip=flip) for task in tasks
                         ]
-                        if sweep == 0 and config.measure_every and round_number % config.measure_every == 0:
+                        due = config.measure_every and round_number % config.measure_every == 0
+                        if due and sweep == 0 and len(batches) > 1:
                             product, cosine = gradient_agreement(heads, batches, config.distillation)
                             log.append(measured_round=round_number, inner_product=product, cosine=cosine)
                         loss = align(heads, batches, config, kd_optimizer, rng)

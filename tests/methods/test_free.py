@@ -101,6 +101,14 @@ def test_measuring_does_not_disturb(plain):
     assert all(-1 <= cosine <= 1 for cosine in measured.log.history["cosine"])
 
 
+@pytest.mark.parametrize(("n_models", "meta_batch"), [(1, 2), (3, 1)])
+def test_a_round_of_one_model_has_nothing_to_measure(n_models, meta_batch):
+    config = replace(TINY, rounds=1, measure_every=1, meta_batch=meta_batch)
+    learner = get_method("free").meta_train(tiny_pool(n_models), config, seed=0)
+    assert learner.log.history["round"] == [1, 2]
+    assert not {"measured_round", "inner_product", "cosine"} & set(learner.log.history)
+
+
 def test_a_generator_from_scratch_costs_its_steps_and_learns_nothing_between_models(plain):
     config = replace(TINY, recovery="scratch", scratch_steps=3)
     log = train(config).log
