@@ -12,6 +12,8 @@ from torch import Tensor, nn
 
 ARCHITECTURES = ("conv4", "resnet10", "resnet18")
 DEFAULT_WIDTH = {"conv4": 32, "resnet10": 64, "resnet18": 64}
+SMALL_IMAGES = 48
+"""The largest side of an image that a ResNet's stem leaves at its resolution: above it has other weights."""
 Norm = Callable[[int], nn.Module]
 
 
@@ -97,7 +99,7 @@ def _resnet(
 ) -> tuple[nn.Module, int]:
     # Small images keep their resolution at the stem, as is usual for 32x32 data; larger ones get ImageNet's.
     layers: list[nn.Module]
-    if image_size <= 48:
+    if image_size <= SMALL_IMAGES:
         layers = [nn.Conv2d(channels, width, 3, 1, 1, bias=False), norm(width), nn.ReLU()]
     else:
         layers = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from freelib.backbones import DEFAULT_WIDTH
+from freelib.backbones import DEFAULT_WIDTH, SMALL_IMAGES
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student
 from freelib.pool import ModelPool
@@ -13,7 +13,6 @@ from freelib.storage import Checkpoint
 
 def require_same_architecture(pool: ModelPool, config: MethodConfig, method: str) -> None:
     """Raises ValueError where weights can't be fused: of a mixed pool, or into another kind of student."""
-    # A convolution's weights know no image size; the head's do, and it is not fused.
     kinds = {(d["arch"], d["width"]) for d in pool.descriptions}
     if len(kinds) > 1:
         raise ValueError(
@@ -26,6 +25,13 @@ def require_same_architecture(pool: ModelPool, config: MethodConfig, method: str
         raise ValueError(
             f"{method} gives a network like the pool's, {arch} of width {width}; "
             f"the student is set to {student[0]} of width {student[1]}."
+        )
+    # A convolution's weights know no image size; the head's do, and it is not fused.
+    sizes = sorted({d["image_size"] for d in pool.descriptions})
+    if arch != "conv4" and sizes[0] <= SMALL_IMAGES < sizes[-1]:
+        raise ValueError(
+            f"{method} fuses weights, and above {SMALL_IMAGES} pixels a {arch} has another first layer; "
+            f"the pool has models for {sizes} pixels."
         )
 
 

@@ -60,11 +60,26 @@ def test_a_head_of_zeros_adapts():
             "conv4 of width 4; the student is set to resnet10",
         ),
         ([tiny_model(0)], MethodConfig(), "conv4 of width 4; the student is set to conv4 of width 32"),
+        (
+            [
+                tiny_model(i, arch="resnet10", image_size=size, domain=str(size))
+                for i, size in enumerate((32, 84))
+            ],
+            MethodConfig(arch="resnet10", width=4),
+            r"above 48 pixels a resnet10 has another first layer; the pool has models for \[32, 84\] pixels",
+        ),
     ],
 )
 def test_what_has_no_mean_is_refused(models, config, message):
     with pytest.raises(ValueError, match=message):
         train(ModelPool.from_models(models), config)
+
+
+@pytest.mark.parametrize(("arch", "sizes"), [("conv4", (16, 64)), ("resnet10", (16, 24))])
+def test_models_of_two_image_sizes_have_a_mean_where_their_weights_are_alike(arch, sizes):
+    models = [tiny_model(i, arch=arch, image_size=n, domain=str(n)) for i, n in enumerate(sizes)]
+    learner = train(ModelPool.from_models(models), MethodConfig(arch=arch, width=4))
+    assert learner.transform.image_size == sizes[1]
 
 
 def test_golden():
