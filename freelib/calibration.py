@@ -69,8 +69,8 @@ class CalibratedLearner(MetaLearner):
         adapted = super().adapt(images, labels, steps=steps)
         if not isinstance(adapted, GradientClassifier):
             return adapted
-        with torch.enable_grad():
-            support, labels = self.prepare(images), labels.to(self.device)
+        with torch.inference_mode(False), torch.enable_grad():
+            support, labels = self.prepare(images), labels.to(self.device, copy=True)
             inverted, classes = self._invert(adapted.params, adapted.n_way, support)
             targets = torch.cat([labels, classes])
             params = self._calibrate(adapted.params, [support, inverted], targets)

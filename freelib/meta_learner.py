@@ -239,8 +239,10 @@ class MetaLearner:
             with torch.no_grad():
                 return PrototypeClassifier(self, self.embed(images), labels, most + 1)
         steps = self.inner_steps if steps is None else steps
-        with torch.enable_grad():  # learning needs gradients, also where the caller has switched them off
-            params = self.inner_loop(self.prepare(images), labels, steps=steps)
+        # Learning needs gradients, also where the caller has switched them off. A tensor that was made in
+        # inference mode can't be saved for one, its copy can.
+        with torch.inference_mode(False), torch.enable_grad():
+            params = self.inner_loop(self.prepare(images), labels.clone(), steps=steps)
         return GradientClassifier(self, params, most + 1)
 
     def query_loss(self, episode: Episode, *, steps: int, second_order: bool = True) -> tuple[Tensor, Tensor]:

@@ -63,6 +63,14 @@ def test_no_contrastive_step_leaves_the_inner_loops_result(support: tuple[Tensor
     assert torch.equal(calibrated(learner, icfil_steps=0).adapt(images, labels).logits(query), without)
 
 
+def test_it_calibrates_where_gradients_are_off(support: tuple[Tensor, Tensor, Tensor]) -> None:
+    learner, (images, labels, query) = calibrated(plain_learner()), support
+    expected = learner.adapt(images, labels).logits(query)
+    for off in (torch.no_grad, torch.inference_mode):
+        with off():
+            assert torch.equal(learner.adapt(images * 1, labels * 1).logits(query), expected)
+
+
 def test_images_inverted_from_the_adapted_model_are_of_its_classes(
     support: tuple[Tensor, Tensor, Tensor],
 ) -> None:

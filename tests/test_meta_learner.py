@@ -179,6 +179,11 @@ def test_adapting_works_where_gradients_are_off(head):
     expected = learner.adapt(images(), y).logits(images())
     with torch.no_grad():
         assert torch.equal(learner.adapt(images(), y).logits(images()), expected)
+    with torch.inference_mode():  # images and labels that are made here can't be saved for a gradient
+        found = learner.adapt(images(), torch.arange(5).repeat(2)).logits(images())
+        pixels = (images() * 255).round().to(torch.uint8)
+        learner.adapt(pixels, torch.arange(5).repeat(2)).predict(pixels)
+    assert torch.equal(found, expected)
 
 
 def test_images_of_another_size_are_resized():
