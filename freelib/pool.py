@@ -17,6 +17,8 @@ from freelib.checks import check_descriptions, check_members, check_metadata, te
 from freelib.storage import load_tensors, save_tensors, tensors_digest, write_atomically
 from freelib.transform import ImageTransform
 
+RESIDENT = 128
+"""How many of a folder's models a pool keeps in memory; those asked for longest ago go."""
 _FIELDS = ("arch", "domain", "class_names", "mean", "std", "image_size")
 
 
@@ -115,20 +117,18 @@ class ModelPool(Sequence[PretrainedModel]):
     """A sequence of pre-trained models; those in a folder are read when they are first asked for.
 
     A member of a folder is `<name>.safetensors` (weights, BatchNorm statistics) and `<name>.json` (the rest).
-    At most `resident` of a folder's models are in memory at a time: memory is flat in the pool's size.
+    At most RESIDENT of them are in memory at a time: memory is flat in the pool's size.
     """
 
     def __init__(
         self,
         descriptions: Sequence[dict[str, Any]],
         read: Callable[[dict[str, Any]], PretrainedModel],
-        *,
-        resident: int = 128,
     ) -> None:
         check_descriptions(descriptions)
         self.descriptions = list(descriptions)
         self._read = read
-        self._member = lru_cache(maxsize=resident)(lambda index: read(self.descriptions[index]))
+        self._member = lru_cache(maxsize=RESIDENT)(lambda index: read(self.descriptions[index]))
 
     @classmethod
     def from_models(cls, models: Iterable[PretrainedModel]) -> ModelPool:

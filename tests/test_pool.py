@@ -211,6 +211,16 @@ def test_a_custom_module_cannot_be_stored(tmp_path):
         save_member(custom(), tmp_path)
 
 
+def test_memory_holds_few_of_a_folders_models_also_of_a_part_of_them(folder, monkeypatch):
+    monkeypatch.setattr("freelib.pool.RESIDENT", 2)
+    for pool in (ModelPool.load(folder), ModelPool.load(folder).to("cpu"), ModelPool.load(folder)[:3]):
+        first, second = pool[0], pool[1]
+        assert pool[0] is first
+        assert pool[2].name.endswith("2")  # for which the second, not asked for since, makes room
+        assert pool[0] is first
+        assert pool[1] is not second
+
+
 @pytest.mark.parametrize("damage", [b"{", b"\xff\xfe\x00", b"3", b'{"name": "x"}', b""])
 def test_damaged_metadata_is_named(folder, damage):
     (folder / "tiny-conv4-0001.json").write_bytes(damage)

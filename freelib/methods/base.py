@@ -27,7 +27,8 @@ class MethodConfig:
     n_way, n_shot, n_query: of the episodes that the student is trained for
     arch, width: the student's network; head: how it adapts ("maml", "anil", "prototypes")
     inner_lr, inner_steps, test_steps: of its inner loop, in training and at test time
-    device: where it is trained; precision: float32, or bfloat16 for the convolutions
+    device: where it is trained; precision: float32, or bfloat16 for the convolutions of what recovers images,
+      of the pool's answers and of a student with prototypes; one that learns by inner steps is float32 always
 
     Raises ValueError for another precision, for numbers out of range, and where a method's own settings don't
     fit. A dataclass calls the first of its bases' checks only: a config with its own `__post_init__` calls
