@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from freelib.augmentation import random_crop_flip
 from freelib.backbones import build_backbone
+from freelib.checks import check_at_least, check_one_of
 from freelib.datasets import FewShotDataset
 from freelib.environment import keep_freed_memory, process_context
 from freelib.episodes import images_to_float
@@ -47,15 +48,10 @@ class PoolConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.n_models < 1 or self.n_way < 2 or self.epochs < 0 or self.batch_size < 2:
-            raise ValueError(
-                "A pool needs n_models >= 1, n_way >= 2, epochs >= 0 and batch_size >= 2, got "
-                f"{self.n_models}, {self.n_way}, {self.epochs} and {self.batch_size}."
-            )
+        check_at_least(self, n_models=1, n_way=2, epochs=0, batch_size=2)
+        check_one_of(self, precision=("float32", "bfloat16"))
         if not 0 < self.holdout < 1:
             raise ValueError(f"holdout is a share between 0 and 1, got {self.holdout}.")
-        if self.precision not in ("float32", "bfloat16"):
-            raise ValueError(f"precision is float32 or bfloat16, got {self.precision!r}.")
 
 
 def _optimizer(module: nn.Module, arch: str, config: PoolConfig) -> torch.optim.Optimizer:

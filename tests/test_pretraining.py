@@ -239,10 +239,10 @@ def test_settings_have_an_effect(tiny_dataset, change):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"n_models": 0}, "n_models >= 1"),
-        ({"n_way": 1}, "n_way >= 2"),
+        ({"n_models": 0}, "n_models must be at least 1, got 0"),
+        ({"n_way": 1}, "n_way must be at least 2, got 1"),
         ({"holdout": 1.0}, "holdout is a share between 0 and 1, got 1.0"),
-        ({"precision": "float16"}, "float32 or bfloat16, got 'float16'"),
+        ({"precision": "float16"}, "precision is one of float32, bfloat16, got 'float16'"),
     ],
 )
 def test_settings_that_cannot_be(settings, message):
