@@ -38,13 +38,13 @@ def test_a_failing_unit_is_named_and_takes_no_other_with_it(tiny_world, tmp_path
 def test_one_training_serves_all_shots_that_are_wanted(tiny_world, tmp_path, monkeypatch):
     store, started = RecordStore(tmp_path), []
     monkeypatch.setattr(grid, "Worker", lambda *a: started.append(1) or Worker(*a))
-    units = [Unit("t", "fake_methods:Shotless", "cifar-fs", n, 5, {"rounds": 1}) for n in (3, 2)]
+    units = [Unit("t", "fake_methods:Shotless", "cifar-fs", n, 3, {"rounds": 1}) for n in (3, 2)]
     records = run_grid(units, TINY, store, workers=2)
     assert [record["n_shot"] for record in records] == [3, 2]  # TINY has 1 alone
     assert records[0]["history"] == records[1]["history"]
     assert len(started) == 1
     monkeypatch.setattr(grid, "_run_all", lambda *_: None)
-    with pytest.raises(GridError, match=r"1 of 3 units ended without a record: .*4-shot, seed 5"):
+    with pytest.raises(GridError, match=r"1 of 3 units ended without a record: .*4-shot, seed 3"):
         run_grid([*units, replace(units[0], n_shot=4)], TINY, store)
 
 
