@@ -83,7 +83,7 @@ def test_tables_and_sentences(records):
     table = performance.rows(records)
     text = performance.speed_table(table, "Caption.").markdown()
     assert "| recovery | bfloat16 | 1.00 s | 8.00 s | 8.0 (7.2 to 8.8) | 50% | 500.0 ms |" in text
-    assert "15 replay batches a round" in text
+    assert "19 replay batches a round" in text
     assert "| 100 | 2.50 | 900 |" in performance.pool_table(records, "Pools.").markdown()
     sentences = performance.reached(table).splitlines()
     alike = "one thread and float32 each 4.0×; each at its best on all cores"

@@ -244,7 +244,8 @@ def reaches_the_papers_accuracy(evidence: Evidence) -> Verdict:
     signs = [(gap > width) - (gap < -width) for gap, width in gaps]
     numbers = [
         f"{'' if alike else 'not judged, of another size: '}{where}: "
-        f"{plus_minus(row['accuracy'], row['ci95'])} %, reported {row['paper']:.2f} % ({row['source']})"
+        f"{plus_minus(row['accuracy'], row['ci95'])} %{', one seed' if row['n_seeds'] == 1 else ''}, "
+        f"reported {row['paper']:.2f} % ({row['source']})"
         for (where, row), alike in sorted(zip(found, judges, strict=True), key=lambda pair: not pair[1])
     ]
     missing: tuple[str, ...] = ()
