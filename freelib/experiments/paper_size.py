@@ -145,7 +145,7 @@ def time_table(record: Record, pieces: pd.DataFrame, caption: str) -> Table:
 
 
 def _threads(record: Record) -> str:
-    return f"{record['threads']} thread{'s' if record['threads'] > 1 else ''}"
+    return f"{record['threads']} thread{'' if record['threads'] == 1 else 's'}"
 
 
 def _time(value: float) -> str:
