@@ -98,9 +98,9 @@ def _section(name: str, artefacts: Sequence[Path], folder: Path) -> tuple[str, s
         below += [f"<pre>{html.escape(printed)}</pre>"] if printed else []
     broken = any(out.output_type == "error" for cell in cells for out in cell.get("outputs", ()))
     state = ' <span class="failed">broke off: see its last cell</span>' if broken else ""
-    link = f'<p><a href="{link}">The executed notebook</a>{state}</p>'
+    opening = f'<h2>{heading}</h2>\n<p><a href="{link}">The executed notebook</a>{state}</p>'
     below += [_artefact(path, folder) for path in left]
-    return heading, "\n".join([f'<section id="{name}">\n<h2>{heading}</h2>', link, *below, "</section>"])
+    return heading, "\n".join([f'<section id="{name}">\n{opening}', *below, "</section>"])
 
 
 def _artefact(path: Path, folder: Path) -> str:

@@ -55,8 +55,8 @@ def as_released(evidence: Evidence) -> str:
             best = others.loc[others["accuracy"].idxmax()]
             rounds = evidence.runs("table4").records[0]["config"]["rounds"]
             text += (
-                f"; with the release's settings, {rounds} rounds, one seed, "
+                f"; with the release's settings (table 4: {rounds} rounds, seeds: {row['n_seeds']}), "
                 f"{setting(row['dataset'], row['n_shot'])}: FREE {plus_minus(row['accuracy'], row['ci95'])} "
-                f"%, {best['title']} {plus_minus(best['accuracy'], best['ci95'])} %"
+                f"%, {best['title']} in table 1 {plus_minus(best['accuracy'], best['ci95'])} %"
             )
     return text

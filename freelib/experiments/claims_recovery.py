@@ -40,6 +40,10 @@ RIVALS = {"scratch": "a generator from scratch for each model", "pixels": "PURER
 """What starts from nothing, and the methods before FREE do."""
 
 
+def _by_dataset(costs: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    return {str(name): group for name, group in costs.groupby("dataset", sort=False)}
+
+
 def recovers_faster(evidence: Evidence) -> Verdict:
     """Five steps against a whole recovery from nothing: of a generator, or of pixels (figure 1)."""
     claim = f"Recovering a task takes {figure1.REPORTED} times less time than where it starts from nothing"
@@ -48,12 +52,12 @@ def recovers_faster(evidence: Evidence) -> Verdict:
     if not records:
         return Verdict(claim, OPEN, notebooks=notebooks)
     costs, missing = recovery_cost.rows(records), unmeasured_seeds(evidence.profile, records)
-    groups = {str(name): group for name, group in costs.groupby("dataset", sort=False)}
+    groups = _by_dataset(costs)
     signs, words = [], []
     for way, rival in RIVALS.items():
         factors = {name: figure1.whole_run(group, way) for name, group in groups.items()}
         signs += [1 if factor >= figure1.REPORTED else -1 for factor in factors.values()]
-        passes = "/".join(map(str, sorted({int(costs[costs["way"] == way]["step"].max())})))
+        passes = costs[costs["way"] == way]["step"].max()
         named = ", ".join(f"{name_of(name)} {factor:.0f}" for name, factor in factors.items())
         words.append(f"{rival}, {passes} passes: {named} times")
     finding = f"FIve's five passes against {'; '.join(words)}. The factor grows with these passes, a choice"
@@ -73,7 +77,7 @@ def reaches_agreement_sooner(evidence: Evidence) -> Verdict:
     if not records:
         return Verdict(claim, OPEN, notebooks=notebooks, ours=True)
     costs, missing = recovery_cost.rows(records), unmeasured_seeds(evidence.profile, records)
-    groups = {str(name): group for name, group in costs.groupby("dataset", sort=False)}
+    groups = _by_dataset(costs)
     found = {name: figure1.speed_up(group) for name, group in groups.items()}
     # passes, not seconds: a pass is the same on both sides, and a machine's load is in its seconds; a part
     # of it holds where at least half of the claimed factor is there

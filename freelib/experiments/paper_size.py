@@ -139,7 +139,7 @@ def time_table(record: Record, pieces: pd.DataFrame, caption: str) -> Table:
     note = (
         f"On {machine}, {_threads(record)}: the models of pre-training and of recovery, and the episodes of "
         "replay and test, are shared out. Pieces: epochs of one model, models inverted, episodes of replay "
-        "and of test."
+        "and of test. Pre-training's time is the sum over its models, over the threads."
     )
     return Table(caption, table, cells, note)
 
