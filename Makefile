@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 SAME_BITS := OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce bench test test-lib test-notebooks lint types format notebooks lab clean
+.PHONY: help setup reproduce bench bench-compiled test test-lib test-notebooks lint types format notebooks lab clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -33,6 +33,9 @@ reproduce: $(STAMP) ## run the notebooks with papermill: results/PROFILE/index.h
 
 bench: $(STAMP) ## each piece against a straightforward implementation, ten minutes of two quiet cores
 	$(BIN)/python benchmarks/run.py
+
+bench-compiled: $(STAMP) ## does torch.compile pay? minutes of a quiet core, and a C++ compiler
+	$(BIN)/python benchmarks/run.py --compiled
 
 test: lint types test-lib test-notebooks ## lint, type check, library tests with coverage, notebooks
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from freelib.experiments import machine
 from freelib.experiments.benchmark import (
     PIECES,
     SMALL,
@@ -19,7 +21,7 @@ from freelib.experiments.benchmark import (
     measure,
     measure_pools,
 )
-from freelib.experiments.machine import Traffic, cost, spread
+from freelib.experiments.machine import Traffic, cost, kernel_seconds, spread
 
 REFERENCE = Path(__file__).parents[1] / "benchmarks" / "reference.py"
 TINY = replace(SMALL, repeats=2)
@@ -74,6 +76,17 @@ def test_costs_are_counted():
     assert spread([4.0, 1.0, 2.0, 3.0, 5.0]) == {"median": 3.0, "low": 2.0, "high": 4.0}
 
 
+def test_kernels_are_timed_without_what_is_around_them(monkeypatch):
+    clock = itertools.count()
+    monkeypatch.setattr(machine.time, "perf_counter", lambda: next(clock))  # an operation takes 1
+    a = torch.ones(3, 3)
+    assert kernel_seconds(lambda: a.exp().sum()) == 0
+    assert kernel_seconds(lambda: a.exp() @ a) == 1
+    image, kernel = torch.ones(1, 1, 8, 8), torch.ones(1, 1, 3, 3, requires_grad=True)
+    assert kernel_seconds(lambda: torch.conv2d(image, kernel).exp()) == 1
+    assert kernel_seconds(lambda: torch.conv2d(image, kernel).exp().sum().backward()) == 2
+
+
 def test_a_measurement_has_every_piece_and_variant(work):
     threads = torch.get_num_threads()
     found = measure(Job(replace(TINY, repeats=2), work.folder, REFERENCE, threads, counting=True))
@@ -90,6 +103,7 @@ def test_a_measurement_has_every_piece_and_variant(work):
     recovery = found["costs"]["recovery"]
     assert 0.4 < recovery["float32"]["flops"] / recovery["reference"]["flops"] < 0.9
     assert recovery["bfloat16"]["flops"] == recovery["float32"]["flops"]
+    assert all(c["kernel_seconds"] > 0 for variants in found["costs"].values() for c in variants.values())
     assert set(found["peaks"]) == {"float32", "bfloat16", "bytes"}
 
 

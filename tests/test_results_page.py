@@ -128,6 +128,10 @@ def test_report_writes_both_files_or_neither(tmp_path):
     assert "no place for results" in refused.output
     assert not (tmp_path / "results" / "README.md").exists()
     readme.write_text(f"# a\n{BEGIN}\nstale\n{END}\nb\n", encoding="utf-8")
+    before = readme.read_bytes()
+    nothing = CliRunner().invoke(main, ["report", "--profile", "paper", "--root", str(tmp_path)])
+    assert (nothing.exit_code, "there is nothing to report" in nothing.output) == (2, True)
+    assert readme.read_bytes() == before
     done = CliRunner().invoke(main, ["report", "--profile", "cpu", "--root", str(tmp_path)])
     assert done.exit_code == 0, done.output
     text = readme.read_text(encoding="utf-8")

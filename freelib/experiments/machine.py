@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 
 class Traffic(TorchDispatchMode):
@@ -28,6 +28,35 @@ class Traffic(TorchDispatchMode):
             leaves = tree_leaves((args, kwargs, out))
             self.bytes += sum(x.nbytes for x in leaves if isinstance(x, Tensor))
         return out
+
+
+class Kernels(TorchDispatchMode):
+    """Adds up the seconds in convolutions and matrix products: the operations whose FLOP `cost` counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = 0.0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        start = time.perf_counter()
+        out = func(*args, **(kwargs or {}))
+        if func._overloadpacket in flop_registry:
+            self.seconds += time.perf_counter() - start
+        return out
+
+
+def kernel_seconds(piece: Callable[[], Any], repeats: int = 3) -> float:
+    """Seconds in one run's convolutions and matrix products on a CPU, the least of some runs.
+
+    What the same operations would take if everything around them took no time.
+    """
+
+    def once() -> float:
+        with Kernels() as kernels:
+            piece()
+        return kernels.seconds
+
+    return min(once() for _ in range(repeats))
 
 
 def cost(piece: Callable[[], Any]) -> dict[str, float]:

@@ -15,7 +15,7 @@ from freelib.experiments.performance import REPLAY_BATCHES
 from freelib.experiments.units import grid
 from freelib.profiles import Profile, get_profile
 from freelib.records import Record, RecordStore
-from freelib.tables import Table, plus_minus
+from freelib.tables import DATASET_TITLES, Table, plus_minus
 
 EXPERIMENT = "paper_size"
 PARTS = {
@@ -150,6 +150,19 @@ def _threads(record: Record) -> str:
 
 def _time(value: float) -> str:
     return f"{value / 3600:.2f} h" if value >= 360 else f"{value:.1f} s"
+
+
+def accuracy_sentence(record: Record) -> str:
+    """What the run reached, at which size, beside what others report."""
+    row = rows([record]).iloc[0]
+    pool, config = record["pool"]["config"], record["config"]
+    reported = "" if pd.isna(row["paper"]) else f"; {row['paper']:.2f} % are reported ({row['source']})"
+    return (
+        f"At the paper's size (a pool of {pool['n_models']} models, {pool['epochs']} epochs each; "
+        f"{config['rounds']:,} rounds; one seed) FREE reaches "
+        f"{plus_minus(row['accuracy'], row['ci95'])} % on {DATASET_TITLES[record['dataset']]}, "
+        f"{record['n_shot']}-shot{reported}."
+    )
 
 
 def sentence(record: Record) -> str:

@@ -223,10 +223,15 @@ def _figures(folder: Path, evidence: Evidence) -> Iterator[str]:
 
 
 def write(root: str | Path = ".", profile: str = "cpu") -> list[Path]:
-    """Write `results/README.md`, and the results in `README.md` with its picture, anew; their paths."""
+    """Write `results/README.md`, and the results in `README.md` with its picture, anew; their paths.
+
+    Raises ValueError, and writes nothing, where the profile has no records or README no place for results.
+    """
     root = Path(root)
     folder, readme = root / "results" / profile, root / "README.md"
     evidence = gathered(folder)
+    if not evidence.everything:
+        raise ValueError(f"{evidence.store.root} holds no records: there is nothing to report.")
     text = with_results(readme.read_text(encoding="utf-8"), first_screen(evidence))
     picture = draw(folder, evidence)
     page = root / "results" / "README.md"

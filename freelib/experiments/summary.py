@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from freelib.experiments import table1
+from freelib.experiments import paper_size, table1
 from freelib.experiments.beyond import METHOD
 from freelib.experiments.changed_settings import changed_settings
 from freelib.experiments.claims import QUESTIONS, all_verdicts
@@ -42,7 +42,12 @@ def first_screen(evidence: Evidence) -> str:
         f"{name_of(dataset)}, 5-way, {rows['n_episodes'].iloc[0]} meta-test episodes; ±: 95 % over episodes; "
         f"{SEEDS_NOTE}. {_sizes(evidence, dataset)}"
     )
-    return "\n".join([*lines, "", note, "", *_claims(evidence)])
+    whole = [
+        text
+        for record in evidence.runs(paper_size.EXPERIMENT).records
+        for text in (paper_size.accuracy_sentence(record), "")
+    ]
+    return "\n".join([*lines, "", note, "", *whole, *_claims(evidence)])
 
 
 def _claims(evidence: Evidence) -> list[str]:
