@@ -82,8 +82,11 @@ def what_differs(evidence: Evidence) -> Iterator[str]:
         if dataset == "mini-imagenet":
             changes.append("images a class: 200 (600)")
         seeds = len(profile.seeds_for(dataset))
-        changes.append(f"{seeds} seed{'' if seeds == 1 else 's'}")
-        yield f"- The pool of {DATASET_TITLES.get(dataset, dataset)}: {'; '.join(changes)}."
+        title = DATASET_TITLES.get(dataset, dataset)
+        yield (
+            f"- {title}: {seeds} seed{'' if seeds == 1 else 's'} of the methods; of the pool, "
+            f"{'; '.join(changes)}."
+        )
     for name in ("table2", "table3", "table4", "figure7"):
         own = profile.for_experiment(name)
         rounds = f"{rounds_of_free(own)} rounds of FREE ({FreeConfig().rounds})"
