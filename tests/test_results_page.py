@@ -111,8 +111,7 @@ def test_what_differs_of_mixed_pools_has_the_papers_in_brackets(tmp_path):
     assert "- FREE: episodes of a replay batch (`replay_episodes`): 2 (10); " in page
     assert "- BiDf-MKD: " in page
     assert (
-        "- CUB: 1 seed of the methods; of the pool, models: 40 (100); epochs: 30 (100); random crop and flip of the "
-        in page
+        "- CUB: 1 seed of the methods; of the pool, models: 40 (100); epochs: 30 (100); random crop " in page
     )
     assert "- Crop and flip in pre-training may raise every row" in page
 
