@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from freelib.experiments import table1
+from collections.abc import Sequence
+
+from freelib.experiments import paper_size, table1
 from freelib.experiments.evidence import Evidence, setting
 from freelib.experiments.table4 import TOGETHER, verdict
 from freelib.experiments.units import make_config
@@ -29,7 +31,10 @@ def changed_settings(evidence: Evidence) -> str:
     if not changed:
         return ""
     words = [HERE[name].format(getattr(here, name), getattr(release, name)) for name in changed]
-    text = f"FREE differs from its public release (in brackets) in more than size: {', '.join(words)}."
+    text = (
+        "In the tables FREE differs from its public release (in brackets) in more than size: "
+        f"{', '.join(words)}.{_at_the_papers_size(evidence, changed)}"
+    )
     rows = evidence.ablation
     for (dataset, n_shot), group in rows.groupby(["dataset", "n_shot"]) if len(rows) else ():
         by_words = {row["variant"]: row for row in group.to_dict("records")}
@@ -40,6 +45,21 @@ def changed_settings(evidence: Evidence) -> str:
         if TOGETHER in by_words:
             text += f" These, its loss and its memory together: {verdict(by_words[TOGETHER])}."
     return text + " All differences: *What differs from the paper* in results/README.md."
+
+
+def _at_the_papers_size(evidence: Evidence, changed: Sequence[str]) -> str:
+    """What the run of the paper's size has of these fields; empty where it has no record."""
+    records = evidence.runs(paper_size.EXPERIMENT).records
+    if not records:
+        return ""
+    config = records[0]["config"]
+    kept = [
+        HERE[name].format(config[name], getattr(FreeConfig(), name))
+        for name in changed
+        if config[name] != getattr(FreeConfig(), name)
+    ]
+    more = f", but for {', '.join(kept)}" if kept else ""
+    return f" The run of the paper's size, end to end, has the release's values of these{more}."
 
 
 def as_released(evidence: Evidence) -> str:

@@ -9,7 +9,6 @@ from freelib.experiments import (
     adapting,
     beyond,
     beyond_words,
-    figure7,
     recovery_cost,
     table1,
     table2,
@@ -18,7 +17,9 @@ from freelib.experiments import (
     table5,
 )
 from freelib.experiments.claims import KNOWN_TEXT, QUESTIONS, SOURCES, all_verdicts
+from freelib.experiments.embedded import figures
 from freelib.experiments.evidence import Evidence, name_of
+from freelib.experiments.long_enough import HEADING, gist
 from freelib.experiments.overview import draw
 from freelib.experiments.summary import (
     PAIRED_NOTE,
@@ -31,18 +32,10 @@ from freelib.experiments.summary import (
 )
 from freelib.experiments.verdicts import OPEN, Verdict
 from freelib.experiments.what_was_run import what_differs, what_was_run
+from freelib.experiments.words import glossary
 from freelib.profiles import Profile
 from freelib.storage import write_atomically
 from freelib.tables import AT_MOST, WALL, seconds_cell, signed
-
-EMBEDDED = {
-    "figure1": "Five steps of the meta-generator against recoveries from nothing",
-    "figure1_meta_training": "Models that the meta-generator never met, after five steps, while it trains",
-    "figure2": "The pool's models, and the distances of the tasks recovered from them",
-    "figure5": "Agreement of the tasks' gradients while FREE trains",
-    "figure7": "What FREE's accuracy owes to its settings",
-    "table1_curves": "Accuracy on the meta-validation classes while training",
-}
 
 
 def results_page(folder: str | Path) -> str:
@@ -68,7 +61,8 @@ def results_page(folder: str | Path) -> str:
         "from zero; *so far*, in all that is measured, while some of the profile's runs are still to be "
         "made; *one seed*, as a verdict, that the interval that would tell is over seeds, and there is one.",
         "",
-        *_in_short(verdicts, numbered),
+        *_in_short(evidence, verdicts, numbered),
+        *glossary(evidence.profile),
     ]
     for title, ours in (("The paper's claims", False), ("What we ask besides", True)):
         head = ["claim", "verdict", "measured", *([] if ours else ["known from"])]
@@ -85,7 +79,7 @@ def results_page(folder: str | Path) -> str:
             lines += _numbers(verdict, numbered[name], folder)
     lines += [
         *_tables(evidence),
-        *_figures(folder, evidence),
+        *figures(folder, evidence),
         *what_was_run(evidence),
         *what_differs(evidence),
     ]
@@ -102,7 +96,7 @@ def _floor(evidence: Evidence) -> str:
     )
 
 
-def _in_short(verdicts: Mapping[str, Verdict], numbered: Mapping[str, int]) -> list[str]:
+def _in_short(evidence: Evidence, verdicts: Mapping[str, Verdict], numbered: Mapping[str, int]) -> list[str]:
     lines = ["## In short", ""]
     for question, names in QUESTIONS.items():
         lines.append(f"- *{question}*")
@@ -112,6 +106,9 @@ def _in_short(verdicts: Mapping[str, Verdict], numbered: Mapping[str, int]) -> l
             place = f"claim {numbered[name]}"
             place = f"[{place}](#{place.replace(' ', '-')})" if told else place
             lines.append(f"  - {found.claim} ({place}): **{found.verdict}**{told}.")
+    if told := gist(evidence):
+        anchor = HEADING.lower().replace(" ", "-").replace("?", "")
+        lines += [f"- *{HEADING}*", f"  - {told} ([all runs](#{anchor}))."]
     return [*lines, ""]
 
 
@@ -205,21 +202,6 @@ def _beyond(evidence: Evidence) -> list[str]:
         rows = beyond.ablation_rows(variants)
         lines += [beyond.ablation_table(rows, title).markdown(), beyond_words.either(rows), ""]
     return ["## Beyond the paper: pool distillation", "", *lines] if lines else []
-
-
-def _figures(folder: Path, evidence: Evidence) -> Iterator[str]:
-    yield from ("## Figures", "")
-    there = sorted((folder / "figures").glob("*.png"))
-    for path in there:
-        if words := EMBEDDED.get(path.stem):
-            yield from (f"![{words}]({folder.name}/figures/{path.name})", "", f"{words}.", "")
-            if path.stem == "figure7" and (records := evidence.runs("figure7").records):
-                text = figure7.conclusion(figure7.rows(records), evidence.chance_floor)
-                yield from (text, "")
-    others = [
-        f"[{path.stem}]({folder.name}/figures/{path.name})" for path in there if path.stem not in EMBEDDED
-    ]
-    yield from (f"More: {', '.join(others)}." if others else "No more figures yet.", "")
 
 
 def write(root: str | Path = ".", profile: str = "cpu") -> list[Path]:
