@@ -198,13 +198,14 @@ def learning_curves(
     *,
     y: str = "validation_accuracy",
     x: str = "validation_round",
-    label: str = "meta-validation accuracy, %",
+    label: str = "meta-validation\naccuracy, %",
 ) -> Figure:
     """Columns of the records' histories over rounds: a panel a data set, a line a method and number of shots.
 
     A method whose training does not depend on the number of shots has one line, and is named without them.
     Several methods: their rounds are not alike, so that each one's are shares of its training. Several seeds:
-    their mean, and a band from the lowest to the highest. Records without these columns are left out.
+    their mean, and a band from the lowest to the highest. Records without these columns are left out; so is
+    what was looked at once, by name, where others are curves.
 
     Raises ValueError where no record has them.
     """
@@ -217,11 +218,15 @@ def learning_curves(
             curves.setdefault(key, {}).setdefault(record["seed"], history)
     if not curves:
         raise ValueError(f"no record has a history of {y!r} over {x!r}: there is no curve to draw")
+    lines = {key: own for key, own in curves.items() if any(len(h[x]) > 1 for h in own.values())}
+    once = sorted({get_method(key[2]).title for key in curves.keys() - lines.keys()}) if lines else []
+    curves = lines or curves
     datasets = list(dict.fromkeys(dataset for dataset, _, _ in curves))
     methods = list(dict.fromkeys(method for _, _, method in curves))
     shots = sorted({n_shot for _, n_shot, _ in curves if n_shot})
     share = len(methods) > 1
-    figure, axes = new_figure(1, len(datasets))
+    figure, axes = new_figure(1, len(datasets), height=3.0 if share else 2.6)
+    axes[0][0].set_ylabel(label)
     for axis, dataset in zip(axes[0], datasets, strict=True):
         for (owner, n_shot, method), by_seed in curves.items():
             if owner == dataset:
@@ -232,35 +237,30 @@ def learning_curves(
                     "marker": MARKERS[methods.index(method) % len(MARKERS)],
                 }
                 rounds = [[100 * i / h[x][-1] for i in h[x]] if share else h[x] for h in histories]
-                title = get_method(method).title + (f", {n_shot}-shot" if n_shot else "")
-                _draw_curve(axis, rounds, [h[y] for h in histories], title, style)
-        axis.set(title=DATASET_TITLES.get(dataset, dataset), ylabel=label)
+                name = get_method(method).title + (f", {n_shot}-shot" if n_shot else "")
+                _draw_curve(axis, rounds, [h[y] for h in histories], name, style)
+        axis.set_title(DATASET_TITLES.get(dataset, dataset))
         axis.set_xlabel("share of training, %" if share else "round")
         axis.xaxis.get_major_locator().set_params(integer=True)
     handles = _handles(axes[0])
+    note = {"title": f"Looked at once, not drawn: {', '.join(once)}" if once else None, "title_fontsize": 7}
     if share:
-        style = {"ncols": min(4, len(handles)), "handlelength": 3.2}  # dashes want room
+        style = {"ncols": min(4, len(handles)), "handlelength": 3.2, **note}  # dashes want room
         figure.legend(handles.values(), handles, loc="outside lower center", **style)
     else:
-        axes[0][0].legend()
+        axes[0][0].legend(**note)
     return figure
 
 
 def _draw_curve(
-    axis: Axes,
-    xs: Sequence[Sequence[float]],
-    ys: Sequence[Sequence[float]],
-    label: str,
-    style: dict[str, Any],
+    axis: Axes, xs: Sequence[Sequence[float]], ys: Sequence[Sequence[float]], label: str, style: Any
 ) -> None:
     """One line, the mean of several curves of equal x, with the band between the extremes."""
-    n = min(map(len, xs))
-    values = np.array([y[:n] for y in ys])
-    axis.plot(xs[0][:n], values.mean(0), label=label, markersize=3.5, linewidth=1.2, **style)
+    x = min(xs, key=len)
+    values = np.array([y[: len(x)] for y in ys])
+    axis.plot(x, values.mean(0), label=label, markersize=3.5, linewidth=1.2, **style)
     if len(values) > 1:
-        axis.fill_between(
-            xs[0][:n], values.min(0), values.max(0), color=style["color"], alpha=0.2, linewidth=0
-        )
+        axis.fill_between(x, values.min(0), values.max(0), color=style["color"], alpha=0.2, linewidth=0)
 
 
 def mean_and_each(axis: Axes, x: Any, curves: np.ndarray, label: str, **style: Any) -> None:

@@ -105,10 +105,11 @@ def seconds_notes(cells: Iterable[str]) -> list[str]:
 def accuracy_table(rows: pd.DataFrame, caption: str, *, note: str = "", reference: str = "FREE") -> Table:
     """The rows of `accuracy_rows` for readers; the best of each data set and shots is bold, oracles aside.
 
-    Where nothing in a method is drawn by chance, its number of seeds is a dash.
+    Where nothing in a method is drawn by chance, its number of seeds is a dash. Rows of unlike numbers of
+    episodes say how many.
     """
     best = rows[~rows["oracle"]].groupby(["dataset", "n_shot"])["accuracy"].idxmax().tolist()
-    n_episodes = "/".join(str(n) for n in sorted(set(rows["n_episodes"])))
+    counts = sorted(set(rows["n_episodes"]))
     cells = pd.DataFrame(
         {
             "data set": [DATASET_TITLES.get(name, name) for name in rows["dataset"]],
@@ -120,6 +121,7 @@ def accuracy_table(rows: pd.DataFrame, caption: str, *, note: str = "", referenc
                     rows.index, map(plus_minus, rows["accuracy"], rows["ci95"]), strict=True
                 )
             ],
+            "episodes": rows["n_episodes"].tolist(),
             "seeds": [
                 n if by_chance(name) else "–" for name, n in zip(rows["method"], rows["n_seeds"], strict=True)
             ],
@@ -133,11 +135,16 @@ def accuracy_table(rows: pd.DataFrame, caption: str, *, note: str = "", referenc
             "reported, %": list(map(_paper_cell, rows["dataset"], rows["paper"])),
         }
     )
+    if len(counts) == 1:
+        del cells["episodes"]
     notes = [note, "Differences are over the same episodes and the seeds that both have."]
+    if rows["seed_spread"].notna().any():
+        notes.append("Spread over seeds: the standard deviation of the seeds' accuracies, in points.")
     if "–" in set(cells["seeds"]):
         notes.append("Seeds –: nothing is drawn by chance.")
     words = " ".join(filter(None, [*notes, *seconds_notes(cells["training, s"])]))
-    return Table(f"{caption} Mean ± 95 % interval over {n_episodes} episodes.", rows, cells, words)
+    over = f"{counts[0]} episodes" if len(counts) == 1 else "the row's episodes"
+    return Table(f"{caption} Mean ± 95 % interval over {over}.", rows, cells, words)
 
 
 def named(title: str, oracle: bool) -> str:

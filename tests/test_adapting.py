@@ -85,14 +85,16 @@ def test_measured_once_where_the_student_is_kept(tiny_world, tmp_path):
     (made,) = adapting.by_gradient_steps(profile, results=tmp_path)
     assert set(made["extra"]["episodes"]) == {str(n_shot) for n_shot in profile.shots}
     assert adapting.by_gradient_steps(profile, results=tmp_path) == [made]
-    assert adapting.conclusion([made]).startswith(f"CIFAR-FS, {profile.shots[0]}-shot, not centred: ")
+    assert adapting.conclusion([made]).startswith(
+        f"CIFAR-FS, {profile.shots[0]}-shot, not centred, one seed: "
+    )
 
 
 def test_the_conclusion_says_what_steps_bring():
     episodes = {"1": {"means": [50.0, 52.0], "anil": [51.0, 53.0], "maml": [49.0, 51.0]}}
     found = record("pool_distillation adapting", [1.0], extra={"episodes": episodes, "steps": 10, "lr": 0.01})
     assert adapting.conclusion([found]) == (
-        "CIFAR-FS, 1-shot, not centred: 51.0 % by nearest class means; "
+        "CIFAR-FS, 1-shot, not centred, one seed: 51.0 % by nearest class means; "
         "+1.0 ± 0.0 by 10 steps of 0.01 of the last layer, "
         "−1.0 ± 0.0 by 10 steps of 0.01 of all weights."
     )

@@ -23,7 +23,7 @@ from freelib.figures import (
 
 def trained(method, scores, **changes):
     """A record with a learning curve."""
-    history = {"validation_round": [10.0, 20.0], "validation_accuracy": scores}
+    history = {"validation_round": [10.0, 20.0][-len(scores) :], "validation_accuracy": scores}
     return record(method, [1.0, 2.0], history=history, **changes)
 
 
@@ -117,6 +117,27 @@ def test_a_training_that_does_not_depend_on_shots_has_one_curve():
     labels = [text.get_text() for text in figure.legends[0].get_texts()]
     assert labels == ["DRO", "FREE, 1-shot", "FREE, 5-shot"]
     assert [line.get_linestyle() for line in figure.axes[0].lines] == ["-", "-", "--"]
+
+
+def test_what_was_looked_at_once_is_named_and_not_drawn():
+    once = trained("pool_distillation", [45.0])
+    figure = learning_curves([trained("free", [30.0, 40.0]), trained("purer", [25.0, 26.0]), once])
+    (axis,) = figure.axes
+    assert len(axis.lines) == 2
+    assert figure.legends[0].get_title().get_text() == "Looked at once, not drawn: Pool distillation"
+    (axis,) = learning_curves([trained("free", [30.0, 40.0]), once]).axes
+    assert axis.get_legend().get_title().get_text() == "Looked at once, not drawn: Pool distillation"
+    (axis,) = learning_curves([once]).axes  # there is nothing else to show
+    assert len(axis.lines) == 1
+
+
+def test_panels_share_one_label_that_is_no_taller_than_they_are():
+    records = [trained("free", [30.0, 40.0], dataset=name) for name in ("cifar-fs", "cub")]
+    figure = learning_curves(records)
+    assert [axis.get_ylabel() for axis in figure.axes] == ["meta-validation\naccuracy, %", ""]
+    figure.draw_without_rendering()
+    axis = figure.axes[0]
+    assert axis.yaxis.label.get_window_extent().height < axis.get_window_extent().height
 
 
 def test_no_curve_is_an_error():

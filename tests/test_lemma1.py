@@ -84,7 +84,12 @@ def test_tables_and_figures_show_the_rows(tmp_path):
     )
     assert len(rows) == 3 * 2 * 3
     table = lemma1.slope_table(rows)
-    assert table.cells["slope expected"].tolist() == ["3", "2.5", "2"]
+    assert table.cells["slope expected"].tolist() == [
+        "3",
+        "2.5 (Hessian not Lipschitz)",
+        "2 (Hessian not Lipschitz)",
+    ]
+    assert "only those rows test it" in table.note
     assert table.rows["mean"].to_numpy() == pytest.approx([3, 2.5, 2], abs=0.1)
     (axis,) = lemma1.expansion_figure(rows).axes
     assert (axis.get_xscale(), len(axis.lines)) == ("log", 3)

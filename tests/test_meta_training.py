@@ -55,7 +55,7 @@ def test_batchnorm_cancels_these_weights_scale():
     torch.testing.assert_close(generator(z), images, rtol=0, atol=1e-3)
 
 
-def by_hand(agreements, scratch):
+def by_hand(agreements, scratch, seed=0):
     looks = [
         {"meta_lr": rate, "round": 5 * i, "norm": 2.0 + i, "loss": [1.0, 3.0], "agreement": [share, share]}
         for rate, shares in agreements.items()
@@ -63,7 +63,7 @@ def by_hand(agreements, scratch):
     ]
     extra = {"models": ["a", "b"], "looks": looks}
     extra["scratch"] = [{"loss": [2.0] * len(scratch), "agreement": scratch}] * 2
-    return {"dataset": "cifar-fs", "seed": 0, "config": {"adapt_steps": 2}, "extra": extra}
+    return {"dataset": "cifar-fs", "seed": seed, "config": {"adapt_steps": 2}, "extra": extra}
 
 
 def test_the_conclusion_and_the_figure_by_hand():
@@ -79,26 +79,38 @@ def test_the_conclusion_and_the_figure_by_hand():
     )
     weak = by_hand({1e-3: [0.5, 0.95]}, [0.1, 0.4, 0.7, 0.9])
     assert "the best agreement of these, 95 %, not in 4 and" in meta_training.conclusion(weak)
-    figure = meta_training.meta_training_figure(made)
-    first, second = ([line for line in axis.lines if line.get_linewidth() == 1.3] for axis in figure.axes)
+    other = by_hand({1e-3: [0.3, 0.4, 0.2]}, [0.1, 0.2], seed=1)
+    figure = meta_training.meta_training_figure([made, other])
+    panels = [[line for line in axis.lines if line.get_linewidth() == 1.3] for axis in figure.axes]
+    first, second, third, _ = panels
+    assert third[0].get_ydata().tolist() == pytest.approx([30, 40, 20])
+    assert [axis.get_title("left") for axis in figure.axes] == ["seed 0", "", "seed 1", ""]
     assert [line.get_ydata().tolist() for line in first] == [
         pytest.approx([50, 80, 60]),
         pytest.approx([50, 60, 70]),
     ]
     assert [line.get_ydata().tolist() for line in second] == [[2, 2, 2]] * 2
     dotted = [axis.lines[-1].get_ydata()[0] for axis in figure.axes]
-    assert dotted == pytest.approx([40, 2])
-    assert figure.get_suptitle() == "CIFAR-FS, seed 0, mean of 2 models"
+    assert dotted == pytest.approx([40, 2, 20, 2])
+    assert figure.get_suptitle() == "CIFAR-FS: the mean of 2 models, and each of them (thin)"
+    assert len(meta_training.meta_training_figure([made]).axes) == 2
 
 
 def test_the_measurement_is_a_record_of_the_first_data_set_and_seed(tiny_world, tmp_path):
     fields = {"ngf": 4, "z_dim": 8, "images_per_class": 2, "adapt_steps": 2, "augment_padding": 1, "width": 4}
     own = {"rounds": 1, "every": 1, "held_out": 1, "rates": (1.0,), "steps": 3}
     profile = type(TINY)(**{**vars(TINY), "overrides": {"free": fields, meta_training.NAME: own}})
-    record = meta_training.run(profile, experiment="figure1", results=tmp_path)
+    (record,) = meta_training.run(profile, experiment="figure1", results=tmp_path)
     assert (record["method"], record["seed"]) == (meta_training.NAME, 0)
     assert record["config"]["rates"] == [1.0]
-    assert meta_training.run(profile, experiment="figure1", results=tmp_path) == record
+    assert meta_training.run(profile, experiment="figure1", results=tmp_path) == [record]
+    (second,) = meta_training.run(profile, experiment="figure1", results=tmp_path, seeds=(1,))
+    assert second["seed"] == 1
+    assert meta_training.run(profile, experiment="figure1", results=tmp_path) == [record, second]
+    longer = {**own, "rounds": 2}
+    other = type(TINY)(**{**vars(profile), "overrides": {"free": fields, meta_training.NAME: longer}})
+    (alone,) = meta_training.run(other, experiment="figure1", results=tmp_path)  # not measured alike
+    assert alone["config"]["rounds"] == 2
     assert rows(record)["norm"].iloc[0] == 1
     wrong = type(TINY)(**{**vars(TINY), "overrides": {meta_training.NAME: {"turns": 1}}})
     with pytest.raises(ValueError, match="meta_training has no field turns"):

@@ -54,7 +54,9 @@ def test_rows_say_what_the_pool_was_mixed_of():
     assert gaps[names[4], "best_teacher"] == pytest.approx(-8)
     assert "reported, %" not in mixed_pools.table(rows, "Mixed.").cells
     words = beyond_words.verdict(rows).splitlines()
-    assert words[-1] == "One student beats the features of all its teachers in 5 of 5 columns."
+    assert words[-1] == "One student beats the features of all its teachers in 4 of 4 columns."
+    assert words[3].startswith("mean of the three, pool of several data sets, 1-shot (not counted): ")
+    assert rows[rows["joined"]]["dataset"].unique().tolist() == [names[3]]
     assert words[4].startswith("CIFAR-FS, pool of several architectures, 1-shot: one student is above one")
 
 

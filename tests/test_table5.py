@@ -60,7 +60,17 @@ def test_table_for_readers():
     assert "(how many: glyphs 1); the learner's, of the first seed, mean" in table.caption
     assert table.cells["teacher agreement, % (lowest to highest)"].tolist()[0] == "80.0 (80.0 to 80.0)"
     assert table.cells["images through the model"].tolist() == [100, 100, 300, 300]
-    assert table.cells["its accuracy, %"].tolist()[2] == ""
+    learners_shown = ["FREE", "FREE, generators from scratch", "–", "PURER‡"]
+    assert table.cells["learner"].tolist() == learners_shown
+    assert table.cells["its accuracy, %"].tolist()[2:] == ["–", "22.0 ± 1.5"]
+    assert table.note == (
+        "‡: PURER was not trained on images recovered as in this row: it learned one set of pixels for the "
+        "whole pool. –: no learner here was trained on such images."
+    )
+    bidf = record("bidf_mkd", [25.0, 27.0], config={"adapt_steps": 6}, dataset="glyphs")
+    whole = table5.cost_table(table5.rows(costs(), [*learners(), bidf]), "smoke", 50)
+    assert "BiDf-MKD and PURER are trained in their papers' own ways" in whole.note
+    assert "–" not in whole.note
     assert table.cells["data set"].tolist() == ["glyphs"] * 4
 
 
@@ -92,8 +102,12 @@ def test_what_the_images_are_worth_with_equal_passes():
     assert words == (
         "On glyphs, with 2 passes each: FIve takes 4.00 s a task and reaches an agreement of 80.0 %, a "
         "generator from scratch 4.00 s and 40.0 %. The learner on FIve's images is better than the one on "
-        "those: FREE minus the same with generators from scratch, 1-shot, same episodes: +9.0 ± 2.0 points."
+        "those. FREE, 1-shot, points: +9.0 ± 2.0 against FREE, generators from scratch, one seed."
     )
+    drowned = table5.worth(table5.rows(costs(), learners()), learners(), floor=9.5)
+    assert "can't be told apart from the one on those" in drowned
+    assert "9.5" in drowned
+    assert "is better than" in table5.worth(table5.rows(costs(), learners()), learners(), floor=8.5)
     free, scratch, _ = learners()
     worse = [free, {**scratch, "episode_accuracies": [40.0, 41.0]}]
     assert "is worse than" in table5.worth(table5.rows(costs(), worse), worse)

@@ -223,3 +223,15 @@ def test_formats():
     assert signed(-0.04, 0.5) == "+0.0 ± 0.5"
     assert signed(0.25, float("nan"), 2) == "+0.25"  # one seed
     assert plus_minus(float("nan"), 1.0) == signed(float("nan"), 1.0) == ""
+
+
+def test_the_table_says_what_its_spread_and_its_episodes_are():
+    alike = accuracy_table(table1.rows(two_methods()), "A caption.")
+    assert "Spread over seeds: the standard deviation of the seeds' accuracies, in points." in alike.note
+    assert alike.caption == "A caption. Mean ± 95 % interval over 4 episodes."
+    assert "episodes" not in alike.cells
+    short = record("free", [40.0, 50.0], dataset="cub")
+    table = accuracy_table(table1.rows([*two_methods(), short]), "A caption.")
+    assert table.caption == "A caption. Mean ± 95 % interval over the row's episodes."
+    assert table.cells["episodes"].tolist() == [4, 4, 2]
+    assert "standard deviation" not in accuracy_table(table1.rows([short]), "A caption.").note

@@ -87,7 +87,7 @@ def uncentred(centred: Sequence[Record]) -> list[str]:
         words = ((n, f"shot{'s' if n > 1 else ''}", record["extra"][f"{n} none"]) for n in shots_of(record))
         found = ", ".join(f"{value:.1f} % with {n} {shots}" for n, shots, value in words)
         title = DATASET_TITLES.get(record["dataset"], record["dataset"])
-        sentences.append(f"{title}, without centring on the episode (not transductive): {found}.")
+        sentences.append(f"{title}, without centring on the episode (not transductive), one seed: {found}.")
     return sentences
 
 
@@ -174,5 +174,5 @@ def conclusion(records: Sequence[Record]) -> str:
                 for way, found in zip(list(WAYS)[1:], rest, strict=True)
             )
             words = f"{mean_and_interval(means)[0]:.1f} % by nearest class means"
-            lines.append(f"{title}, {n_shot}-shot, not centred: {words}; {gaps}.")
+            lines.append(f"{title}, {n_shot}-shot, not centred, one seed: {words}; {gaps}.")
     return "\n".join(lines)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,21 @@ from freelib.experiments.measure import measured
 from freelib.experiments.pools import get_pool
 from freelib.experiments.runner import TEST_SEED, VALIDATION_SEED, Run
 from freelib.experiments.units import Unit, unit_config
+from freelib.experiments.verdicts import Cell
 from freelib.meta_learner import MetaLearner
 from freelib.methods.pool_distillation import PoolDistillation, PoolDistillationConfig, recovered_images
 from freelib.methods.running import TrainingLog
 from freelib.profiles import Profile, get_profile
 from freelib.records import Record, RecordStore, digest_of
 from freelib.storage import Checkpoint, load_tensors, save_tensors
-from freelib.tables import DATASET_TITLES, Table, plus_minus, signed
+from freelib.tables import DATASET_TITLES, Table, by_chance, named, plus_minus, signed
 
 EXPERIMENT = "beyond"
 METHOD = PoolDistillation.name
 REVISION = PoolDistillation.revision
 RIVALS = ("free", "best_teacher", "pool_features", "pool_opinions", "oracle_protonet")
+REAL = "real (oracle)"
+"""The label in the records of the variant with real images; readers get `named`'s words for an oracle."""
 SHARE = 16  # the ablation's variants have this part of the method's images, or four batches if that is more
 
 
@@ -59,7 +62,7 @@ def variants(n: int, width: int) -> list[Variant]:
             {"recovered": half // 2, "procedural": half // 2, "mixed": n - half // 2 * 2},
         ),
         Variant("images", "a quarter of the images", {"recovered": half // 4, "procedural": half // 4}),
-        Variant("images", "real (oracle)", {"recovered": n, "procedural": 0}, real=True),
+        Variant("images", REAL, {"recovered": n, "procedural": 0}, real=True),
         Variant("teacher", "no whitening", {"whitening": 0.0}),
         Variant("teacher", "whitening 0.5", {"whitening": 0.5}),
         Variant("teacher", "features for probabilities", {"teach": "features"}),
@@ -217,6 +220,7 @@ def ablation_rows(records: Sequence[Record]) -> pd.DataFrame:
     table = []
     for record in records:
         row: dict[str, Any] = {name: record["config"][name] for name in ("group", "label")}
+        row["label"] = named("real only", True) if row["label"] == REAL else row["label"]
         for n_shot in shots_of(record):
             episodes, first = (
                 torch.tensor(r["extra"][f"{n_shot} episodes"], dtype=torch.float64)
@@ -257,18 +261,35 @@ def conclusion(rows: pd.DataFrame) -> str:
         by_name = {row["method"]: row for row in group.to_dict("records")}
         if (own := by_name.pop(METHOD, None)) is None:
             continue
+        several = own["n_seeds"] > 1
+        seeds = f"{own['n_seeds']} seeds" if several else "one seed"
         gaps = [
-            f"{signed(-row['difference'], row['difference_ci95'])} against {row['title']}"
-            for row in by_name.values()
+            f"{signed(found.difference, found.half_width)}{f' ({over(found)})' if several else ''} against "
+            f"{found.other}"
+            for found in map(cell, by_name.values())
         ]
         sentences.append(
             f"{DATASET_TITLES.get(str(dataset), dataset)}, 5-way {n_shot}-shot: one student reaches "
-            f"{plus_minus(own['accuracy'], own['ci95'])} %: {', '.join(gaps)}."
+            f"{plus_minus(own['accuracy'], own['ci95'])} % ({seeds}): {', '.join(gaps)}."
         )
     return "\n".join(sentences)
 
 
-def beats(rows: pd.DataFrame, other: str) -> bool:
-    """Whether the paired interval to another method lies above zero in every column that has both."""
-    found = rows[rows["method"] == other]
-    return bool(len(found) and (found["difference"] + found["difference_ci95"] < 0).all())
+def cell(row: Mapping[Hashable, Any], floor: float = 0.0) -> Cell:
+    """Pool distillation minus a row of `rows`; floor: see `Cell`, against what is drawn by chance too."""
+    where = f"{DATASET_TITLES.get(row['dataset'], row['dataset'])}, {row['n_shot']}-shot"
+    return Cell.of(where, row, floor=floor if by_chance(str(row["method"])) else 0.0)
+
+
+def over(found: Cell) -> str:
+    """`over seeds +1.2 ± 0.8`, or `one seed`."""
+    return f"over seeds {signed(*found.seeds)}" if found.seeds else "one seed"
+
+
+def beats(rows: pd.DataFrame, other: str, floor: float = 0.0) -> bool:
+    """Whether it is above another method in every column that has both: over episodes, and over seeds.
+
+    other: the method, with its centring or without; floor: see `Cell`
+    """
+    found = rows[rows["method"].str.partition(" ")[0] == other].to_dict("records")
+    return bool(found) and all(cell(row, floor).sign == 1 for row in found)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pandas as pd
 
-from freelib.experiments.beyond import METHOD
+from freelib.experiments.beyond import METHOD, cell, over
+from freelib.experiments.verdicts import Cell
 from freelib.records import Record
 from freelib.tables import DATASET_TITLES, signed
 
@@ -44,25 +46,41 @@ def _kinds(config: Mapping[str, Any]) -> str:
 
 
 def verdict(rows: pd.DataFrame) -> str:
-    """Pool distillation against the pool's own features, in pairs: a line a column, and a count."""
-    lines, won, columns = [], 0, 0
+    """Pool distillation against the pool's own features, in pairs: a line a column, and a count.
+
+    rows: `beyond.rows` or `mixed_pools.rows`, whose means over data sets are no columns of their own
+
+    Judged as the claims are: where there are several seeds, the interval over them has to tell as well, and
+    the features with and without centring both count.
+    """
+    lines, signs = [], []
     for (dataset, n_shot), group in rows.groupby(["dataset", "n_shot"], sort=False):
-        best = group.sort_values("accuracy").to_dict("records")  # centred or not, the better of the two
-        by_name = {row["method"].partition(" ")[0]: row for row in best}
-        if METHOD not in by_name or not BARS.keys() <= by_name.keys():
+        bars = {name: found for name in BARS if (found := _against(group, name)) is not None}
+        if len(bars) < len(BARS):
             continue
-        gaps = {name: (-by_name[name]["difference"], by_name[name]["difference_ci95"]) for name in BARS}
-        told = ", ".join(f"{_place(*gap)} {BARS[name]} ({signed(*gap)} points)" for name, gap in gaps.items())
-        lines.append(f"{DATASET_TITLES.get(str(dataset), dataset)}, {n_shot}-shot: one student is {told}.")
-        won += all(gap > ci95 for gap, ci95 in gaps.values())
-        columns += 1
+        told = ", ".join(
+            f"{_PLACES[found.sign]} {BARS[name]} ({signed(found.difference, found.half_width)} points, "
+            f"{over(found)})"
+            for name, found in bars.items()
+        )
+        joined = "joined" in group and group["joined"].all()
+        where = f"{DATASET_TITLES.get(str(dataset), dataset)}, {n_shot}-shot"
+        lines.append(f"{where}{' (not counted)' if joined else ''}: one student is {told}.")
+        signs += [] if joined else [min(found.sign or 0 for found in bars.values())]
+    won = sum(sign > 0 for sign in signs)
     return "\n".join(
-        [*lines, f"One student beats the features of all its teachers in {won} of {columns} columns."]
+        [*lines, f"One student beats the features of all its teachers in {won} of {len(signs)} columns."]
     )
 
 
-def _place(gap: float, ci95: float) -> str:
-    return "not told apart from" if abs(gap) <= ci95 else "above" if gap > 0 else "below"
+_PLACES = {1: "above", 0: "not told apart from", -1: "below", None: "not told apart from"}
+
+
+def _against(group: pd.DataFrame, name: str) -> Cell | None:
+    """Against a column's rows of a method, the best of which is named; None where there is none."""
+    there = group[(group["method"].str.partition(" ")[0] == name) & group["difference"].notna()]
+    cells = [cell(row) for row in there.sort_values("accuracy", ascending=False).to_dict("records")]
+    return replace(cells[0], rivals=tuple(cells[1:])) if cells else None
 
 
 def either(rows: pd.DataFrame) -> str:
@@ -71,14 +89,17 @@ def either(rows: pd.DataFrame) -> str:
     if not all(map(len, alone.values())):
         return ""
     told = [
-        f"{kind} ones alone: "
+        f"{kind} images alone: "
         + ", ".join(
             f"{signed(row.iloc[0][name], row.iloc[0][name + '_ci95'])} ({name.split()[0]}-shot)"
             for name in _differences(rows)
         )
         for kind, row in alone.items()
     ]
-    return f"As many images, half recovered and half procedural, against {'; '.join(told)} points, one seed."
+    return (
+        f"{' points; '.join(told).capitalize()} points; both against as many images, half of each kind. One "
+        "seed, intervals over episodes."
+    )
 
 
 def _differences(rows: pd.DataFrame) -> list[str]:

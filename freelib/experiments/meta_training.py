@@ -9,18 +9,19 @@ from typing import Any
 
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from freelib.experiments.recovery_cost import digits, measured_on_pool, split_off
 from freelib.experiments.runner import Run
 from freelib.experiments.units import Unit, checked_fields
-from freelib.figures import LINE_STYLES, PAGE_WIDTH, PALETTE, mean_and_each, new_figure, styled
+from freelib.figures import LINE_STYLES, PALETTE, mean_and_each, new_figure, styled
 from freelib.generator import Generator, recover_round
 from freelib.methods.base import stream_seed
 from freelib.methods.free import FreeConfig, build_meta_generator
 from freelib.pool import ModelPool
 from freelib.profiles import Profile, get_profile
-from freelib.records import Record
+from freelib.records import Record, RecordStore
 from freelib.scratch import recover_from_scratch
 from freelib.tables import DATASET_TITLES
 
@@ -111,8 +112,10 @@ def run(
     datasets: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
     cache: str | Path | None = None,
-) -> Record:
-    """The measurement's record, of the first data set and seed; the profile's where None.
+) -> list[Record]:
+    """The measurement's records, of the first data set and by seed; the profile's where None.
+
+    That of the first seed is made where it is missing; the others are those that stand, measured alike.
 
     Raises MissingDataError, ValueError for fields in the profile that `MetaTrainingConfig` does not have.
     """
@@ -121,7 +124,12 @@ def run(
     dataset = (datasets or profile.datasets)[0]
     seed = (seeds or profile.seeds_for(dataset))[0]
     run = Run(Unit(experiment, "free", dataset, profile.shots[0], seed), profile, cache)
-    return measured_on_pool(NAME, measure, own, run, results)
+    first = measured_on_pool(NAME, measure, own, run, results)
+    alike = {name: first[name] for name in ("method", "method_revision", "dataset", "config", "precision")}
+    found = RecordStore(Path(results) / profile.name / "records").find({"experiment": experiment, **alike})
+    others = {record["seed"]: record for record in found if record["seed"] in (seeds or [record["seed"]])}
+    by_seed = others | {seed: first}
+    return [by_seed[number] for number in sorted(by_seed)]
 
 
 def rows(record: Record) -> pd.DataFrame:
@@ -155,30 +163,39 @@ def from_scratch(record: Record) -> pd.DataFrame:
 
 
 @styled
-def meta_training_figure(record: Record) -> Figure:
+def meta_training_figure(records: Sequence[Record]) -> Figure:
     """Agreement and loss after the adaptation's last step against rounds of meta-training; a line a rate.
 
-    Thin lines are single models; the dotted one is a generator from scratch after as many passes.
+    A row of panels a record, which is a seed's; its axes are those of the first. Thin lines are single
+    models; the dotted one is a generator from scratch after as many passes.
     """
-    table, scratch = rows(record), from_scratch(record)
-    as_many = scratch.iloc[record["config"]["adapt_steps"] - 1]
-    figure, axes = new_figure(1, len(_MEASURES), width=PAGE_WIDTH, height=2.4)
-    for axis, (name, label) in zip(axes[0], _MEASURES.items(), strict=True):
-        for i, (rate, own) in enumerate(table.groupby("meta_lr", sort=False)):
-            curves = own.pivot(index="round", columns="model", values=name)
-            style = {"color": PALETTE[i], "linestyle": LINE_STYLES[i]}
-            mean_and_each(
-                axis, curves.index, curves.to_numpy(), f"meta-learning rate {rate:g}", linewidth=1.3, **style
-            )
-        dotted = {"color": "#555555", "linewidth": 0.9, "linestyle": ":"}
-        axis.axhline(as_many[name], label="a generator from scratch, as many passes", **dotted)
-        axis.set(xlabel="rounds of meta-training", ylabel=label)
+    height = 1.9 + 0.5 / len(records)
+    figure, axes = new_figure(len(records), len(_MEASURES), height=height, sharex=True, sharey="col")
+    for line, record in zip(axes, records, strict=True):
+        for axis, (name, label) in zip(line, _MEASURES.items(), strict=True):
+            _draw(axis, record, name)
+            axis.set(ylabel=label)
+        line[0].set_title(f"seed {record['seed']}", loc="left")
+    for axis in axes[-1]:
+        axis.set_xlabel("rounds of meta-training")
     axes[0][0].set_ylim(top=102)
-    where, n_models = DATASET_TITLES.get(record["dataset"], record["dataset"]), len(record["extra"]["models"])
-    figure.suptitle(f"{where}, seed {record['seed']}, mean of {n_models} models", size=9)
+    dataset, models = records[0]["dataset"], len(records[0]["extra"]["models"])
+    where = DATASET_TITLES.get(dataset, dataset)
+    figure.suptitle(f"{where}: the mean of {models} models, and each of them (thin)", size=9)
     handles, names = axes[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2)
     return figure
+
+
+def _draw(axis: Axes, record: Record, name: str) -> None:
+    """One measure of a record."""
+    for i, (rate, own) in enumerate(rows(record).groupby("meta_lr", sort=False)):
+        curves = own.pivot(index="round", columns="model", values=name)
+        style = {"color": PALETTE[i], "linestyle": LINE_STYLES[i], "linewidth": 1.3}
+        mean_and_each(axis, curves.index, curves.to_numpy(), f"meta-learning rate {rate:g}", **style)
+    as_many = from_scratch(record).iloc[record["config"]["adapt_steps"] - 1]
+    dotted: dict[str, Any] = {"color": "#555555", "linewidth": 0.9, "linestyle": ":"}
+    axis.axhline(as_many[name], label="a generator from scratch, as many passes", **dotted)
 
 
 def conclusion(record: Record) -> str:

@@ -36,7 +36,8 @@ def run(profile: str | Profile, *, results: str | Path, cache: str | Path | None
 def rows(records: Sequence[Record]) -> pd.DataFrame:
     """The table's rows, see `accuracy_rows`: differences are against pool distillation.
 
-    `dataset` says in words what was tested on, and of what the pool was mixed.
+    `dataset` says in words what was tested on, and of what the pool was mixed; joined: whether the row is the
+    mean over several data sets.
     """
     kinds = {
         "several data sets": (table2, [r for r in records if "+" in r["dataset"]]),
@@ -49,7 +50,8 @@ def rows(records: Sequence[Record]) -> pd.DataFrame:
     ]
     found = pd.concat(tables, ignore_index=True)
     titles = found["dataset"].map(lambda name: DATASET_TITLES.get(name, name))
-    return found.assign(dataset=titles + ", pool of " + found["mixed"])
+    joined = found["dataset"].str.contains("+", regex=False)
+    return found.assign(joined=joined, dataset=titles + ", pool of " + found["mixed"])
 
 
 def table(rows: pd.DataFrame, caption: str) -> Table:

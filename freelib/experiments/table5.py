@@ -15,14 +15,17 @@ from freelib.experiments.figure1 import speed_up
 from freelib.experiments.grid import run_grid
 from freelib.experiments.recovery_cost import WAYS
 from freelib.experiments.units import Unit
+from freelib.experiments.verdicts import Cell
 from freelib.profiles import Profile, get_profile
 from freelib.records import Record, RecordStore
-from freelib.tables import DATASET_TITLES, Table, plus_minus, signed
+from freelib.tables import DATASET_TITLES, Table, plus_minus
 
 EXPERIMENT = "table5"
 EQUAL_PASSES = f"{WAYS['scratch']}, as many passes"
 FROM_SCRATCH = {"recovery": "scratch", "warmup_rounds": 0}
 """FREE without its meta-generator: the same student on images of generators from scratch, as in table 4."""
+OTHER_IMAGES = "‡"
+"""Marks a learner that was trained on other images than its row recovers."""
 LEARNERS = {
     "FREE": ("free", {}),
     "FREE, generators from scratch": ("free", FROM_SCRATCH),
@@ -124,6 +127,7 @@ def _record_of(records: Sequence[Record], learner: str) -> Record | None:
 
 def cost_table(table: pd.DataFrame, profile: str, images: int) -> Table:
     """`rows` for readers. images: of one pass."""
+    learners = table["learner"].tolist()
     cells = pd.DataFrame(
         {
             "data set": [DATASET_TITLES.get(name, name) for name in table["dataset"]],
@@ -135,8 +139,11 @@ def cost_table(table: pd.DataFrame, profile: str, images: int) -> Table:
                 f"{row.agreement:.1f} ({row.agreement_low:.1f} to {row.agreement_high:.1f})"
                 for row in table.itertuples()
             ],
-            "learner": table["learner"],
-            "its accuracy, %": list(map(plus_minus, table["accuracy"], table["ci95"])),
+            "learner": [f"{name}{OTHER_IMAGES}" if name == "PURER" else name or "–" for name in learners],
+            "its accuracy, %": [
+                plus_minus(row["accuracy"], row["ci95"]) if row["learner"] else "–"
+                for row in table.to_dict("records")
+            ],
         }
     )
     tasks = ", ".join(
@@ -148,13 +155,22 @@ def cost_table(table: pd.DataFrame, profile: str, images: int) -> Table:
         f"of models that the meta-generator never met (how many: {tasks}); the learner's, of the first seed, "
         "mean ± 95 % interval over episodes."
     )
-    return Table(caption, table.assign(images=table["passes"] * images), cells)
+    notes = {
+        "PURER": f"{OTHER_IMAGES}: PURER was not trained on images recovered as in this row: it learned one "
+        "set of pixels for the whole pool.",
+        "BiDf-MKD": "The students of BiDf-MKD and PURER are trained in their papers' own ways, so that their "
+        "accuracy speaks of more than the images.",
+        "": "–: no learner here was trained on such images.",
+    }
+    note = " ".join(text for name, text in notes.items() if name in learners)
+    return Table(caption, table.assign(images=table["passes"] * images), cells, note)
 
 
-def worth(table: pd.DataFrame, learners: Sequence[Record]) -> str:
+def worth(table: pd.DataFrame, learners: Sequence[Record], floor: float = 0.0) -> str:
     """FIve against a generator from scratch with as many passes: the tasks' cost, and what they are worth.
 
-    table: `rows`; learners: `run`'s records, compared in pairs on the same episodes
+    table: `rows`; learners: `run`'s records, of one seed, compared in pairs on the same episodes
+    floor: how far chance alone moves one seed, in points, see `verdicts.Cell`
     """
     sentences = []
     for dataset, group in table.groupby("dataset", sort=False):
@@ -173,12 +189,9 @@ def worth(table: pd.DataFrame, learners: Sequence[Record]) -> str:
             sentences.append("Their learners are not both measured: no verdict on the images.")
             continue
         gap, ci95 = paired_difference(episode_means([own]), episode_means([other]))
-        better = "is better than" if gap > 0 else "is worse than"
-        verdict = "can't be told apart from" if abs(gap) <= ci95 else better
-        sentences.append(
-            f"The learner on FIve's images {verdict} the one on those: FREE minus the same with "
-            f"generators from scratch, {own['n_shot']}-shot, same episodes: {signed(gap, ci95)} points."
-        )
+        cell = Cell(f"FREE, {own['n_shot']}-shot, points", scratch["learner"], gap, ci95, floor=floor)
+        verdict = {1: "is better than", -1: "is worse than"}.get(cell.sign or 0, "can't be told apart from")
+        sentences.append(f"The learner on FIve's images {verdict} the one on those. {cell}.")
     return " ".join(sentences)
 
 
