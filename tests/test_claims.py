@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from made_records import CLAIMED, FREE, by_method
+from made_records import CLAIMED, FREE, MIXED, by_method
 
 from freelib.experiments.claims import CLAIMS, QUESTIONS, SOURCES, all_verdicts
 from freelib.experiments.claims_accuracy import beats_published
@@ -47,6 +47,21 @@ def test_a_claim_holds_where_the_paired_interval_is_above_zero(evidence):
     assert found["beats_pool_features"].numbers == (
         "FREE, points: CIFAR-FS, 1-shot: −5.0 ± 0.0 against Pool features, one seed",
     )
+
+
+def test_the_releases_settings_stand_beside_the_others_with_both_trainings_seconds(evidence):
+    def released(unit):
+        together = unit.overrides.get("memory_tasks") == "last" and "distillation" in unit.overrides
+        full = not unit.overrides and unit.selection == "validation"
+        return [v - 6 for v in FREE] if together else FREE if full else None
+
+    found = beats_published(evidence(table1=by_method(free=0, purer=-3), table4=released))
+    assert "; with the release's settings (table 4: " in found.finding
+    assert (
+        "CIFAR-FS, 1-shot: FREE 46.0 ± 0.8 % (trained 10 s by the wall's clock), PURER in table 1 49.0"
+        in (found.finding)
+    )
+    assert found.finding.endswith("% (trained 10 s by the wall's clock)")
 
 
 def test_a_setting_without_records_is_named(evidence):
@@ -127,7 +142,13 @@ def test_a_mixed_pool_is_held_against_what_was_run_on_it(evidence):
     assert domains.claim.endswith("FREE is ahead on each of them (of Random)")  # what the profile runs there
     assert domains.verdict == SO_FAR
     judged = [text for text in domains.numbers if not text.startswith("Not judged")]
-    assert len(judged) == 4  # three data sets and their mean
+    assert [text.split(",")[1] for text in judged] == [
+        f" points: {name}" for name in ("CIFAR-FS", "mini-ImageNet", "CUB")
+    ]
+    mean = (
+        "Not judged, as its data sets are: FREE, points: mean of the three, 1-shot: +2.0 ± 0.0 against Random"
+    )
+    assert domains.numbers[3].startswith(mean)
     pool = "Not judged, the pool itself: CIFAR-FS, 1-shot: −9.0 ± 0.0 against Pool features, one seed"
     assert domains.numbers[4] == pool
     assert domains.missing == ("not among this profile's runs: Average, OTA, DRO, PURER, BiDf-MKD",)
@@ -135,6 +156,43 @@ def test_a_mixed_pool_is_held_against_what_was_run_on_it(evidence):
     assert architectures.verdict == FAILS_SO_FAR
     assert architectures.finding == "FREE minus Random: −2.0 ± 0.0 points; one seed in 1 of 1"
     assert "OTA" not in architectures.missing[0]  # it can't use such a pool
+
+
+def test_the_mean_of_a_mixed_pool_is_no_column_of_its_own(evidence):
+    """Level with the features on each data set, by intervals that their mean is too narrow for."""
+
+    def accuracies(unit):
+        wide = [v + gap for v, gap in zip(FREE, (-5, 5.5, -5, 5.5), strict=True)]
+        return {"pool_distillation": [v + 3 for v in FREE], "pool_features": wide}.get(unit.method)
+
+    profile = replace(
+        CLAIMED,
+        experiments={"table2": {"datasets": (MIXED,), "methods": ("pool_distillation", "pool_features")}},
+    )
+    found = all_verdicts(evidence(profile, table2=accuracies))["distilled_beats_mixed_pools"]
+    assert found.verdict == UNCLEAR
+    assert [text.startswith("Not judged") for text in found.numbers] == [False, False, False, True]
+
+
+def test_one_seed_has_to_reach_what_the_methods_own_seeds_tell(evidence):
+    """FREE's accuracy moves by a point over seeds where there are three; the pool's features by none."""
+    profile = replace(CLAIMED, datasets=("cifar-fs", "cub"), shots=(1, 5), seeds=(0, 1, 2), pool_seed=0)
+
+    def accuracies(lead):
+        def of(unit):
+            if unit.method not in ("free", "best_teacher") or (unit.dataset == "cub" and unit.seed):
+                return None
+            ahead = lead if unit.dataset == "cub" else 9
+            return [v + (unit.method == "free") * (ahead + unit.seed % 3 - 1) for v in FREE]
+
+        return of
+
+    level = all_verdicts(evidence(profile, table1=accuracies(3.5)))["beats_best_teacher"]
+    assert level.verdict == HOLDS_IN_PART
+    small = "CUB, 1-shot: +2.5 ± 0.0 against Best teacher, too small for one seed: below 2.8 points"
+    assert f"FREE, points: {small}" in level.numbers
+    clear = all_verdicts(evidence(profile, table1=accuracies(4.0)))["beats_best_teacher"]
+    assert clear.verdict == SO_FAR
 
 
 def test_units_of_the_test_are_those_of_table_1(evidence):

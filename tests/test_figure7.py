@@ -72,7 +72,8 @@ def test_differences_below_what_rounding_does_are_named():
     assert figure7.drowned(table, 1.5).endswith(named)
     assert figure7.conclusion(table, 1.5).endswith(named)
     assert "do not measurably raise" in figure7.few_steps_suffice(table, 1.5)
-    assert "Chance alone" not in figure7.conclusion(table)
+    assert "half-width of 1.5 points (table 4)" in figure7.drowned(table, 1.5)
+    assert "half-width" not in figure7.conclusion(table)
 
 
 def test_a_seed_that_the_base_lacks_is_refused():

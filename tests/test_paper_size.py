@@ -12,6 +12,7 @@ from freelib.experiments import paper_size
 from freelib.experiments.claims_accuracy import reaches_the_papers_accuracy
 from freelib.experiments.pools import pool_config
 from freelib.experiments.units import Unit, unit_config
+from freelib.experiments.verdicts import HOLDS_IN_PART, SO_FAR, UNCLEAR
 from freelib.profiles import get_profile
 
 PIECES = pd.DataFrame(
@@ -122,8 +123,28 @@ def test_the_claim_on_the_papers_accuracy_has_the_papers_size(record, tmp_path):
     reached = "CIFAR-FS, 1-shot, at the paper's size: 41.0 ± 2.5 %, one seed, reported 39.13 %"
     assert reached in verdict.finding
     assert not [text for text in verdict.missing if "size" in text]
-    assert verdict.numbers[0].endswith("Those at the paper's size are.")
+    assert verdict.finding.endswith(": +1.9 ± 2.5 points; 1 of 2 settings judged")
+    assert verdict.verdict == UNCLEAR
+    assert verdict.numbers[0].startswith("Not judged, of another size: CIFAR-FS, 1-shot: ")
+    steps = "At the paper's size 5 steps reach a teacher agreement of 60 % (mean over the later half"
+    assert verdict.numbers[2].startswith(steps)
+    assert verdict.numbers[-1].endswith("Those at the paper's size are.")
     lower = replace(CLAIMED, overrides={"free": {"precision": "bfloat16"}})
     evidence = made_evidence(tmp_path / "lower", lower, paper_size=lambda unit: FREE)
-    (text,) = reaches_the_papers_accuracy(evidence).numbers
-    assert text.endswith("Those at the paper's size are, but for bfloat16 convolutions.")
+    above = reaches_the_papers_accuracy(evidence)
+    assert above.numbers[-1].endswith("Those at the paper's size are, but for bfloat16 convolutions.")
+    assert above.verdict == SO_FAR
+    both = made_evidence(tmp_path / "both", CLAIMED, paper_size=lambda unit: FREE, table1=lambda unit: FREE)
+    assert reaches_the_papers_accuracy(both).verdict == HOLDS_IN_PART  # table 1's is of another size
+
+
+def test_one_seed_at_the_papers_size_has_to_reach_what_one_seed_tells(tmp_path):
+    def spread(unit):
+        if unit.overrides in ({"alignment": "summed"}, {"replay_scope": "none"}):
+            return [value - 5 * unit.seed for value in FREE]
+        return None if unit.overrides or unit.selection != "validation" else FREE
+
+    evidence = made_evidence(tmp_path, CLAIMED, paper_size=lambda unit: FREE, table4=spread)
+    verdict = reaches_the_papers_accuracy(evidence)
+    assert verdict.verdict == UNCLEAR
+    assert ": +12.9 ± 0.8 points, too small for one seed: below 13.9 points; 1 of " in verdict.finding

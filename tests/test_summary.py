@@ -49,7 +49,7 @@ def test_each_row_has_its_own_seeds(tmp_path):
     (note,) = [line for line in lines if "seeds: –, nothing is drawn by chance" in line]
     place = lines.index(note)
     assert lines[place + 4].startswith(
-        "- FREE is ahead of every method that it is compared with: **not told apart** ("
+        "- In table 1, FREE is ahead of the published methods that it is compared with: **not told apart** ("
     )
     assert lines[place + 4].endswith("([2](results/README.md#claim-2)).")
 

@@ -107,11 +107,11 @@ def test_what_chance_moves_warns_of_rows_with_one_seed():
         run_of(rounded, [51.0, 61.0, 71.0]),
         run_of(rounded, [47.5, 57.5, 67.5], seed=1),
     ]
-    assert table4.of_one_seed(table4.rows(records)) == ""  # every row has two
-    records.append(run_of({"alignment": "summed"}, [40.0, 50.0, 60.0]))
-    assert "moves a seed's difference by up to 2.5 points: of one seed" in table4.of_one_seed(
-        table4.rows(records)
-    )
+    records.append(run_of({"alignment": "summed"}, [47.0, 57.0, 67.0]))
+    few = table4.rows(records)
+    assert table4.of_one_seed(few) == ""  # one degree of freedom
+    (summed,) = few[few["variant"] == "summed gradients"].to_dict("records")
+    assert table4.verdict(summed) == "lower by 3.0 ± 0.0 points, one seed"
     for seed, values in enumerate(([48.0, 58.0, 68.0], [50.5, 60.5, 70.5], [49.5, 59.5, 69.5])):
         records += [run_of({}, [50.0, 60.0, 70.0], seed=seed + 2)]
         records += [run_of(rounded, values, seed=seed + 2)]
@@ -119,10 +119,13 @@ def test_what_chance_moves_warns_of_rows_with_one_seed():
     assert table4.moved_by_chance(table4.rows(records)) == pytest.approx(
         2.776 * float(values.std()), rel=1e-3
     )
-    alone = table4.rows([records[0], records[2], records[4]])  # one seed each: what rounding does
-    assert table4.moved_by_chance(alone) == pytest.approx(1.0)
-    assert "by up to 1.0 points" in table4.of_one_seed(alone)
-    assert table4.of_one_seed(table4.rows([*records[:2], records[4]])) == ""
+    words = "has a half-width of 4.2 points, by the spread over seeds of the rows that have several"
+    assert words in table4.of_one_seed(table4.rows(records))
+    (summed,) = (row for row in table4.rows(records).to_dict("records") if row["variant"] == table4.PARTS[1])
+    assert table4.verdict(summed) == "not told apart (−3.0 ± 0.0, too small for one seed: below 4.2 points)"
+    assert "summed gradients: not told apart" in table4.conclusion(table4.rows(records))
+    assert not {"floor", "by_seed"} & set(table4.table(table4.rows(records), "").rows.columns)
+    assert table4.of_one_seed(table4.rows(records[:4])) == ""  # every row has two
 
 
 def test_a_selection_of_the_same_round_is_called_the_same():

@@ -13,6 +13,7 @@ from freelib.experiments.verdicts import (
     UNCLEAR,
     Cell,
     judged,
+    one_seed_half_width,
     span,
 )
 
@@ -53,13 +54,13 @@ def test_a_difference_must_stand_the_test_over_seeds_too():
     assert str(alone) == "s: +0.6 ± 0.5 against x, one seed"
 
 
-def test_what_rounding_does_to_one_seed_is_no_difference():
+def test_what_is_within_one_seeds_interval_is_no_difference():
     assert Cell("s", "x", 1.6, 0.6, floor=1.9).sign == 0
     assert Cell("s", "x", -1.6, 0.6, floor=1.9).sign == 0
     assert Cell("s", "x", 2.0, 0.6, floor=1.9).sign == 1
     assert Cell("s", "x", 1.6, 0.6, seeds=(1.6, 0.5), floor=1.9).sign == 1  # its own interval tells
     assert Cell("s", "x", 1.6, 0.6, seeds=(1.6, math.nan), floor=1.9).sign is None
-    words = "s: +1.6 ± 0.6 against x, one seed, and below the 1.9 that chance alone moves it by"
+    words = "s: +1.6 ± 0.6 against x, too small for one seed: below 1.9 points"
     assert str(Cell("s", "x", 1.6, 0.6, floor=1.9)) == words
 
 
@@ -69,3 +70,14 @@ def test_cells_in_words():
     assert str(cells[1]) == "s: +2.0 ± 0.5 against x; over seeds +2.0 ± 3.2"
     assert span(cells[:1]) == "−1.0 ± 0.5 points"
     assert span(cells) == "−1.0 to +2.0 points"
+    assert span(cells[1:]) == "+2.0 ± 3.2 points over seeds"  # not the narrower interval over episodes
+    assert span([Cell("s", "x", 2.0, 0.5, seeds=(2.0, math.nan))]) == "+2.0 ± 0.5 points"
+
+
+def test_one_seeds_interval_is_of_the_pooled_spread():
+    """Variances 1 (three seeds) and 4 (three seeds): pooled 2.5 with four degrees of freedom."""
+    assert one_seed_half_width([(1.0, 3), (2.0, 3)]) == pytest.approx(2.7764 * 2.5**0.5, rel=1e-4)
+    alone = one_seed_half_width([(1.0, 3), (2.0, 3), (math.nan, 1)])
+    assert alone == one_seed_half_width([(1.0, 3), (2.0, 3)])
+    assert one_seed_half_width([(1.0, 3), (2.0, 2)]) == 0.0  # three are too few
+    assert one_seed_half_width([]) == 0.0

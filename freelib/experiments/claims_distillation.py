@@ -7,9 +7,10 @@ from typing import Any
 
 from freelib.experiments import table1
 from freelib.experiments.beyond import METHOD
-from freelib.experiments.claims_accuracy import POOL, TUNED, against, ahead, columns
+from freelib.experiments.claims_accuracy import POOL, TUNED
+from freelib.experiments.comparisons import Rows, against, ahead, columns, joined, own_floor
 from freelib.experiments.evidence import Evidence
-from freelib.experiments.verdicts import OPEN, Cell, Verdict, judged, span
+from freelib.experiments.verdicts import OPEN, Verdict, judged, span
 
 DISTILLED: dict[str, Any] = {
     "method": METHOD,
@@ -47,20 +48,23 @@ def distilled_beats_mixed_pools(evidence: Evidence) -> Verdict:
     claim = "From a mixed pool too, the distilled student beats the features of all the pool's models"
     mixed = {"table2": "from several data sets", "table3": "from several architectures"}
     notebooks = ("06_beyond_the_paper", "02_table2", "03_table3")
-    cells: list[Cell] = []
+    there: dict[str, Rows] = {}
     missing: list[str] = []
     for name, words in mixed.items():
         runs = evidence.runs(name)
-        found = (ahead(rows, POOL, f"{where}, {words}") for where, rows in columns(name, runs, METHOD))
-        cells += filter(None, found)
+        there |= {f"{where}, {words}": rows for where, rows in columns(name, runs, METHOD)}
         lacking = runs.lacking(lambda unit: unit.method in (METHOD, *POOL) and "arch" not in unit.overrides)
         missing += [f"table {name[-1]}: {text}" for text in lacking]
+    floor = own_floor(there.values(), METHOD)
+    found = [(ahead(rows, POOL, where, own_floor=floor), joined(rows)) for where, rows in there.items()]
+    cells, means = ([cell for cell, mean in found if cell and mean is kind] for kind in (False, True))
     if not cells:
         return Verdict(claim, OPEN, notebooks=notebooks, ours=True)
     verdict = judged([cell.sign for cell in cells], missing=bool(missing))
     finding = f"Pool distillation minus Pool features: {span(cells)}"
-    numbers = tuple(f"Pool distillation, points: {cell}" for cell in cells)
-    return Verdict(claim, verdict, finding, numbers, tuple(missing), notebooks, ours=True)
+    numbers = [f"Pool distillation, points: {cell}" for cell in cells]
+    numbers += [f"Not judged, as its data sets are: Pool distillation, points: {cell}" for cell in means]
+    return Verdict(claim, verdict, finding, tuple(numbers), tuple(missing), notebooks, ours=True)
 
 
 def distilled_beats_oracle(evidence: Evidence) -> Verdict:

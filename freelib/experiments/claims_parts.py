@@ -14,6 +14,7 @@ from freelib.experiments.evidence import Evidence, setting
 from freelib.experiments.units import unit_config
 from freelib.experiments.verdicts import OPEN, Cell, Verdict, judged, sign_of, span
 from freelib.methods.free import FreeConfig
+from freelib.records import Record
 from freelib.tables import signed
 
 
@@ -108,7 +109,10 @@ def mixing_helps(evidence: Evidence) -> Verdict:
 
 
 def alignment_helps(evidence: Evidence) -> Verdict:
-    """BelL against summed gradients: on one pool (table 4), on mixed ones (tables 2 and 3)."""
+    """BelL against summed gradients: on one pool (table 4), on mixed ones (tables 2 and 3).
+
+    On the one pool with plain inner steps as well, the form that Lemma 1 is on.
+    """
     claim, notebooks = "Aligned gradients (BelL) make the learner better than summed ones", (
         "04_table4", "02_table2", "03_table3",
     )  # fmt: skip
@@ -121,6 +125,9 @@ def alignment_helps(evidence: Evidence) -> Verdict:
         *_part_numbers(rows, table4.PLAIN),
     ]
     numbers += filter(None, [table4.plain_sentences(evidence.runs("table4").records)])
+    for pair in table4.against_plain(evidence.runs("table4").records).to_dict("records"):
+        where = f"{setting(pair['dataset'], pair['n_shot'])}, plain steps"
+        cells.append(Cell.of(where, pair, BELL.words, by_seed=True))
     missing = [f"table 4: {text}" for text in _lacks(evidence, BELL.words, table4.PLAIN)]
     for name, module in (("table2", table2), ("table3", table3)):
         runs = evidence.runs(name)
@@ -131,6 +138,9 @@ def alignment_helps(evidence: Evidence) -> Verdict:
                 where += f", mixed architectures, student {table3.STUDENTS[row['student']]}"
             else:
                 where += ", from the mixed pool"
+            if "+" in row["dataset"]:  # its data sets are judged themselves
+                numbers.append(f"Not judged, as its data sets are: {sentence(row, where)}")
+                continue
             cells.append(Cell.of(where, row.to_dict(), BELL.words, by_seed=True))
             numbers.append(sentence(row, where))
         lacking = runs.lacking(lambda unit: unit.method == "free")
@@ -141,38 +151,63 @@ def alignment_helps(evidence: Evidence) -> Verdict:
     finding = f"aligned minus summed: {span(cells)}{_one_seed(signs)}"
     if told := [sign for sign in signs if sign is not None]:
         several = " with several seeds" if None in signs else ""
-        finding += f"; told from zero, and above it, in {told.count(1)} of {len(told)} columns{several}"
+        finding += f"; told from zero, and above it, in {told.count(1)} of {len(told)} comparisons{several}"
     return Verdict(
         claim, judged(signs, missing=bool(missing)), finding, tuple(numbers), tuple(missing), notebooks
     )
+
+
+def _measured_pairs(records: Sequence[Record]) -> list[Record]:
+    """Those of the runs that were measured, aligned and summed, with the same seed."""
+    held = [r for r in records if (r["history"] or {}).get("measured_round")]
+    kinds = {(r["dataset"], r["seed"], r["config"]["alignment"]) for r in held}
+    return [r for r in held if {(r["dataset"], r["seed"], kind) for kind in figure5.KINDS} <= kinds]
+
+
+def _agreement_numbers(found: pd.DataFrame, before: str = "") -> list[str]:
+    """What `figure5.differences` found, a sentence a row."""
+    cells = figure5.difference_table(found).cells.to_dict("records")
+    return [
+        f"{before}{row['data set']}, {row['measure']}: aligned {row['aligned']}, summed {row['summed']}, "
+        f"difference {row['aligned − summed']} "
+        + (f"over {row['seeds']} seeds" if row["seeds"] > 1 else "from one seed")
+        for row in cells
+    ]
+
+
+def _beside_figure5(evidence: Evidence) -> list[str]:
+    """The cosine in those pairs of runs that were measured alike and are not figure 5's."""
+    ablation, mixed = (evidence.runs(name).records for name in ("table4", "table3"))
+    plain = [r for r in ablation if r["config"]["align_optimizer"] == "sgd_inside"]
+    groups = {
+        f"table 4, {table4.PLAIN}": plain + [r for r in ablation if r["config"]["alignment"] == "summed"]
+    }
+    for arch, title in table3.STUDENTS.items():
+        own = [r for r in mixed if r["method"] == "free" and r["config"]["arch"] == arch]
+        groups[f"table 3, mixed architectures, student {title}"] = own
+    numbers = []
+    for words, records in groups.items():
+        if both := _measured_pairs(records):
+            found = figure5.differences(figure5.rows(both))
+            cosines = found[found["measure"] == "cosine"]
+            numbers += _agreement_numbers(cosines, f"Not judged, beside figure 5: {words}: ")
+    return numbers
 
 
 def alignment_raises_agreement(evidence: Evidence) -> Verdict:
     """The inner product of two tasks' gradients while FREE trains, aligned and summed (figure 5)."""
     claim, notebooks = "Alignment raises the inner product of the tasks' gradients", ("15_figure5",)
     runs = evidence.runs("figure5")
-    held = [r for r in runs.records if (r["history"] or {}).get("measured_round")]
-    kinds = {(r["dataset"], r["seed"], r["config"]["alignment"]) for r in held}
-    both = [r for r in held if {(r["dataset"], r["seed"], kind) for kind in figure5.KINDS} <= kinds]
+    both = _measured_pairs(runs.records)
     if not both:
         return Verdict(claim, OPEN, notebooks=notebooks)
     found = figure5.differences(figure5.rows(both))
     signs = [sign_of(row["difference"], row["ci95"]) for row in found.to_dict("records")]
-    cells = figure5.difference_table(found).cells.to_dict("records")
-    seeds = [f"over {n} seeds" if n > 1 else "from one seed" for n in found["n_seeds"]]
+    rounds = " or ".join(map(str, sorted({len(r["history"]["measured_round"]) for r in both})))
+    finding = f"{figure5.conclusion(found)} Measured in {rounds} rounds of each run"
+    numbers = (*_agreement_numbers(found), *_beside_figure5(evidence))
     missing = runs.lacking()
-    return Verdict(
-        claim,
-        judged(signs, missing=bool(missing)),
-        figure5.conclusion(found).removesuffix("."),
-        tuple(
-            f"{row['data set']}, {row['measure']}: aligned {row['aligned']}, summed {row['summed']}, "
-            f"difference {row['aligned − summed']} {words}"
-            for row, words in zip(cells, seeds, strict=True)
-        ),
-        missing,
-        notebooks,
-    )
+    return Verdict(claim, judged(signs, missing=bool(missing)), finding, numbers, missing, notebooks)
 
 
 def lemma_holds(evidence: Evidence) -> Verdict:

@@ -6,6 +6,7 @@ import math
 from collections.abc import Hashable
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from freelib.accuracy_rows import accuracy_rows
@@ -31,10 +32,14 @@ from freelib.experiments.verdicts import (
     Verdict,
     judged,
     span,
+    too_small,
 )
+from freelib.methods.bidf_mkd import BidfMkd, BidfMkdConfig
 from freelib.records import Record
 from freelib.tables import DATASET_TITLES, plus_minus, signed
 
+FITS = 99
+"""Percent of agreement from which a recovered task counts as fitted: all but one image in a hundred."""
 FROM_SCRATCH = "generators from scratch"
 RIVALS = {"scratch": "a generator from scratch for each model", "pixels": "PURER's pixels"}
 """What starts from nothing, and the methods before FREE do."""
@@ -42,6 +47,61 @@ RIVALS = {"scratch": "a generator from scratch for each model", "pixels": "PURER
 
 def _by_dataset(costs: pd.DataFrame) -> dict[str, pd.DataFrame]:
     return {str(name): group for name, group in costs.groupby("dataset", sort=False)}
+
+
+def _passes_to(group: pd.DataFrame, agreement: float) -> tuple[float, float]:
+    """Passes that a generator from scratch takes to an agreement, and how many times FIve's seconds.
+
+    agreement: in percent; medians over a data set's tasks, infinite where most do not reach it
+    """
+    passes, seconds = [], []
+    for _, task in group.groupby(["seed", "model"], sort=False):
+        five, scratch = task[task["way"] == "five"].iloc[-1], task[task["way"] == "scratch"]
+        reached = scratch[scratch["agreement"] >= agreement]
+        passes.append(reached["step"].iloc[0] if len(reached) else math.inf)
+        seconds.append((reached["seconds"].iloc[0] if len(reached) else math.inf) / five["seconds"])
+    return float(np.median(passes)), float(np.median(seconds))
+
+
+def _as_good_a_fit(groups: dict[str, pd.DataFrame]) -> str:
+    """What FIve's steps reach, what a generator from scratch reaches in the end, and when it is at FITS."""
+    last = {
+        way: {name: own[own["step"] == own["step"].max()] for name, own in _by_dataset(table).items()}
+        for way, table in pd.concat(list(groups.values())).groupby("way")
+    }
+    reached = {
+        way: ", ".join(f"{name_of(name)} {own['agreement'].mean():.0f} %" for name, own in ends.items())
+        for way, ends in last.items()
+    }
+    needed = []
+    for name, group in groups.items():
+        passes, seconds = _passes_to(group, FITS)
+        to_fit = "not reached in most tasks" if math.isinf(passes) else f"{passes:g} ({seconds:.1f} times)"
+        needed.append(f"{name_of(name)} {to_fit}")
+    steps, most = (max(own["step"].max() for own in last[way].values()) for way in ("five", "scratch"))
+    tasks = ", ".join(str(len(own)) for own in last["five"].values())
+    return (
+        f"After {steps} steps FIve's agreement is {reached['five']}; after {most} passes that of a generator "
+        f"from scratch, {reached['scratch']}. Passes that this takes to {FITS} %, and its seconds against "
+        f"FIve's: {', '.join(needed)} (medians over {tasks} tasks)"
+    )
+
+
+def _of_learners(evidence: Evidence, groups: dict[str, pd.DataFrame]) -> str:
+    """FIve's seconds against a generator's of as many passes as BiDf-MKD's runs have in table 1."""
+    runs = [r for r in evidence.runs("table1").records if r["method"] == "bidf_mkd"]
+    used = {r["config"]["adapt_steps"] for r in runs}
+    if len(used) != 1:
+        return ""
+    (passes,) = used
+    factors = []
+    for name, group in groups.items():
+        at = group[(group["way"] == "scratch") & (group["step"] == passes)]["seconds"].mean()
+        five = group[group["way"] == "five"]
+        if not math.isnan(at):
+            seconds = five[five["step"] == five["step"].max()]["seconds"].mean()
+            factors.append(f"{name_of(name)} {at / seconds:.1f}")
+    return f"; {passes}, as BiDf-MKD has here: {', '.join(factors)} times" if factors else ""
 
 
 def recovers_faster(evidence: Evidence) -> Verdict:
@@ -59,8 +119,12 @@ def recovers_faster(evidence: Evidence) -> Verdict:
         signs += [1 if factor >= figure1.REPORTED else -1 for factor in factors.values()]
         passes = costs[costs["way"] == way]["step"].max()
         named = ", ".join(f"{name_of(name)} {factor:.0f}" for name, factor in factors.items())
-        words.append(f"{rival}, {passes} passes: {named} times")
-    finding = f"FIve's five passes against {'; '.join(words)}. The factor grows with these passes, a choice"
+        source = ""
+        if way == "scratch" and passes == BidfMkdConfig().adapt_steps:
+            source = f" (as {BidfMkd.title}'s authors take)"
+        words.append(f"{rival}, {passes} passes{source}: {named} times")
+        words[-1] += _of_learners(evidence, groups) if way == "scratch" else ""
+    finding = f"{_as_good_a_fit(groups)}. In multiples of FIve's seconds: {'; '.join(words)}"
     numbers = (*map(figure1.conclusion, groups.values()), table5.conclusion(costs, records))
     return Verdict(claim, judged(signs, missing=bool(missing)), finding, numbers, missing, notebooks)
 
@@ -128,7 +192,7 @@ def recovered_tasks_teach(evidence: Evidence) -> Verdict:
         numbers += [_cost(row) for row in table5.rows(curves, runs.records).to_dict("records")]
     finding = f"FREE minus FREE with {FROM_SCRATCH}: {span(cells)}, one seed"
     if drowned := [f"{cell.setting} ({signed(cell.difference, math.nan)})" for cell in cells if cell.drowned]:
-        finding += f"; below the {floor:.1f} points that chance alone moves a seed by: {', '.join(drowned)}"
+        finding += f"; {', '.join(drowned)}: {too_small(floor)}"
     verdict = judged([cell.sign for cell in cells], missing=bool(missing))
     return Verdict(claim, verdict, finding, tuple(numbers), missing, notebooks)
 

@@ -141,7 +141,7 @@ class Evidence:
 
     @cached_property
     def chance_floor(self) -> float:
-        """What chance alone moves one seed's difference by (table 4), see `Cell`; 0 where that is unknown."""
+        """Half-width of the 95 % interval of one seed's difference (table 4), see `Cell`; 0 where unknown."""
         return table4.moved_by_chance(self.ablation)
 
     def latest(self, method: str, datasets: Collection[str] = ()) -> list[Record]:

@@ -180,9 +180,9 @@ def conclusion(found: pd.DataFrame) -> str:
         gap, width, n_seeds = row["difference"], row["ci95"], row["n_seeds"]
         if n_seeds > 1:
             verdict = "raises" if gap > width else "lowers" if gap < -width else "does not measurably change"
-            seeds = f" over {n_seeds} seeds"
+            seeds = f" over {n_seeds} seeds; aligned {row['aligned']:.3f}, summed {row['summed']:.3f}"
             if width > max(abs(row["aligned"]), abs(row["summed"])):
-                seeds += f", too few to tell: it is {row['aligned']:.3f} and {row['summed']:.3f}"
+                seeds += ": the interval is wider than the cosine itself, too wide to tell"
         else:
             verdict, seeds = "goes with a difference in", ", one seed: no interval"
         words.append(

@@ -189,7 +189,7 @@ def at_chance(table: pd.DataFrame) -> bool:
 
 
 def drowned(table: pd.DataFrame, floor: float) -> str:
-    """Which differences of one seed are below what chance alone moves one by; empty where none is."""
+    """Which differences of one seed are below the half-width of one seed's interval; empty where none is."""
     found = table[(table["n_seeds"] == 1) & (table["difference"].abs() < floor)]
     named = [
         f"{AXES[str(axis)]}: {', '.join(map(str, group['value']))}"
@@ -197,14 +197,14 @@ def drowned(table: pd.DataFrame, floor: float) -> str:
     ]
     if not named:
         return ""
-    words = f"Chance alone moves a seed by up to {floor:.1f} points (table 4); below that, and so not told "
-    return f" {words}apart from the base, are {'; '.join(named)}."
+    words = f"The 95 % interval of one seed's difference has a half-width of {floor:.1f} points (table 4)"
+    return f" {words}; below it, and so not told apart from the base, are {'; '.join(named)}."
 
 
 def conclusion(table: pd.DataFrame, floor: float = 0.0) -> str:
     """What each setting changes, a sentence on k, and a warning where nothing was learned.
 
-    floor: how far chance alone moves a seed, in points; 0 where that is not known
+    floor: half-width of the 95 % interval of one seed's difference, in points; 0 where that is not known
     """
     words = []
     for axis, group in table.groupby("axis", sort=False):

@@ -91,8 +91,10 @@ def _floor(evidence: Evidence) -> str:
     if not (floor := evidence.chance_floor):
         return ""
     return (
-        f"; between two trained methods, one seed's difference below {floor:.1f} points counts as none: "
-        "another seed, or rounding alone, moves one by as much (table 4)"
+        f"; between two methods that chance has a part in, one seed's difference below {floor:.1f} points "
+        "counts as none: that is the half-width of one seed's 95 % interval, from the spread over seeds of "
+        "table 4's rows that have several. Against what chance has no part in, the half-width is that of the "
+        "method's own accuracy, where enough of its columns have several seeds"
     )
 
 

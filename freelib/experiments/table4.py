@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +12,7 @@ import pandas as pd
 from freelib.accuracy_rows import accuracy_rows
 from freelib.experiments.grid import run_grid
 from freelib.experiments.units import Unit, make_config, unit_config
-from freelib.experiments.verdicts import HOLDS, Cell, judged
+from freelib.experiments.verdicts import HOLDS, Cell, judged, one_seed_half_width, too_small
 from freelib.methods.base import MethodConfig
 from freelib.methods.free import FreeConfig
 from freelib.profiles import Profile, get_profile
@@ -32,7 +31,6 @@ SEVERAL_SEEDS = (*PARTS, PLAIN, WITHIN, *ROUNDING)
 """The variants that a claim rests on; the others run with the first seed only."""
 RELEASE = ("align_lr", "align_sweeps", "kd_heads", "lambda_bn")
 """What a profile of few rounds changes of the public release's settings, sizes apart."""
-ENOUGH = 4  # degrees of freedom that a standard deviation over seeds needs to be worth something
 SELECTIONS = {"test": "selected on the test classes", "last": "last round, no selection"}
 
 
@@ -135,8 +133,8 @@ def variant(record: Record, full: FreeConfig) -> str:
 def rows(records: Sequence[Record]) -> pd.DataFrame:
     """The table's rows, see `accuracy_rows`; each n_shot's full method comes first.
 
-    by_seed: each seed's difference to the full method; agreement: share of recovered images that their
-    teacher puts in the intended class, in percent, over the second half of the rounds
+    by_seed: each seed's difference to the full method; agreement: see `late_agreement`, mean over seeds
+    floor: `moved_by_chance` of these rows
     """
     full = {r["n_shot"]: _free(make_config("free", r["config"])) for r in reversed(records)}
     words = {id(record): variant(record, full[record["n_shot"]]) for record in records}
@@ -150,16 +148,17 @@ def rows(records: Sequence[Record]) -> pd.DataFrame:
         [r["accuracy"] - groups[dataset, n_shot, ""][seed]["accuracy"] for seed, r in group.items()]
         for (dataset, n_shot, _), group in groups.items()
     ]
-    agreements = [
-        [_late(r["history"]["teacher_agreement"]) for r in group.values()] for group in groups.values()
-    ]
-    table["agreement"] = [100 * sum(values) / len(values) for values in agreements]
+    agreements = [[late_agreement(record) for record in group.values()] for group in groups.values()]
+    table["agreement"] = [sum(values) / len(values) for values in agreements]
+    table["floor"] = moved_by_chance(table)
     return table
 
 
-def _late(values: Sequence[float]) -> float:
+def late_agreement(record: Record) -> float:
+    """Percent of recovered images that their teacher puts in the intended class, in the later half."""
+    values = record["history"]["teacher_agreement"]
     late = values[len(values) // 2 :]
-    return sum(late) / len(late)
+    return float(100 * sum(late) / len(late))
 
 
 def against_plain(records: Sequence[Record]) -> pd.DataFrame:
@@ -208,17 +207,22 @@ def table(rows: pd.DataFrame, caption: str) -> Table:
         del cells["by seed"]
     words = f"{caption} Mean ± 95 % interval over {rows['n_episodes'].iloc[0]} episodes."
     notes = [conclusion(rows), of_one_seed(rows), same_round(rows), *seconds_notes(cells["training, s"])]
-    return Table(words, rows.drop(columns="by_seed"), pd.DataFrame(cells), " ".join(filter(None, notes)))
+    return Table(
+        words, rows.drop(columns=["by_seed", "floor"]), pd.DataFrame(cells), " ".join(filter(None, notes))
+    )
 
 
 def verdict(row: Mapping[Hashable, Any]) -> str:
     """What a row's paired difference says: "lower by 1.2 ± 0.4 points", "higher by …", "not told apart (…)".
 
-    Where there are several seeds, it has to stand their interval too; see `Cell`. Of one it is said.
+    Where there are several seeds, it has to stand their interval too; of one seed it has to reach the row's
+    floor, if it has one; see `Cell`.
     """
-    sign, gap = Cell.of("", row).sign, (row["difference"], row["difference_ci95"])
-    seeds = row["seed_difference"], row["seed_difference_ci95"]
+    cell, gap = Cell.of("", row, floor=row.get("floor", 0.0)), (row["difference"], row["difference_ci95"])
+    sign, seeds = cell.sign, (row["seed_difference"], row["seed_difference_ci95"])
     over = ", one seed" if pd.isna(seeds[1]) else f", over seeds {signed(*seeds)}"
+    if cell.drowned:
+        over = f", {too_small(cell.floor)}"
     if not sign:
         return f"not told apart ({signed(*gap)}{over})"
     return f"{'lower' if sign > 0 else 'higher'} by {plus_minus(abs(gap[0]), gap[1])} points{over}"
@@ -271,27 +275,21 @@ def same_round(rows: pd.DataFrame) -> str:
 
 
 def moved_by_chance(rows: pd.DataFrame) -> float:
-    """How far another seed, or rounding, moves a difference of one seed, in points; 0 where no row tells.
+    """Half-width of the 95 % interval of one seed's difference, in points, from the rows with several seeds.
 
-    The half-width of one seed's 95 % interval, from the standard deviation of the seeds' differences pooled
-    over the rows that have several; where these are few, the most that rounding alone moves a seed.
+    See `one_seed_half_width`; 0 where those are too few.
     """
-    from scipy.stats import t  # takes half a second to import
-
     several = rows[(rows["n_seeds"] > 1) & rows["difference"].notna()] if len(rows) else rows
-    spread = [value - sum(x) / len(x) for x in several.get("by_seed", ()) for value in x]
-    if (freedom := len(spread) - len(several)) >= ENOUGH:
-        return float(t.ppf(0.975, freedom)) * math.sqrt(sum(value**2 for value in spread) / freedom)
-    there = rows[rows["variant"].isin(ROUNDING)]
-    return max((abs(value) for values in there.get("by_seed", ()) for value in values), default=0.0)
+    return one_seed_half_width((float(pd.Series(x).std()), len(x)) for x in several.get("by_seed", ()))
 
 
 def of_one_seed(rows: pd.DataFrame) -> str:
-    """How far rows of one seed are to be trusted, by what chance does; empty where none says."""
+    """How far rows of one seed are to be trusted, by the spread over seeds; empty where none says."""
     moved = moved_by_chance(rows)
     if not moved or (rows["n_seeds"] > 1).all():
         return ""
     return (
-        f"Chance alone, another seed or rounding, moves a seed's difference by up to {moved:.1f} points: of "
-        "one seed, a smaller one says little, whatever its interval over episodes."
+        f"The 95 % interval of one seed's difference has a half-width of {moved:.1f} points, by the spread "
+        "over seeds of the rows that have several: of one seed, a smaller difference counts as none, "
+        "whatever its interval over episodes."
     )

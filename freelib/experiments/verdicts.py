@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from freelib.tables import signed
 HOLDS, HOLDS_IN_PART, FAILS, OPEN = "holds", "holds in part", "does not hold", "not measured yet"
 SO_FAR, UNCLEAR, ONE_SEED = "holds so far", "not told apart", "one seed"
 FAILS_SO_FAR = "does not hold so far"
+ENOUGH = 4  # degrees of freedom that a standard deviation over seeds needs to be worth something
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Cell:
 
     seeds: mean and half-width (NaN for one) over the seeds, where the claim has to stand that test too
     rivals: the same against others, none of which may do better for the claim to stand
-    floor: how far chance alone moves one seed of a trained method, in points: where both sides are trained
-      and there is one seed, a smaller difference is none, whatever its interval over episodes
+    floor: half-width of the 95 % interval of one seed's difference, in points, see `one_seed_half_width`; 0
+      where it is not known. With one seed a smaller difference is none, whatever its interval over episodes
     """
 
     setting: str
@@ -54,9 +55,14 @@ class Cell:
     floor: float = 0.0
 
     @property
+    def over_seeds(self) -> tuple[float, float] | None:
+        """Mean and half-width of the interval over seeds, None where there are not several."""
+        return None if self.seeds is None or math.isnan(self.seeds[1]) else self.seeds
+
+    @property
     def drowned(self) -> bool:
-        """Whether it rests on one seed and is smaller than what chance alone does to one."""
-        return (self.seeds is None or math.isnan(self.seeds[1])) and abs(self.difference) < self.floor
+        """Whether it rests on one seed and is smaller than the half-width of one seed's interval."""
+        return self.over_seeds is None and abs(self.difference) < self.floor
 
     @property
     def sign(self) -> int | None:
@@ -91,11 +97,30 @@ class Cell:
 
     def __str__(self) -> str:
         text = f"{self.setting}: {signed(self.difference, self.half_width)} against {self.other}"
-        several = self.seeds and not math.isnan(self.seeds[1])
-        text += f"; over seeds {signed(*self.seeds)}" if self.seeds and several else ", one seed"
-        return text + (
-            f", and below the {self.floor:.1f} that chance alone moves it by" if self.drowned else ""
-        )
+        if self.over_seeds:
+            return f"{text}; over seeds {signed(*self.over_seeds)}"
+        return f"{text}, {too_small(self.floor) if self.drowned else 'one seed'}"
+
+
+def too_small(floor: float) -> str:
+    """What is said of a difference below the floor of a `Cell`."""
+    return f"too small for one seed: below {floor:.1f} points"
+
+
+def one_seed_half_width(spreads: Iterable[tuple[float, int]]) -> float:
+    """Half-width of the 95 % interval of one seed's value, from the spread of others that have several seeds.
+
+    spreads: standard deviation over seeds, and number of seeds, of each; those of one seed do not count
+    Their variances are pooled, and the interval is Student's; 0 where they have few degrees of freedom.
+    """
+    from scipy.stats import t  # takes half a second to import
+
+    several = [(spread, n) for spread, n in spreads if n > 1]
+    freedom = sum(n - 1 for _, n in several)
+    if freedom < ENOUGH:
+        return 0.0
+    pooled = math.sqrt(sum((n - 1) * spread**2 for spread, n in several) / freedom)
+    return float(t.ppf(0.975, freedom)) * pooled
 
 
 def sign_of(mean: float, half_width: float) -> int | None:
@@ -119,8 +144,10 @@ def judged(signs: Sequence[int | None], *, missing: bool = False) -> str:
 
 
 def span(cells: Sequence[Cell]) -> str:
-    """`+1.2 ± 0.3 points`, or `+1.2 to +3.4 points` of several."""
+    """`+1.2 ± 0.3 points over seeds`, of one `+1.2 ± 0.3 points`; of several cells `+1.2 to +3.4 points`."""
     if len(cells) == 1:
+        if cells[0].over_seeds:
+            return f"{signed(*cells[0].over_seeds)} points over seeds"
         return f"{signed(cells[0].difference, cells[0].half_width)} points"
     low, high = (f"{pick(c.difference for c in cells):+.1f}".replace("-", "−") for pick in (min, max))
     return f"{low} to {high} points"
