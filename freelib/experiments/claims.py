@@ -88,6 +88,7 @@ KNOWN_TEXT = (
 )
 
 QUESTIONS: dict[str, tuple[str, ...]] = {
+    "Does FREE reach what the paper reports, at the paper's size?": ("reaches_the_papers_accuracy",),
     "Is FREE ahead of the methods that it is compared with, and which of its parts bring that?": (
         "beats_published",
         "five_helps",
