@@ -187,6 +187,7 @@ def test_a_model_without_features_is_refused_before_it_is_asked_for_them(arch):
         (lambda: DroConfig(gamma=NAN), "gamma must be finite"),
         (lambda: DroConfig(ascent_lr=INF), "ascent_lr must be finite"),
         (lambda: PoolDistillationConfig(student_whitening=INF), "student_whitening must be finite"),
+        (lambda: PoolDistillationConfig(lr=-1.0), "lr must be at least 0, got -1.0"),
         (lambda: PoolDistillationConfig(temperature=0.0), "temperature must be above 0, got 0.0"),
         (lambda: PoolOpinionsConfig(whitening=NAN), "whitening must be finite"),
         (lambda: PoolOpinionsConfig(temperature=0.0), "temperature must be above 0"),

@@ -169,6 +169,8 @@ def test_no_pool_is_pretrained_for_a_run_that_is_refused(run, monkeypatch, words
     result = run("train", "random", "--out", "l", *words.split())
     assert (result.code, started) == (2, [])
     assert any(part in result.err for part in sentence.split("|"))
+    run("train", "random", "--out", "new", "--select-on", "cub")
+    assert not Path("new").exists()
 
 
 def test_a_method_in_the_folder_where_one_is(run, tmp_path):

@@ -77,12 +77,12 @@ def train(
     unit = Unit("train", method, name, n_shot, seed, parse_overrides(settings))
     config = unit_config(unit, chosen)
     # What can be refused is refused before the pool is pre-trained, which takes long.
-    check_device(config.device, here=True)
-    check_room(out, method=method, config=config, seed=seed)
+    for device in {config.device} if pool_folder else {config.device, chosen.device}:
+        check_device(device, here=True)
     progress = Progress(f"train {method}")
     monitor = Run(unit, chosen).monitor(progress.note) if select_on else None
+    check_room(out, method=method, config=config, seed=seed)
     if pool_folder is None:
-        check_device(chosen.device, here=True)
         with Progress("pool") as bar:
             own = pool_seed(chosen, seed)
             pool, pool_folder = pretrain_into(trained_on, chosen, own, progress=bar)

@@ -69,7 +69,7 @@ class PoolDistillationConfig(MethodConfig, InversionConfig):
             part.__post_init__(self)
         check_one_of(self, head=("prototypes",), centre=CENTRES, teach=TEACH)  # what embeds has no inner loop
         check_at_least(self, recovered=0, procedural=0, mixed=0, warmup_rounds=0, meta_batch=1, embedding=1)
-        check_at_least(self, epochs=1, batch_size=2)
+        check_at_least(self, epochs=1, batch_size=2, lr=0, weight_decay=0)
         check_above_zero(self, "temperature")
         if self.recovered + self.procedural < self.batch_size:
             raise ValueError(
