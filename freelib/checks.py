@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from freelib.backbones import ARCHITECTURES
+from freelib.backbones import Backbone
 
 if TYPE_CHECKING:
     from freelib.pool import ModelPool, PretrainedModel
@@ -22,6 +25,32 @@ def check_at_least(config: Any, **least: float) -> None:
             raise ValueError(f"{name} must be at least {low}, got {value}.")
 
 
+def check_above_zero(config: Any, *names: str) -> None:
+    """Raises ValueError where a named field of the config is not above 0."""
+    for name in names:
+        if not (value := getattr(config, name)) > 0:
+            raise ValueError(f"{name} must be above 0, got {value}.")
+
+
+def check_finite(config: Any) -> None:
+    """Raises ValueError where a number of a dataclass is NaN, or infinite and not what its field allows."""
+    for item in fields(config):
+        value = getattr(config, item.name)
+        if isinstance(value, float) and not math.isfinite(value) and value != item.metadata.get("allowed"):
+            raise ValueError(f"{item.name} must be finite, got {value}.")
+
+
+def check_device(device: str, *, here: bool = False) -> None:
+    """Raises ValueError for a device that torch does not know; here: or that this machine does not have."""
+    try:
+        found = torch.device(device)
+        if here:
+            torch.empty(0, device=found)
+    except (RuntimeError, AssertionError) as error:  # the latter: torch without CUDA
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device is {device!r}, which torch does not find: {reason}") from error
+
+
 def check_one_of(config: Any, **known: Collection[str]) -> None:
     """Raises ValueError where a named field of the config is none of the values that it can have."""
     for name, values in known.items():
@@ -29,14 +58,48 @@ def check_one_of(config: Any, **known: Collection[str]) -> None:
             raise ValueError(f"{name} is one of {', '.join(values)}, got {value!r}.")
 
 
-def check_metadata(
-    name: str, class_names: Sequence[str], mean: Sequence[float], std: Sequence[float]
-) -> None:
-    """Raises ValueError where a model's class names or its normalisation can't be meant."""
-    if isinstance(class_names, str) or len(set(class_names)) < max(2, len(class_names)):
-        raise ValueError(f"{name}: class_names is at least two names, no two alike, got {class_names!r}.")
-    if len(mean) != len(std) or not all(0 < value < float("inf") for value in std):
-        raise ValueError(f"{name}: mean and std are a number a channel, std above 0, got {mean}, {std}.")
+def _names(value: Any) -> bool:
+    return _listed(value) and len({str(name) for name in value} - {""}) == len(value) > 1
+
+
+def _numbers(value: Any, low: float, high: float) -> bool:
+    return (
+        _listed(value)
+        and len(value) > 0
+        and all(hasattr(x, "__float__") and low <= float(x) <= high for x in value)
+    )
+
+
+def _listed(value: Any) -> bool:
+    return hasattr(value, "__len__") and not isinstance(value, str | Mapping)
+
+
+_FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "arch": (lambda v: isinstance(v, str), "arch is a name"),
+    "class_names": (_names, "class_names is a list of at least two names, no two alike"),
+    "mean": (lambda v: _numbers(v, 0, 1), "mean is a list of numbers in [0, 1], of images in [0, 1]"),
+    "std": (lambda v: _numbers(v, 1e-6, 1e6), "std is a list of numbers above 0, of images in [0, 1]"),
+    "image_size": (
+        lambda v: isinstance(v, Integral) and int(v) > 0,
+        "image_size is a whole number of pixels",
+    ),
+    "domain": (lambda v: isinstance(v, str), "domain is a name"),
+    "accuracy": (lambda v: v is None or _numbers([v], 0, 1), "accuracy is a number in [0, 1]"),
+}
+"""What the words on a model have to be, and how a message says so."""
+
+
+def check_metadata(owner: object, about: Mapping[str, Any]) -> None:
+    """Raises ValueError, naming the owner, where what is said of a model (see `_FITS`) can't be meant."""
+    wrong = [
+        f"{words}, got {about[name]!r}"
+        for name, (fits, words) in _FITS.items()
+        if name in about and not fits(about[name])
+    ]
+    if not wrong and len(about["mean"]) != len(about["std"]):
+        wrong = ["mean and std have a number for each channel"]
+    if wrong:
+        raise ValueError(f"{owner}: {'; '.join(wrong)}.")
 
 
 def check_descriptions(descriptions: Sequence[Mapping[str, Any]]) -> None:
@@ -55,7 +118,7 @@ def check_members(models: Sequence[PretrainedModel]) -> None:
     """Raises ValueError, naming the model, for weights that are not finite and answers that don't fit.
 
     Two models' classes of one name are one class: without a domain that is taken for an oversight. A network
-    that is none of freelib's is shown a black image; one without weights is not, since calls may cost money.
+    is shown a black image; one without weights is not, since calls may cost money.
     """
     owners: dict[str, str] = {}
     for model in models:
@@ -65,11 +128,21 @@ def check_members(models: Sequence[PretrainedModel]) -> None:
                     f"{other} and {model.name} both have a class {name!r}. Give each a domain: the same one "
                     "if it is the same class, different ones if not."
                 )
-        for name, tensor in tensors_of(model.module).items():
-            if not tensor.isfinite().all():
-                raise ValueError(f"{model.name}: {name} is not finite.")
-        if model.arch not in ARCHITECTURES and next(model.module.parameters(), None) is not None:
+        check_state(model.name, tensors_of(model.module))
+        if next(model.module.parameters(), None) is not None:
             _check_answers(model)
+
+
+def check_state(owner: object, tensors: Mapping[str, Tensor]) -> None:
+    """Raises ValueError, naming the owner, where a tensor is not finite."""
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{owner}: {name} is not finite.")
+
+
+def is_own(model: PretrainedModel) -> bool:
+    """Whether a model's network is someone's own and none of freelib's, whatever its `arch` is called."""
+    return not isinstance(model.module, Backbone)
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:
@@ -100,7 +173,7 @@ def _check_answers(model: PretrainedModel) -> None:
 def check_features(models: Sequence[PretrainedModel]) -> None:
     """Raises TypeError where a network that is none of freelib's gives no features `(n, d)`."""
     for model in models:
-        if model.arch not in ARCHITECTURES:
+        if is_own(model):
             with torch.no_grad():
                 model.features(_black(model))
 
@@ -108,7 +181,7 @@ def check_features(models: Sequence[PretrainedModel]) -> None:
 def check_batchnorm(pool: ModelPool) -> None:
     """Raises ValueError where a model has no BatchNorm layer whose statistics λ_bn could be about."""
     for i, description in enumerate(pool.descriptions):
-        if description["arch"] in ARCHITECTURES:
+        if not description.get("own"):
             continue
         layers = [layer for layer in pool[i].module.modules() if isinstance(layer, nn.BatchNorm2d)]
         if all(layer.running_mean is None for layer in layers):

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from freelib.backbones import ARCHITECTURES, Backbone, build_backbone
-from freelib.checks import check_descriptions, check_members, check_metadata, tensors_of
+from freelib.checks import check_descriptions, check_members, check_metadata, check_state, is_own, tensors_of
 from freelib.storage import load_tensors, save_tensors, tensors_digest, write_atomically
 from freelib.transform import ImageTransform
 
@@ -45,8 +45,9 @@ class PretrainedModel:
         domain: str = "",
         accuracy: float | None = None,
     ) -> None:
+        about = {"class_names": class_names, "mean": mean, "std": std, "image_size": image_size}
+        check_metadata(name, about | {"accuracy": accuracy})
         self.module = module.eval().requires_grad_(False)
-        check_metadata(name, class_names, mean, std)
         self.class_names = tuple(map(str, class_names))
         self.name, self.arch, self.domain = name, arch, domain
         self.accuracy = None if accuracy is None else float(accuracy)
@@ -136,8 +137,8 @@ class ModelPool(Sequence[PretrainedModel]):
         models = list(models)
         check_members(models)
         members = {model.name: model for model in models}
-        digests = (tensors_digest(tensors_of(model.module)) for model in models)
-        descriptions = [{**m.describe(), "weights_digest": d} for m, d in zip(models, digests, strict=True)]
+        found = [{"weights_digest": tensors_digest(tensors_of(m.module)), "own": is_own(m)} for m in models]
+        descriptions = [{**m.describe(), **more} for m, more in zip(models, found, strict=True)]
         return cls(descriptions, lambda description: members[description["name"]])
 
     @classmethod
@@ -165,9 +166,8 @@ class ModelPool(Sequence[PretrainedModel]):
         Raises FileNotFoundError where the folder has no member, ValueError where a metadata file is damaged.
         """
         folder = Path(folder)
-        files = (
-            sorted(folder.glob("*.json")) if names is None else [folder / f"{name}.json" for name in names]
-        )
+        there = sorted(folder.glob("*.json"))
+        files = there if names is None else [folder / f"{name}.json" for name in names]
         if not files:
             raise FileNotFoundError(
                 f"No pool in {folder}: it has no <model>.json. `freelib pool --help` tells more."
@@ -230,7 +230,7 @@ class ModelPool(Sequence[PretrainedModel]):
     @property
     def digest(self) -> str:
         """16 hexadecimal digits over the members' metadata, weights' digests included, not how they arose."""
-        aside = ("training", "seconds")
+        aside = ("training", "seconds", "own")
         kept = [{key: value for key, value in d.items() if key not in aside} for d in self.descriptions]
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -271,11 +271,11 @@ def read_description(file: Path) -> dict[str, Any]:
 def load_member(folder: Path, description: dict[str, Any]) -> PretrainedModel:
     """The model that a description of this folder stands for.
 
-    Raises FileNotFoundError or ValueError where its weights are missing, damaged, of another shape or others
-    than those described.
+    Raises FileNotFoundError or ValueError where its weights are missing, damaged, not finite, of another
+    shape or others than those described.
     """
     file = folder / f"{description['name']}.safetensors"
-    weights = load_tensors(file)
+    check_state(file, weights := load_tensors(file))
     if description.get("weights_digest", digest := tensors_digest(weights)) != digest:
         raise ValueError(
             f"{file} holds other weights than its .json describes: delete both, and it is trained again."

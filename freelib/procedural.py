@@ -66,10 +66,10 @@ def shapes(n: int, size: int, rng: torch.Generator) -> Tensor:
     return torch.sigmoid(inside * sharpness)[:, None]
 
 
-def check_colour(channels: int) -> None:
-    """Raises ValueError for images of other than three channels: procedural ones have these."""
+def check_colour(channels: int, advice: str = "") -> None:
+    """Raises ValueError, with the advice, for other than three channels: procedural images have these."""
     if channels != 3:
-        raise ValueError(f"Procedural images have 3 channels, not {channels}: set procedural=0.")
+        raise ValueError(f"Procedural images have 3 channels, not {channels}{advice}.")
 
 
 def procedural_images(

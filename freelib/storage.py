@@ -41,8 +41,11 @@ def write_atomically(file: Path, data: bytes) -> None:
 
 
 def set_aside(file: Path, why: object) -> None:
-    """Renames a damaged file to `<name>.damaged`, with a warning."""
-    aside = file.with_name(f"{file.name}.damaged")
+    """Renames a damaged file to `<name>.damaged`, or -2, -3 … where that is taken, with a warning."""
+    aside, number = file.with_name(f"{file.name}.damaged"), 1
+    while aside.exists():  # what was set aside earlier is kept
+        number += 1
+        aside = file.with_name(f"{file.name}.damaged-{number}")
     file.replace(aside)
     warnings.warn(f"{file} is damaged ({why}); moved to {aside.name}, will be computed again", stacklevel=4)
 

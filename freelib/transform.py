@@ -22,7 +22,10 @@ def resized(images: Tensor, size: int) -> Tensor:
 
 
 class ImageTransform:
-    """From images `(n, C, H, W)` in [0, 1] to a network's input: its own size, then its own normalisation."""
+    """From images `(n, C, H, W)` in [0, 1] to a network's input: its own size, then its own normalisation.
+
+    Called with images of another type or number of channels it raises ValueError.
+    """
 
     def __init__(self, mean: Sequence[float], std: Sequence[float], image_size: int) -> None:
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
@@ -38,6 +41,11 @@ class ImageTransform:
         return self._made[key]
 
     def __call__(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or images.shape[1] != len(self.mean) or not images.is_floating_point():
+            raise ValueError(
+                f"Images are (n, {len(self.mean)}, H, W), float in [0, 1], got {tuple(images.shape)} "
+                f"{images.dtype}."
+            )
         images = resized(images, self.image_size)
         scale, shift = self._constants(images)
         return images * scale + shift

@@ -8,6 +8,8 @@ import torch
 from tiny_models import rng, tiny_model, tiny_pool
 from torch import nn
 
+from freelib.backbones import build_backbone
+from freelib.checks import check_device, check_metadata
 from freelib.inversion import InversionConfig
 from freelib.methods import get_method
 from freelib.methods.base import MethodConfig
@@ -15,10 +17,16 @@ from freelib.methods.bidf_mkd import BidfMkdConfig
 from freelib.methods.dro import DroConfig
 from freelib.methods.free import FreeConfig
 from freelib.methods.oracles import OracleConfig, OracleProtonetConfig
+from freelib.methods.ota import OtaConfig
 from freelib.methods.pool_distillation import PoolDistillationConfig
+from freelib.methods.pool_features import PoolFeaturesConfig
+from freelib.methods.pool_opinions import PoolOpinionsConfig
 from freelib.methods.purer import PurerConfig
 from freelib.pool import ModelPool, PretrainedModel, save_member
+from freelib.pretraining import PoolConfig
 from freelib.storage import Checkpoint
+
+NAN, INF = float("nan"), float("inf")
 
 SMALL = {
     "n_query": 2, "width": 4, "warmup_rounds": 1, "rounds": 1, "adapt_steps": 1, "images_per_class": 3,
@@ -35,20 +43,52 @@ def own(module: nn.Module | None = None, **settings) -> PretrainedModel:
     return PretrainedModel(module or plain(3), **{**fields, "image_size": 16, **settings})
 
 
+def gray(**settings) -> PretrainedModel:
+    return own(plain(3, 1), mean=(0.5,), std=(0.2,), **settings)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"class_names": "cat"}, "own: class_names is at least two names"),
+        ({"class_names": "cat"}, "own: class_names is a list of at least two names"),
         ({"class_names": ["a", "b", "a"]}, "no two alike"),
         ({"class_names": ["a"]}, "at least two names"),
-        ({"std": (0.2, 0.0, 0.2)}, "own: mean and std are a number a channel, std above 0"),
-        ({"std": (0.2,)}, "a number a channel"),
-        ({"std": (float("nan"),) * 3}, "std above 0"),
+        ({"std": (0.2, 0.0, 0.2)}, "own: std is a list of numbers above 0"),
+        ({"std": (0.2,)}, "own: mean and std have a number for each channel"),
+        ({"std": (NAN,) * 3}, "numbers above 0"),
+        ({"std": (INF,) * 3}, "numbers above 0"),
+        ({"mean": (NAN,) * 3}, r"mean is a list of numbers in \[0, 1\]"),
+        ({"mean": (127,) * 3}, r"numbers in \[0, 1\], of images in \[0, 1\], got \(127"),
+        ({"accuracy": 87.0}, r"own: accuracy is a number in \[0, 1\], got 87.0"),
+        ({"accuracy": NAN}, r"accuracy is a number in \[0, 1\]"),
+        ({"image_size": -4}, "own: image_size is a whole number of pixels, got -4"),
     ],
 )
 def test_a_models_metadata(settings, words):
     with pytest.raises(ValueError, match=words):
         own(**settings)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("arch", None), ("class_names", 5), ("class_names", {"a": 1, "b": 2}), ("mean", None), ("std", "0.2"),
+        ("mean", [None]), ("image_size", 32.7), ("image_size", "32"), ("domain", 3), ("accuracy", "high"),
+    ],
+)  # fmt: skip
+def test_metadata_of_another_type(name, value):
+    about = {"class_names": ["a", "b"], "mean": [0.5], "std": [0.2], "image_size": np.int64(32)}
+    check_metadata("own", about | {"std": np.full(1, 0.2, dtype=np.float32)})
+    with pytest.raises(ValueError, match=rf"^own: {name} is a.*, got"):
+        check_metadata("own", about | {name: value})
+
+
+def test_a_network_is_not_touched_where_its_metadata_are_refused():
+    module = plain(3).train()
+    with pytest.raises(ValueError, match="accuracy"):
+        own(module, accuracy=87.0)
+    assert module.training
+    assert all(p.requires_grad for p in module.parameters())
 
 
 def test_metadata_of_numpy_is_kept_as_plain_numbers():
@@ -58,7 +98,8 @@ def test_metadata_of_numpy_is_kept_as_plain_numbers():
     assert {type(value) for value in (*model.mean, *model.std, model.accuracy)} == {float}
 
 
-def test_weights_and_answers():
+@pytest.mark.parametrize("arch", ["own", "conv4", "resnet18"])
+def test_weights_and_answers(arch):
     broken = plain(3)
     with torch.no_grad():
         broken[1].weight[0, 0] = torch.inf
@@ -69,7 +110,21 @@ def test_weights_and_answers():
         (plain(3, channels=1), "own can't answer images"),
     ):
         with pytest.raises(ValueError, match=words):
-            ModelPool.from_models([own(module)])
+            ModelPool.from_models([own(module, arch=arch)])
+
+
+def test_a_network_of_freelibs_has_to_fit_its_metadata_too():
+    with pytest.raises(ValueError, match=r"answer of shape \(2, 7\), expected logits \(2, 3\)"):
+        ModelPool.from_models([own(build_backbone("conv4", n_way=7, width=4, image_size=16), arch="conv4")])
+
+
+def test_which_networks_are_someones_own_does_not_count_in_the_digest():
+    pool = ModelPool.from_models([own(arch="conv4"), tiny_model(0)])
+    assert [description["own"] for description in pool.descriptions] == [True, False]
+    digest = pool.digest
+    for description in pool.descriptions:
+        del description["own"]
+    assert pool.digest == digest
 
 
 def test_a_module_may_keep_more_than_tensors():
@@ -88,9 +143,8 @@ def test_what_models_of_a_pool_share():
     with pytest.raises(ValueError, match=r"own and other both have a class 'a'. Give each a domain"):
         ModelPool.from_models([own(), own(name="other")])
     assert len(ModelPool.from_models([own(domain="x"), own(name="other", domain="y")]).classes) == 6
-    gray = own(plain(3, 1), name="gray", domain="g", mean=(0.5,), std=(0.2,))
     with pytest.raises(ValueError, match="one number of channels, not gray of 1 and own of 3"):
-        ModelPool.from_models([own(), gray])
+        ModelPool.from_models([own(), gray(name="gray", domain="g")])
 
 
 def test_features_come_from_the_last_linear_layer_that_runs():
@@ -107,8 +161,9 @@ def test_features_come_from_the_last_linear_layer_that_runs():
     assert own(Net()).features(torch.rand(2, 3, 16, 16)).shape == (2, 4)
 
 
-def test_a_model_without_features_is_refused_before_it_is_asked_for_them():
-    pool = ModelPool.from_models([own(nn.Sequential(nn.Conv2d(3, 3, 16), nn.Flatten()))])
+@pytest.mark.parametrize("arch", ["own", "conv4"])
+def test_a_model_without_features_is_refused_before_it_is_asked_for_them(arch):
+    pool = ModelPool.from_models([own(nn.Sequential(nn.Conv2d(3, 3, 16), nn.Flatten()), arch=arch)])
     method = get_method("pool_features")
     with pytest.raises(TypeError, match="own has no features"):
         method.meta_train(pool, method.Config(), seed=0)
@@ -122,6 +177,29 @@ def test_a_model_without_features_is_refused_before_it_is_asked_for_them():
         (lambda: MethodConfig(width=0), "width must be at least 1"),
         (lambda: MethodConfig(inner_lr=-1.0), "inner_lr must be at least 0"),
         (lambda: MethodConfig(inner_lr=float("nan")), "inner_lr must be at least 0, got nan"),
+        (lambda: MethodConfig(inner_lr=INF), "inner_lr must be finite, got inf"),
+        (lambda: MethodConfig(head="foo"), "head is one of maml, anil, prototypes, got 'foo'"),
+        (lambda: MethodConfig(arch="foo"), "arch is one of conv4, resnet10, resnet18, got 'foo'"),
+        (lambda: MethodConfig(device="foo"), "device is 'foo', which torch does not find"),
+        (lambda: FreeConfig(lambda_bn=NAN), "lambda_bn must be finite, got nan"),
+        (lambda: FreeConfig(generator_lr=NAN), "generator_lr must be finite"),
+        (lambda: PoolConfig(learning_rate=NAN), "learning_rate must be finite"),
+        (lambda: DroConfig(gamma=NAN), "gamma must be finite"),
+        (lambda: DroConfig(ascent_lr=INF), "ascent_lr must be finite"),
+        (lambda: PoolDistillationConfig(student_whitening=INF), "student_whitening must be finite"),
+        (lambda: PoolDistillationConfig(lr=-1.0), "lr must be at least 0, got -1.0"),
+        (lambda: PoolDistillationConfig(temperature=0.0), "temperature must be above 0, got 0.0"),
+        (lambda: PoolOpinionsConfig(whitening=NAN), "whitening must be finite"),
+        (lambda: PoolOpinionsConfig(temperature=0.0), "temperature must be above 0"),
+        (lambda: PoolOpinionsConfig(temperature=-1.0), "temperature must be above 0"),
+        (lambda: PoolOpinionsConfig(embedding=0), "embedding must be at least 1"),
+        (lambda: PoolOpinionsConfig(procedural=0), "procedural must be at least 2"),
+        (lambda: PoolOpinionsConfig(procedural=1), "procedural must be at least 2"),
+        (lambda: PoolOpinionsConfig(head="maml"), "head is one of prototypes, got 'maml'"),
+        (lambda: PoolOpinionsConfig(centre="foo"), "centre is one of none, support, episode"),
+        (lambda: PoolFeaturesConfig(head="maml"), "head is one of prototypes, got 'maml'"),
+        (lambda: PoolFeaturesConfig(centre="foo"), "centre is one of none, support, episode"),
+        (lambda: OtaConfig(regularisation=0.0), "regularisation must be above 0, got 0.0"),
         (lambda: InversionConfig(ngf=0), "ngf must be at least 1"),
         (lambda: InversionConfig(augment_padding=-1), "augment_padding must be at least 0"),
         (lambda: FreeConfig(rounds=-1), "rounds must be at least 0"),
@@ -140,6 +218,17 @@ def test_a_model_without_features_is_refused_before_it_is_asked_for_them():
 def test_settings_out_of_range(make, words):
     with pytest.raises(ValueError, match=words):
         make()
+
+
+def test_plain_fusion_is_an_infinite_gamma():
+    assert DroConfig(gamma=INF).gamma == INF
+
+
+def test_a_device_of_another_machine_is_no_error_before_it_is_used():
+    check_device("cuda:99")
+    with pytest.raises(ValueError, match="device is 'cuda:99', which torch does not find"):
+        check_device("cuda:99", here=True)
+    check_device("cpu", here=True)
 
 
 @pytest.mark.parametrize(
@@ -171,23 +260,48 @@ def test_bidf_mkd_says_that_it_could_never_replay():
     ],
 )
 def test_statistics_that_a_model_does_not_have_are_not_waited_for(name, config):
-    models = [tiny_model(0, n_way=3) if name == "bidf_mkd" else tiny_model(0), own()]
+    models = [tiny_model(0, n_way=3) if name == "bidf_mkd" else tiny_model(0), own(arch="conv4")]
     with pytest.raises(ValueError, match="own has no BatchNorm2d layer with running statistics: set la"):
         get_method(name).meta_train(ModelPool.from_models(models), config, seed=0)
 
 
 def test_gray_pools_are_distilled_without_procedural_images():
-    pool = ModelPool.from_models([own(plain(3, 1), mean=(0.5,), std=(0.2,))])
+    pool = ModelPool.from_models([gray()])
     method, fields = (
         get_method("pool_distillation"),
         {"lambda_bn": 0.0, "adapt_steps": 1, "ngf": 4, "z_dim": 8},
     )
-    with pytest.raises(ValueError, match="Procedural images have 3 channels, not 1: set"):
+    with pytest.raises(ValueError, match="Procedural images have 3 channels, not 1: set procedural=0"):
         method.meta_train(pool, PoolDistillationConfig(**fields), seed=0)
     small = {"recovered": 60, "mixed": 0, "epochs": 1, "batch_size": 16, "embedding": 4, "width": 4}
     config = PoolDistillationConfig(procedural=0, warmup_rounds=0, **small, **fields)
     learner = method.meta_train(pool, config, seed=0)
     assert learner.embed(torch.rand(2, 1, 16, 16)).shape == (2, 4)
+
+
+def test_gray_pools_have_no_opinion_of_procedural_images():
+    pool, opinions = ModelPool.from_models([gray()]), get_method("pool_opinions")
+    with pytest.raises(ValueError, match="not 1, and Pool opinions knows no other images: take pool_feat"):
+        opinions.meta_train(pool, opinions.Config(), seed=0)
+
+
+@pytest.mark.parametrize("name", ["average", "ota", "dro"])
+def test_own_networks_are_not_fused_whatever_they_are_called(name):
+    module = plain(3)
+    module.width = 4
+    pool, method = ModelPool.from_models([own(module, arch="conv4")]), get_method(name)
+    with pytest.raises(ValueError, match=r"fuses the weights of freelib's networks only, and own is another"):
+        method.meta_train(pool, method.Config(width=4), seed=0)
+
+
+def test_weights_on_disk_are_finite(tmp_path):
+    model = tiny_model(0)
+    with torch.no_grad():
+        model.module.encoder[0].conv.weight[0] = NAN
+    save_member(model, tmp_path)
+    pool = ModelPool.load(tmp_path)
+    with pytest.raises(ValueError, match=r"tiny-conv4-0000.safetensors: encoder.0.conv.weight is not finite"):
+        pool[0]
 
 
 def test_a_checkpoint_of_another_run_is_not_taken_up(tmp_path):

@@ -2,6 +2,7 @@ import json
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
@@ -10,9 +11,11 @@ from click.testing import CliRunner
 from fake_methods import TINY
 
 from freelib.cli import VERBS, main
+from freelib.experiments.units import Unit, unit_config
 from freelib.methods import METHODS
 from freelib.notebooks import write_notebook
 from freelib.profiles import PROFILES
+from freelib.records import plain
 
 
 @pytest.fixture
@@ -141,6 +144,33 @@ def test_a_learner_of_another_run_is_not_written_over(run, tmp_path):
     assert (other.code, "l holds the learner of a run with another seed" in other.err) == (2, True)
     assert {path.name: path.read_bytes() for path in (tmp_path / "l").iterdir()} == before
     assert run("train", "random", "--out", "l").code == 0  # the same run again
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("--set head=foo", "head is one of"),
+        ("--set inner_lr=nan", "inner_lr"),
+        ("--set device=quatsch", "device is 'quatsch', which torch does not find"),
+        ("--set device=cuda:99", "device is 'cuda:99', which torch does not find"),
+        ("--select-on cub", "FREELIB_DATA|is not in"),
+        ("--seed 1", "l holds the learner of a run with another seed"),
+        ("--n-shot 5", "l holds the learner of a run with another config"),
+    ],
+)
+def test_no_pool_is_pretrained_for_a_run_that_is_refused(run, monkeypatch, words, sentence):
+    config = unit_config(Unit("train", "random", "cifar-fs", 1, 0), PROFILES["smoke"])
+    about = {"method": "random", "config": plain(config), "seed": 0}
+    rest = dict.fromkeys(("kind", "rule", "images", "pool", "pool_digest"))
+    Path("l").mkdir()
+    Path("l/learner.json").write_text(json.dumps(about | rest))
+    started = []
+    monkeypatch.setattr("freelib.experiments.pools.pretrain_into", lambda *_, **__: started.append(1))
+    result = run("train", "random", "--out", "l", *words.split())
+    assert (result.code, started) == (2, [])
+    assert any(part in result.err for part in sentence.split("|"))
+    run("train", "random", "--out", "new", "--select-on", "cub")
+    assert not Path("new").exists()
 
 
 def test_a_method_in_the_folder_where_one_is(run, tmp_path):

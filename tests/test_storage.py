@@ -156,12 +156,14 @@ def test_a_damaged_checkpoint_is_set_aside_and_counts_as_none(tmp_path):
     checkpoint = Checkpoint(tmp_path / "run.pt")
     checkpoint.save({"round": 1, "x": torch.ones(1000)})
     whole = checkpoint.file.read_bytes()
-    for damaged in (b"", whole[:10], whole[: len(whole) // 2], b"x" * 100):
+    for number, damaged in enumerate((b"", whole[:10], whole[: len(whole) // 2], b"x" * 100), 1):
         checkpoint.file.write_bytes(damaged)
         with pytest.warns(UserWarning, match=r"run.pt is damaged \(.*\); moved to run.pt.damaged"):
             assert checkpoint.load() is None
         assert not checkpoint.file.exists()
-        assert (tmp_path / "run.pt.damaged").read_bytes() == damaged
+        end = "" if number == 1 else f"-{number}"
+        assert (tmp_path / f"run.pt.damaged{end}").read_bytes() == damaged
+    assert (tmp_path / "run.pt.damaged").read_bytes() == b""  # the first one is still there
 
 
 @pytest.mark.parametrize(

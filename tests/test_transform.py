@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 
+import pytest
 import torch
 import torch.nn.functional as F
 from tiny_models import rng
@@ -37,6 +38,19 @@ def test_constants_made_in_inference_mode_serve_training():
     x = torch.rand(1, 3, 4, 4, requires_grad=True)
     transform(x).sum().backward()
     torch.testing.assert_close(x.grad[0, :, 0, 0], 1 / torch.tensor(STD))
+
+
+@pytest.mark.parametrize(
+    ("change", "got"),
+    [
+        (lambda x: x.mul(255).byte(), r"\(2, 3, 4, 4\) torch.uint8"),
+        (lambda x: x[:, :1], r"\(2, 1, 4, 4\)"),
+        (lambda x: x[0], r"\(3, 4, 4\)"),
+    ],
+)
+def test_images_that_are_none_are_refused(change, got):
+    with pytest.raises(ValueError, match=rf"Images are \(n, 3, H, W\), float in \[0, 1\], got {got}"):
+        ImageTransform(MEAN, STD, 4)(change(torch.rand(2, 3, 4, 4, generator=rng())))
 
 
 def test_it_can_be_copied_and_pickled():

@@ -57,6 +57,7 @@ def train(
     of the pool is seen, and without --select-on no other image either. A run that was stopped goes on where
     it was.
     """
+    from freelib.checks import check_device
     from freelib.datasets import load_dataset
     from freelib.experiments.learners import check_room, save_learner
     from freelib.experiments.pools import pool_seed, pretrain_into
@@ -75,10 +76,16 @@ def train(
     name = select_on or trained_on
     unit = Unit("train", method, name, n_shot, seed, parse_overrides(settings))
     config = unit_config(unit, chosen)
+    # What can be refused is refused before the pool is pre-trained, which takes long.
+    for device in {config.device} if pool_folder else {config.device, chosen.device}:
+        check_device(device, here=True)
+    progress = Progress(f"train {method}")
+    monitor = Run(unit, chosen).monitor(progress.note) if select_on else None
+    check_room(out, method=method, config=config, seed=seed)
     if pool_folder is None:
-        with Progress("pool") as progress:
+        with Progress("pool") as bar:
             own = pool_seed(chosen, seed)
-            pool, pool_folder = pretrain_into(trained_on, chosen, own, progress=progress)
+            pool, pool_folder = pretrain_into(trained_on, chosen, own, progress=bar)
     else:
         pool = ModelPool.load(pool_folder, device=config.device)
     oracle = (
@@ -89,8 +96,7 @@ def train(
     check_room(out, method=method, config=config, seed=seed, pool=pool)
     checkpoint = Checkpoint(out / f"checkpoint-{run}.pt")
     began = clocks()
-    with Progress(f"train {method}") as progress:
-        monitor = Run(unit, chosen).monitor(progress.note) if select_on else None
+    with progress:
         learner = trained_with.meta_train(
             pool, config, seed=seed, monitor=monitor, checkpoint=checkpoint, **oracle
         )

@@ -61,12 +61,18 @@ def save_learner(
     write_atomically(folder / "learner.json", text.encode())
 
 
-def check_room(folder: Path, *, method: str, config: MethodConfig, seed: int, pool: ModelPool) -> None:
-    """Makes the folder. Raises ValueError where it holds the learner of another run: it would be lost."""
+def check_room(
+    folder: Path, *, method: str, config: MethodConfig, seed: int, pool: ModelPool | None = None
+) -> None:
+    """Makes the folder. Raises ValueError where it holds the learner of another run: it would be lost.
+
+    pool: None where it is not there yet: all else is compared
+    """
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "learner.json").is_file():
         there = read_learner_description(folder)
-        run = {"method": method, "config": plain(config), "seed": seed, "pool_digest": pool.digest}
+        run = {"method": method, "config": plain(config), "seed": seed}
+        run |= {} if pool is None else {"pool_digest": pool.digest}
         other = [name for name, value in run.items() if there.get(name) != value]
         if other:
             raise ValueError(

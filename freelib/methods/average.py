@@ -12,7 +12,10 @@ from freelib.storage import Checkpoint
 
 
 def require_same_architecture(pool: ModelPool, config: MethodConfig, method: str) -> None:
-    """Raises ValueError where weights can't be fused: of a mixed pool, or into another kind of student."""
+    """Raises ValueError where weights can't be fused: of own networks, a mixed pool, into another student."""
+    own = [d["name"] for d in pool.descriptions if d.get("own")]
+    if own:
+        raise ValueError(f"{method} fuses the weights of freelib's networks only, and {own[0]} is another.")
     kinds = {(d["arch"], d["width"]) for d in pool.descriptions}
     if len(kinds) > 1:
         raise ValueError(

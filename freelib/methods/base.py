@@ -10,9 +10,9 @@ from typing import Any, ClassVar
 
 import torch
 
-from freelib.backbones import Backbone, build_backbone
-from freelib.checks import check_at_least, check_one_of
-from freelib.meta_learner import MetaLearner
+from freelib.backbones import ARCHITECTURES, Backbone, build_backbone
+from freelib.checks import check_at_least, check_device, check_finite, check_one_of
+from freelib.meta_learner import HEADS, MetaLearner
 from freelib.pool import ModelPool
 from freelib.storage import Checkpoint
 
@@ -30,9 +30,9 @@ class MethodConfig:
     device: where it is trained; precision: float32, or bfloat16 for the convolutions of what recovers images,
       of the pool's answers and of a student with prototypes; one that learns by inner steps is float32 always
 
-    Raises ValueError for another precision, for numbers out of range, and where a method's own settings don't
-    fit. A dataclass calls the first of its bases' checks only: a config with its own `__post_init__` calls
-    them all.
+    Raises ValueError for another arch, head, device or precision, for numbers that are out of range or not
+    finite, and where a method's own settings don't fit. A dataclass calls the first of its bases' checks
+    only: a config with its own `__post_init__` calls them all.
     """
 
     n_way: int = 5
@@ -48,8 +48,10 @@ class MethodConfig:
     precision: str = "float32"
 
     def __post_init__(self) -> None:
-        check_one_of(self, precision=PRECISIONS)
+        check_one_of(self, arch=ARCHITECTURES, head=HEADS, precision=PRECISIONS)
+        check_device(self.device)
         check_at_least(self, n_way=2, n_shot=1, n_query=1, width=1, inner_lr=0, inner_steps=0, test_steps=0)
+        check_finite(self)
 
     def backbone_fields(self) -> dict[str, Any]:
         """What the method decides of `build_backbone`: n_way class scores, BatchNorm on batch statistics."""

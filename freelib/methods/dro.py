@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -35,7 +36,7 @@ class DroConfig(MethodConfig):
     hidden: int = 64
     rank: int = 32
     lr: float = 3e-3
-    gamma: float = 0.01
+    gamma: float = field(default=0.01, metadata={"allowed": math.inf})
     ascent_steps: int = 5
     ascent_lr: float = 10.0
     draws: int = 0

@@ -9,7 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from freelib.checks import check_one_of
+from freelib.checks import check_above_zero, check_one_of
 from freelib.meta_learner import MetaLearner
 from freelib.methods.average import require_same_architecture
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student
@@ -34,8 +34,7 @@ class OtaConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_one_of(self, transport=TRANSPORTS)
-        if self.regularisation <= 0:
-            raise ValueError(f"regularisation must be above 0, got {self.regularisation}.")
+        check_above_zero(self, "regularisation")
 
 
 def transport_plan(cost: Tensor, kind: str = "exact", regularisation: float = 0.05) -> Tensor:

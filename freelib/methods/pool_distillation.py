@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from freelib.backbones import Backbone
-from freelib.checks import check_at_least, check_batchnorm, check_one_of
+from freelib.checks import check_above_zero, check_at_least, check_batchnorm, check_one_of
 from freelib.episodes import images_to_float, images_to_uint8
 from freelib.generator import MetaGenerator, recover_round
 from freelib.inversion import InversionConfig
@@ -69,7 +69,8 @@ class PoolDistillationConfig(MethodConfig, InversionConfig):
             part.__post_init__(self)
         check_one_of(self, head=("prototypes",), centre=CENTRES, teach=TEACH)  # what embeds has no inner loop
         check_at_least(self, recovered=0, procedural=0, mixed=0, warmup_rounds=0, meta_batch=1, embedding=1)
-        check_at_least(self, epochs=1, batch_size=2)
+        check_at_least(self, epochs=1, batch_size=2, lr=0, weight_decay=0)
+        check_above_zero(self, "temperature")
         if self.recovered + self.procedural < self.batch_size:
             raise ValueError(
                 f"Distillation needs a batch of {self.batch_size} images, got {self.recovered} recovered "
@@ -180,7 +181,7 @@ class PoolDistillation(Method):
     ) -> MetaLearner:
         """See `Method.meta_train`. A killed run goes on after the last of: recovery, answers, an epoch."""
         if config.procedural:
-            check_colour(pool.channels)
+            check_colour(pool.channels, ": set procedural=0")
         if config.recovered and config.lambda_bn:
             check_batchnorm(pool)
         pool = pool.to(config.device)

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freelib.checks import check_features
-from freelib.meta_learner import MetaLearner
+from freelib.checks import check_features, check_one_of
+from freelib.meta_learner import CENTRES, MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor
 from freelib.pool import ModelPool, PretrainedModel
 from freelib.storage import Checkpoint
@@ -23,6 +23,10 @@ class PoolFeaturesConfig(MethodConfig):
 
     head: str = "prototypes"
     centre: str = "episode"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_one_of(self, head=("prototypes",), centre=CENTRES)  # what is frozen has no inner loop
 
 
 class JointFeatures(nn.Module):

@@ -6,24 +6,29 @@ from dataclasses import dataclass
 
 import torch
 
+from freelib.checks import check_above_zero, check_at_least
 from freelib.joint_opinion import JointOpinion
 from freelib.meta_learner import MetaLearner
-from freelib.methods.base import Method, MethodConfig, Monitor, stream_seed
+from freelib.methods.base import Method, Monitor, stream_seed
+from freelib.methods.pool_features import PoolFeaturesConfig
 from freelib.pool import ModelPool
-from freelib.procedural import procedural_images
+from freelib.procedural import check_colour, procedural_images
 from freelib.storage import Checkpoint
 
 
 @dataclass(frozen=True)
-class PoolOpinionsConfig(MethodConfig):
+class PoolOpinionsConfig(PoolFeaturesConfig):
     """temperature, whitening, embedding: of the joint opinion, its axes fitted on `procedural` images."""
 
-    head: str = "prototypes"
-    centre: str = "episode"
     temperature: float = 4.0
     whitening: float = 0.25
     embedding: int = 128
     procedural: int = 4000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(self, embedding=1, procedural=2)  # one image has no axes
+        check_above_zero(self, "temperature")
 
 
 class PoolOpinions(Method):
@@ -50,7 +55,11 @@ class PoolOpinions(Method):
         monitor: Monitor | None = None,
         checkpoint: Checkpoint | None = None,
     ) -> MetaLearner:
-        """See `Method.meta_train`; random are the procedural images alone."""
+        """See `Method.meta_train`; random are the procedural images alone.
+
+        Raises ValueError for a pool of gray models.
+        """
+        check_colour(pool.channels, ", and Pool opinions knows no other images: take pool_features")
         rng = torch.Generator().manual_seed(stream_seed(seed, "images"))
         images = procedural_images(config.procedural, pool.image_size, rng, mean=pool.mean, std=pool.std)
         models = [model.to(config.device) for model in pool]
