@@ -17,8 +17,8 @@ EMBEDDED = {
     ),
     "figure1_meta_training": (
         "Models that the meta-generator never met, after five steps, while it trains",
-        "Agreement (left) and inversion loss (right) after the last pass, a colour for each meta-learning "
-        "rate. Thick lines are means over the models, thin lines the single models; round 0 is an untrained "
+        "Agreement (left) and inversion loss (right) after the last pass, a row a seed, a colour for each "
+        "meta-learning rate. Thick lines are means over the models, thin lines the single models; round 0 is an untrained "
         "generator.",
     ),
     "figure2": (
@@ -72,7 +72,7 @@ EMBEDDED = {
         "Accuracy on the meta-validation classes while training",
         "A line a method and number of shots, over the share of its own training; without a number where one "
         "training serves all. Lines are means over seeds; where there are several, the shading reaches from "
-        "the lowest seed to the highest. A single marker is a method with one look.",
+        "the lowest seed to the highest. Methods with one look are named, not drawn.",
     ),
 }
 """By name: a title, and what is seen."""
