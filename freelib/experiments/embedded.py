@@ -18,8 +18,8 @@ EMBEDDED = {
     "figure1_meta_training": (
         "Models that the meta-generator never met, after five steps, while it trains",
         "Agreement (left) and inversion loss (right) after the last pass, a row a seed, a colour for each "
-        "meta-learning rate. Thick lines are means over the models, thin lines the single models; round 0 is an untrained "
-        "generator.",
+        "meta-learning rate. Thick lines are means over the models, thin lines the single models; round 0 is "
+        "an untrained generator.",
     ),
     "figure2": (
         "The pool's models, and the distances of the tasks recovered from them",
