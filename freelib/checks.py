@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,6 +13,12 @@ from freelib.backbones import ARCHITECTURES
 
 if TYPE_CHECKING:
     from freelib.pool import ModelPool, PretrainedModel
+
+NUMBER = int | float
+_MODEL = {
+    "arch": str, "domain": str, "class_names": [str], "mean": [NUMBER], "std": [NUMBER], "image_size": int,
+    "width": int | None, "accuracy": NUMBER | None, "seconds": NUMBER | None, "training": dict | None,
+}  # fmt: skip
 
 
 def check_at_least(config: Any, **least: float) -> None:
@@ -37,6 +44,29 @@ def check_metadata(
         raise ValueError(f"{name}: class_names is at least two names, no two alike, got {class_names!r}.")
     if len(mean) != len(std) or not all(0 < value < float("inf") for value in std):
         raise ValueError(f"{name}: mean and std are a number a channel, std above 0, got {mean}, {std}.")
+
+
+def misfits(found: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
+    """Names under which there is nothing, or a value of another kind; the kind [T] is a list of T."""
+
+    def fits(value: Any, kind: Any) -> bool:
+        if isinstance(kind, list):
+            return isinstance(value, list) and all(fits(item, kind[0]) for item in value)
+        return isinstance(value, kind) and not isinstance(value, bool)
+
+    return [name for name, kind in kinds.items() if not fits(found.get(name), kind)]
+
+
+def check_description(file: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """The same. Raises ValueError, naming the file, where what it says of a model can't be meant."""
+    wrong = misfits(found, _MODEL)
+    if not wrong:
+        wrong = [name for name in ("image_size", "width") if found[name] is not None and found[name] < 1]
+        wrong += ["arch"] if found["arch"] not in ARCHITECTURES else []
+    if wrong:
+        raise ValueError(f"{file}: {wrong[0]} is {found.get(wrong[0])!r}: delete it to train it again.")
+    check_metadata(str(file), found["class_names"], found["mean"], found["std"])
+    return found
 
 
 def check_descriptions(descriptions: Sequence[Mapping[str, Any]]) -> None:

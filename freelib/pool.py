@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from freelib.backbones import ARCHITECTURES, Backbone, build_backbone
-from freelib.checks import check_descriptions, check_members, check_metadata, tensors_of
+from freelib.checks import check_description, check_descriptions, check_members, check_metadata, tensors_of
 from freelib.storage import load_tensors, save_tensors, tensors_digest, write_atomically
 from freelib.transform import ImageTransform
 
@@ -265,7 +265,7 @@ def read_description(file: Path) -> dict[str, Any]:
         raise ValueError(
             f"{file} describes {description['name']!r}: the file and the model must share a name."
         )
-    return description
+    return check_description(file, description)
 
 
 def load_member(folder: Path, description: dict[str, Any]) -> PretrainedModel:
