@@ -57,6 +57,8 @@ def test_help_is_quick_because_nothing_heavy_is_imported():
         ("train random --out x --set turns", "expected field=value"),
         ("train random --out x --dataset cub", "FREELIB_DATA|is not in"),
         ("pool pretrain --set models=3", "PoolConfig has no field models"),
+        ("pool pretrain --set archs=[foo]", "archs are some of conv4"),
+        ("pool pretrain --set archs=[1", "'[1' is no value in YAML"),
         ("reproduce", "there are no notebooks in notebooks"),
         ("notebooks", "there are no notebooks in notebooks"),
         ("reproduce --profile huge", "is not one of"),
@@ -130,6 +132,21 @@ def test_from_a_pool_to_an_accuracy(run, tmp_path):
     assert again.code == 0, again.err
     assert "Random trained" in again.out
     assert summary["models"] in [row["models"] for row in json.loads(run("pool", "list", "--json").out)]
+
+
+def test_a_damaged_pool_is_listed_beside_the_others(run, tmp_path, monkeypatch):
+    pools = tmp_path / "cache" / "pools"
+    assert run("pool", "pretrain", "--folder", str(pools / "whole"), "--set", "n_models=1").code == 0
+    (pools / "bad").mkdir()
+    (pools / "bad" / "m.json").write_text("{")
+    monkeypatch.setenv("FREELIB_CACHE", str(tmp_path / "cache"))
+    listed = run("pool", "list")
+    assert listed.code == 0
+    _, bad, whole = listed.out.splitlines()
+    assert "bad" in bad
+    assert "damaged: " in bad
+    assert "conv4" in whole
+    assert [row["models"] for row in json.loads(run("pool", "list", "--json").out)] == [0, 1]
 
 
 def test_a_learner_of_another_run_is_not_written_over(run, tmp_path):
