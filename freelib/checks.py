@@ -6,15 +6,19 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import fields
 from numbers import Integral
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from freelib.backbones import Backbone
+from freelib.backbones import ARCHITECTURES, Backbone
 
 if TYPE_CHECKING:
     from freelib.pool import ModelPool, PretrainedModel
+
+NUMBER = int | float
+_MODEL = {"class_names": [str], "width": int | None, "seconds": NUMBER | None, "training": dict | None}
 
 
 def check_at_least(config: Any, **least: float) -> None:
@@ -100,6 +104,27 @@ def check_metadata(owner: object, about: Mapping[str, Any]) -> None:
         wrong = ["mean and std have a number for each channel"]
     if wrong:
         raise ValueError(f"{owner}: {'; '.join(wrong)}.")
+
+
+def misfits(found: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
+    """Names under which there is nothing, or a value of another kind; the kind [T] is a list of T."""
+
+    def fits(value: Any, kind: Any) -> bool:
+        if isinstance(kind, list):
+            return isinstance(value, list) and all(fits(item, kind[0]) for item in value)
+        return isinstance(value, kind) and not isinstance(value, bool)
+
+    return [name for name, kind in kinds.items() if not fits(found.get(name), kind)]
+
+
+def check_description(file: Path, found: dict[str, Any]) -> dict[str, Any]:
+    """The same. Raises ValueError, naming the file, where what it says of a model can't be meant."""
+    check_metadata(file, found)
+    wrong = misfits(found, _MODEL) or (["width"] if found["width"] is not None and found["width"] < 1 else [])
+    wrong += ["arch"] if found["arch"] not in ARCHITECTURES else []
+    if wrong:
+        raise ValueError(f"{file}: {wrong[0]} is {found.get(wrong[0])!r}: delete it to train it again.")
+    return found
 
 
 def check_descriptions(descriptions: Sequence[Mapping[str, Any]]) -> None:

@@ -48,12 +48,15 @@ def images_to_float(images: Tensor) -> Tensor:
 
 
 def checked_images(images: Tensor, channels: int) -> Tensor:
-    """The same images. Raises ValueError where they are not `(n, channels, H, W)`, or not in [0, 1].
+    """The same images. Raises ValueError where they are no such tensor `(n, channels, H, W)`.
 
     Values are looked at on the CPU only, since a GPU would have to be waited for, and may be a tenth off:
     some ways to resize overshoot.
     """
-    if images.ndim != 4 or images.shape[1] != channels:
+    if not isinstance(images, Tensor) or not (images.dtype == torch.uint8 or images.is_floating_point()):
+        found = f"{type(images).__name__} {getattr(images, 'dtype', '')}"
+        raise ValueError(f"Images are a tensor, uint8 in 0…255 or float in [0, 1], got a {found}.")
+    if images.ndim != 4 or images.shape[1] != channels or not min(images.shape[2:]):
         raise ValueError(f"Images are (n, {channels}, H, W) here, got {tuple(images.shape)}.")
     if images.is_floating_point() and images.device.type == "cpu" and len(images):
         least, most = images.aminmax()
@@ -64,6 +67,8 @@ def checked_images(images: Tensor, channels: int) -> Tensor:
 
 def check_labels(images: Tensor, labels: Tensor) -> None:
     """Raises ValueError where there is not one class index, int64, for each of at least one image."""
+    if not isinstance(labels, Tensor):
+        raise ValueError(f"Labels are a tensor (n,) int64, got a {type(labels).__name__}: torch.as_tensor.")
     if labels.shape != (len(images),) or labels.dtype != torch.int64 or not len(labels):
         raise ValueError(
             f"One label an image is expected, (n,) int64; got {len(images)} support images and labels "

@@ -230,15 +230,16 @@ class MetaLearner:
 
         Classes above the largest label are no answers: of a 5-way learner three make a 3-way classifier.
 
-        Raises ValueError where images or labels are not such, a label is out of range, or a head of
-        prototypes is given labels with gaps.
+        Raises ValueError where images or labels are not such, a label is out of range, steps are below 0, or
+        a head of prototypes is given labels with gaps.
         """
+        if (steps := self.inner_steps if steps is None else steps) < 0:
+            raise ValueError(f"steps must be at least 0, got {steps}.")
         most = self.check_support(images, labels)
         labels = labels.to(self.device)  # read before: on the host that waits for nothing
         if self.head == "prototypes":
             with torch.no_grad():
                 return PrototypeClassifier(self, self.embed(images), labels, most + 1)
-        steps = self.inner_steps if steps is None else steps
         # Learning needs gradients, also where the caller has switched them off. A tensor that was made in
         # inference mode can't be saved for one, its copy can.
         with torch.inference_mode(False), torch.enable_grad():

@@ -12,6 +12,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
+from freelib import checks
 from freelib.backbones import ARCHITECTURES, Backbone, build_backbone
 from freelib.checks import check_descriptions, check_members, check_metadata, check_state, is_own, tensors_of
 from freelib.storage import load_tensors, save_tensors, tensors_digest, write_atomically
@@ -262,10 +263,8 @@ def read_description(file: Path) -> dict[str, Any]:
         words = "does not describe a model of a freelib pool (your own: freelib.own_models.read_own_models)"
         raise ValueError(f"{file} {words}: {', '.join(sorted(missing))} missing.")
     if description["name"] != file.stem:  # the name says which file of weights is read
-        raise ValueError(
-            f"{file} describes {description['name']!r}: the file and the model must share a name."
-        )
-    return description
+        raise ValueError(f"{file} describes {description['name']!r}: file and model must share a name.")
+    return checks.check_description(file, description)
 
 
 def load_member(folder: Path, description: dict[str, Any]) -> PretrainedModel:

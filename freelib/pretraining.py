@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freelib.augmentation import random_crop_flip
-from freelib.backbones import build_backbone
+from freelib.backbones import ARCHITECTURES, build_backbone
 from freelib.checks import check_at_least, check_finite, check_one_of
 from freelib.datasets import FewShotDataset
 from freelib.environment import keep_freed_memory, process_context
@@ -48,9 +48,11 @@ class PoolConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        check_at_least(self, n_models=1, n_way=2, epochs=0, batch_size=2)
+        check_at_least(self, n_models=1, n_way=2, epochs=0, batch_size=2, width=1)
         check_one_of(self, precision=("float32", "bfloat16"))
         check_finite(self)
+        if not self.archs or not set(self.archs) <= set(ARCHITECTURES):
+            raise ValueError(f"archs are some of {', '.join(ARCHITECTURES)}, got {list(self.archs)}.")
         if not 0 < self.holdout < 1:
             raise ValueError(f"holdout is a share between 0 and 1, got {self.holdout}.")
 

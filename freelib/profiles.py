@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from freelib.checks import check_at_least
 from freelib.experiments.sizes import CPU, PAPER, SMOKE
 from freelib.methods import METHODS
 
@@ -31,8 +32,12 @@ class Profile:
     pool_seed: one pool for all seeds of the methods, or None: each seed has a pool of its own
     monitor_every: rounds between two scores on the meta-validation classes
     overrides: by method, fields of its config; those under "*" go to every method that has the field, those
-      under "free 5" to that method with 5 shots; "recovery_cost" and "meta_training" are measurements
+      under "free 5" to that method with 5 shots; "recovery_cost" and "meta_training" are measurements;
+      a method of one's own goes by its path, "module:Class"
     workers: runs side by side, each a process of `threads` threads
+
+    Raises ValueError for numbers out of range, for no data set, method, shots or seed, and for a key of
+    `overrides` that is none of those.
     """
 
     name: str
@@ -60,6 +65,17 @@ class Profile:
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
     sensitivity: Mapping[str, tuple[int, ...]] = field(default_factory=dict, hash=False)
     experiments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, hash=False)
+
+    def __post_init__(self) -> None:
+        check_at_least(self, n_way=2, n_query=1, n_episodes=1, validation_episodes=1, monitor_every=0)
+        check_at_least(self, image_size=1, workers=1, threads=1)
+        shots = min(self.shots, default=0) > 0
+        if not all((shots, self.datasets, self.methods, self.seeds, *self.seeds_by_dataset.values())):
+            raise ValueError(f"{self.name} needs a data set, a method, a seed, and shots from 1 on.")
+        for key in self.overrides.keys() - {"*", "recovery_cost", "meta_training"}:
+            name, _, n_shot = key.partition(" ")
+            if not (name in METHODS or ":" in name) or not (n_shot.isdecimal() or name == key):
+                raise ValueError(f"overrides has {key!r}, no method ({', '.join(METHODS)}, module:Class).")
 
     def seeds_for(self, dataset: str) -> tuple[int, ...]:
         """The seeds that methods run with on a data set."""

@@ -14,6 +14,7 @@ import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from freelib.storage import set_aside, write_atomically
@@ -124,7 +125,8 @@ def config_digest(fields: Mapping[str, Any]) -> str:
 def complete(fields: Mapping[str, Any]) -> Record:
     """A whole record from the fields that apply: the others null, schema and digest filled in.
 
-    Raises RecordError for an unknown field, a missing one that is needed, or one of the wrong type.
+    Raises RecordError for an unknown field, a missing one that is needed, one of the wrong type, or one that
+    JSON has no form for.
     """
     record: Record = dict.fromkeys(FIELDS)
     unknown = sorted(set(fields) - set(FIELDS))
@@ -132,6 +134,10 @@ def complete(fields: Mapping[str, Any]) -> Record:
         raise RecordError(f"a record has no field {', '.join(unknown)}; put it under 'extra'")
     record.update({name: plain(value) for name, value in fields.items()})
     record["schema"] = SCHEMA
+    try:
+        json.dumps(record)
+    except TypeError as error:
+        raise RecordError(f"a record holds numbers, strings, lists and mappings alone ({error})") from error
     record["config_digest"] = config_digest(record)
     validate(record)
     return record
@@ -174,6 +180,15 @@ class RecordStore:
         lines = (f" {json.dumps(name)}: {json.dumps(record[name], allow_nan=False)}" for name in FIELDS)
         write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
         return path
+
+    def check_writable(self, experiment: str) -> None:
+        """Makes the experiment's folder. Raises ValueError where no record can be written into it."""
+        folder = self.root / experiment
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise ValueError(f"no record can be written into {folder} ({error}): choose another") from error
 
     def get(self, experiment: str, digest: str) -> Record | None:
         """The record, or None if there is none.
@@ -220,7 +235,7 @@ class RecordStore:
     def _read(self, path: Path) -> Record | None:
         try:
             text = path.read_text(encoding="utf-8")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         except UnicodeDecodeError as error:
             set_aside(path, error)

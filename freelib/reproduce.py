@@ -18,6 +18,7 @@ from nbformat import NotebookNode
 from nbformat.v4 import new_output
 from papermill import PapermillExecutionError, execute_notebook
 
+from freelib.experiments.units import check_choices
 from freelib.notebooks import (
     KERNEL,
     check_parameters,
@@ -63,10 +64,11 @@ def reproduce(
     offered: parameters for those notebooks that have them; required: parameters that each chosen notebook
     must have
 
-    Raises ValueError, before anything runs, for an unknown profile, notebook or parameter, or one of another
-    type.
+    Raises ValueError, before anything runs, for an unknown profile, notebook or parameter, one of another
+    type, and a data set or method that there is not; PROFILE and RESULTS are given as arguments alone.
     """
     settings, folder = get_profile(profile), Path(results) / profile
+    check_choices({**(offered or {}), **(required or {})})
     everything = find_notebooks(notebooks)
     # relative, so that no machine's paths get into executed notebooks
     fixed = {"PROFILE": profile, "RESULTS": Path(os.path.relpath(results, notebooks)).as_posix()}

@@ -60,6 +60,8 @@ def test_help_is_quick_because_nothing_heavy_is_imported():
         ("train random --out x --set turns", "expected field=value"),
         ("train random --out x --dataset cub", "FREELIB_DATA|is not in"),
         ("pool pretrain --set models=3", "PoolConfig has no field models"),
+        ("pool pretrain --set archs=[foo]", "archs are some of conv4"),
+        ("pool pretrain --set archs=[1", "'[1' is no value in YAML"),
         ("reproduce", "there are no notebooks in notebooks"),
         ("notebooks", "there are no notebooks in notebooks"),
         ("reproduce --profile huge", "is not one of"),
@@ -135,6 +137,21 @@ def test_from_a_pool_to_an_accuracy(run, tmp_path):
     assert summary["models"] in [row["models"] for row in json.loads(run("pool", "list", "--json").out)]
 
 
+def test_a_damaged_pool_is_listed_beside_the_others(run, tmp_path, monkeypatch):
+    pools = tmp_path / "cache" / "pools"
+    assert run("pool", "pretrain", "--folder", str(pools / "whole"), "--set", "n_models=1").code == 0
+    (pools / "bad").mkdir()
+    (pools / "bad" / "m.json").write_text("{")
+    monkeypatch.setenv("FREELIB_CACHE", str(tmp_path / "cache"))
+    listed = run("pool", "list")
+    assert listed.code == 0
+    _, bad, whole = listed.out.splitlines()
+    assert "bad" in bad
+    assert "damaged: " in bad
+    assert "conv4" in whole
+    assert [row["models"] for row in json.loads(run("pool", "list", "--json").out)] == [0, 1]
+
+
 def test_a_learner_of_another_run_is_not_written_over(run, tmp_path):
     (tmp_path / "afile").write_text("mine")
     assert run("train", "random", "--out", "afile").code == 2
@@ -161,7 +178,9 @@ def test_a_learner_of_another_run_is_not_written_over(run, tmp_path):
 def test_no_pool_is_pretrained_for_a_run_that_is_refused(run, monkeypatch, words, sentence):
     config = unit_config(Unit("train", "random", "cifar-fs", 1, 0), PROFILES["smoke"])
     about = {"method": "random", "config": plain(config), "seed": 0}
-    rest = dict.fromkeys(("kind", "rule", "images", "pool", "pool_digest"))
+    rule = {"head": "maml", "inner_lr": 0.01, "inner_steps": 5, "centre": "none", "precision": "float32"}
+    images = {"mean": [0.5], "std": [0.5], "image_size": 16}
+    rest = {"kind": "student", "rule": rule, "images": images, "pool": None, "pool_digest": ""}
     Path("l").mkdir()
     Path("l/learner.json").write_text(json.dumps(about | rest))
     started = []

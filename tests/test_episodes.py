@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import fields
+from inspect import unwrap
 
+import numpy as np
 import pytest
 import torch
 
-from freelib.episodes import EpisodeSampler, class_major_labels, images_to_float, images_to_uint8
+from freelib.episodes import (
+    EpisodeSampler,
+    check_labels,
+    checked_images,
+    class_major_labels,
+    images_to_float,
+    images_to_uint8,
+)
 
 
 def equal(a, b) -> bool:
@@ -104,3 +113,12 @@ def test_images_to_uint8():
 def test_what_the_data_set_cannot_give_is_an_error(tiny_dataset, settings, message):
     with pytest.raises(ValueError, match=message):
         EpisodeSampler(tiny_dataset, **settings)
+
+
+@pytest.mark.parametrize("labels", [[0, 1], np.arange(2)])
+def test_what_is_no_tensor_is_said_so(labels):
+    x, kind = torch.zeros(2, 3, 4, 4), type(labels).__name__
+    with pytest.raises(ValueError, match=rf"Labels are a tensor \(n,\) int64, got a {kind}"):
+        unwrap(check_labels)(x, labels)  # without the tests' own check of types
+    with pytest.raises(ValueError, match=r"Images are a tensor.* got a ndarray float32"):
+        unwrap(checked_images)(x.numpy(), 3)

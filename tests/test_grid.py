@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fake_methods import TINY
 
-from freelib.experiments import grid
+from freelib.experiments import grid, runner
 from freelib.experiments.grid import GridError, _longest_first, run_grid, run_plan, standing
 from freelib.experiments.runner import run_unit
 from freelib.experiments.units import Unit
@@ -222,3 +222,32 @@ def test_longest_first(tiny_world, tmp_path):
         record = run_unit(unit, TINY, store)
         store.put(record | {"seconds": {"training": seconds}})
     assert _longest_first([quick, slow, new], store) == [new, slow, quick]
+
+
+SHOTLESS = "fake_methods:Shotless"
+
+
+@pytest.mark.parametrize(
+    ("unit", "changes", "words"),
+    [
+        (Unit("t", DRIFTING, "cifar-fs", 1, 0), {"n_way": 25}, "validation split has 16 classes, too few"),
+        (Unit("t", DRIFTING, "cifar-fs", 1, 0, selection="test"), {"n_way": 25}, "test split has 20 classes"),
+        (Unit("t", DRIFTING, "cifar-fs", 6, 0), {}, "too few for n_shot"),
+        (Unit("t", SHOTLESS, "cifar-fs", 1, 0), {"shots": (1, 6)}, "too few for n_shot"),  # served as well
+        (Unit("u/t", DRIFTING, "cifar-fs", 1, 0), {}, "no record can be written into .*u/t"),
+    ],
+)
+def test_what_would_fail_at_the_end_is_refused_before_a_pool_is_made(
+    tiny_world, tmp_path, monkeypatch, unit, changes, words
+):
+    def too_late(*_, **__):
+        raise AssertionError("a pool is made")
+
+    monkeypatch.setattr(grid, "get_pool", too_late)
+    monkeypatch.setattr(runner, "get_pool", too_late)
+    (tmp_path / "u").write_text("no folder")
+    profile, store = replace(TINY, **changes), RecordStore(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        run_grid([unit], profile, store)
+    with pytest.raises(ValueError, match=words):
+        run_unit(unit, profile, store)

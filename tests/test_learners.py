@@ -116,3 +116,25 @@ def test_a_config_of_another_method_is_refused_before_anything_is_written(tiny_w
             pool=tiny_pool(),
         )
     assert not (tmp_path / "b").exists()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rule": 5}, {"rule": {"x": 1}}, {"config": None}, {"config": {"turns": 3}}, {"images": {}},
+        {"images": {"mean": None, "std": None, "image_size": 32}}, {"kind": "zz"}, {"method": "zz"},
+        b"\xff\xfe\x00", b"null", b"[]",
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_description_of_another_kind_is_named(tiny_world, tmp_path, changes):
+    saved(tmp_path, "fake_methods:Drifting", width=4)
+    file = tmp_path / "learner.json"
+    new = (
+        changes
+        if isinstance(changes, bytes)
+        else json.dumps({**json.loads(file.read_text()), **changes}).encode()
+    )
+    file.write_bytes(new)
+    with pytest.raises(ValueError, match=str(tmp_path)):
+        load_learner(tmp_path)

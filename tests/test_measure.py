@@ -72,3 +72,12 @@ def test_what_needs_no_data_has_a_record_too(tmp_path):
     assert (record["dataset"], record["data_digest"], record["pool"]) == ("none", None, None)
     assert (record["extra"], record["seed"], record["precision"]) == ({"slope": 3.0}, 1, "float64")
     assert computed("lemma", "slope", {"n": 2}, lambda: pytest.fail("ran again"), store, seed=1) == record
+
+
+def test_where_nothing_can_be_written_nothing_is_measured(tmp_path):
+    (tmp_path / "t").symlink_to(tmp_path / "a file")
+    (tmp_path / "a file").write_text("no folder")
+    made = []
+    with pytest.raises(ValueError, match="no record can be written into"):
+        computed("t", "sum", {}, lambda: made.append(1) or {}, RecordStore(tmp_path))
+    assert made == []

@@ -226,3 +226,18 @@ def test_params_can_be_set_by_name():
     learner.load_params(new)
     assert (flat(learner.params.values()) == 0.5).all()
     assert all(p.requires_grad for p in learner.params.values())
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"images": torch.zeros(5, 3, 16, 16, dtype=torch.int64)}, "uint8 in 0…255 or float .* torch.int64"),
+        ({"images": torch.zeros(5, 3, 0, 0)}, r"\(n, 3, H, W\) here, got \(5, 3, 0, 0\)"),
+        ({"labels": torch.arange(5).int()}, "torch.int32"),
+        ({"steps": -1}, "steps must be at least 0, got -1"),
+    ],
+)
+def test_what_cannot_be_adapted_to_is_a_value_error(changes, words):
+    given = {"images": images(5), "labels": torch.arange(5), **changes}
+    with pytest.raises(ValueError, match=words):
+        conv_learner().adapt(given.pop("images"), given.pop("labels"), **given)

@@ -149,3 +149,10 @@ def test_what_a_notebook_writes_bears_its_name(path):
     written = re.findall(r'(?:save_figure|\.save)\(.*"(\w+)"\)', code)
     assert written
     assert all(name == subject or name.startswith(f"{subject}_") for name in written)
+
+
+def test_table_1_takes_methods_of_ones_own():
+    content = read_notebook(COMMITTED / "01_table1.ipynb")
+    assert parameters(content, "01_table1")["METHODS"] is None
+    (call,) = [cell.source for cell in content.cells if "table1.run(" in cell.source]
+    assert "methods=METHODS" in call

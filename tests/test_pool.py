@@ -231,7 +231,7 @@ def test_damaged_metadata_is_named(folder, damage):
 def test_a_description_cannot_point_elsewhere(folder):
     file = folder / "tiny-conv4-0001.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "name": "../elsewhere"}))
-    with pytest.raises(ValueError, match="the file and the model must share a name"):
+    with pytest.raises(ValueError, match="file and model must share a name"):
         ModelPool.load(folder)
 
 
@@ -278,3 +278,19 @@ def test_joined_pools_keep_their_members_and_refuse_shared_names(folder):
     assert ModelPool.joined([first]) is first
     with pytest.raises(ValueError, match="name of its own"):
         ModelPool.joined([first, first])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mean": None}, {"std": [0, 0, 0]}, {"class_names": 5}, {"class_names": [1, 2]},
+        {"image_size": "32"}, {"image_size": 0}, {"width": "4"}, {"width": -4}, {"arch": "foo"},
+        {"arch": ["conv4"]}, {"domain": None}, {"accuracy": "high"}, {"seconds": "long"}, {"training": []},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_metadata_of_another_kind_is_named(folder, changes):
+    file = folder / "tiny-conv4-0001.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    with pytest.raises(ValueError, match=r"tiny-conv4-0001\.json: "):
+        ModelPool.load(folder)

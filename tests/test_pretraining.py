@@ -242,6 +242,9 @@ def test_settings_have_an_effect(tiny_dataset, change):
         ({"n_models": 0}, "n_models must be at least 1, got 0"),
         ({"n_way": 1}, "n_way must be at least 2, got 1"),
         ({"holdout": 1.0}, "holdout is a share between 0 and 1, got 1.0"),
+        ({"archs": ()}, r"archs are some of conv4, .*got \[\]"),
+        ({"archs": ("conv4", "foo")}, "archs are some of conv4"),
+        ({"width": -4}, "width must be at least 1, got -4"),
         ({"precision": "float16"}, "precision is one of float32, bfloat16, got 'float16'"),
     ],
 )

@@ -85,3 +85,28 @@ def test_equal_budgets_of_the_cpu_profile():
         for method in ("purer", "bidf_mkd", "oracle_maml", "oracle_protonet", "dro"):
             assert config(method, n_shot).rounds == 5 * config(method, n_shot).monitor_every
     assert config("purer", 5).rounds < config("purer", 1).rounds  # its episodes cost more
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"n_way": 1}, "n_way must be at least 2, got 1"),
+        ({"n_episodes": 0}, "n_episodes must be at least 1, got 0"),
+        ({"validation_episodes": 0}, "validation_episodes must be at least 1"),
+        ({"workers": 0}, "workers must be at least 1"),
+        ({"seeds": ()}, "mine needs a data set, a method, a seed"),
+        ({"seeds_by_dataset": {"glyphs": ()}}, "mine needs a data set, a method, a seed"),
+        ({"shots": (0, 1)}, "shots from 1 on"),
+        ({"overrides": {"mymeth": {}}}, "overrides has 'mymeth', no method"),
+        ({"overrides": {"free five": {}}}, "overrides has 'free five', no method"),
+    ],
+)
+def test_a_profile_that_cannot_be_run_is_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        Profile(**{"name": "mine", "datasets": ("glyphs",), **changes})
+
+
+def test_what_overrides_may_be_for():
+    keys = ("*", "free", "free 5", "mymeth:Mine", "mymeth:Mine 1", "recovery_cost", "meta_training")
+    profile = Profile(name="mine", datasets=("glyphs",), overrides={key: {"rounds": 3} for key in keys})
+    assert profile.method_fields("mymeth:Mine", 1) == {"rounds": 3}

@@ -3,7 +3,9 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
+import torch
 
 from freelib.records import (
     FIELDS,
@@ -211,3 +213,12 @@ def test_sigkill_while_writing_leaves_a_whole_record(tmp_path):
     process.kill()
     process.wait()
     assert store.get("table1", record["config_digest"]) == record
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": np.int64(3)}, {"extra": {"on": torch.device("cpu")}}, {"config": {"x": torch.zeros(1)}}],
+)
+def test_what_json_does_not_know_is_no_record(change):
+    with pytest.raises(RecordError, match="numbers, strings, lists and mappings"):
+        complete(fields(**change))

@@ -40,6 +40,16 @@ def run(folder, **arguments):
         ({"required": {"DATASETS": ["glyphs"]}}, "no parameter DATASETS"),
         ({"required": {"FAIL": 1}}, "FAIL is 1, expected bool"),
         ({"only": ["02_other"]}, "no notebook 02_other"),
+        ({"required": {"PROFILE": "cpu"}}, "PROFILE is no parameter to be set here: use --profile"),
+        ({"required": {"RESULTS": "/elsewhere"}}, "use --results"),
+        ({"required": {"SHOTS": 1}}, "SHOTS is 1, expected a list of numbers of shots"),
+        ({"required": {"SHOTS": "1"}}, "SHOTS is '1', expected a list"),
+        ({"required": {"SHOTS": []}}, "expected a list"),
+        ({"required": {"SHOTS": [0]}}, "SHOTS has 0, expected numbers of shots, from 1 on"),
+        ({"offered": {"SEEDS": [True]}}, r"SEEDS is \[True\], expected a list of seeds"),
+        ({"offered": {"DATASETS": "glyphs"}}, "DATASETS is 'glyphs', expected a list of data sets"),
+        ({"offered": {"DATASETS": ["cub", "nosuch"]}}, "DATASETS has 'nosuch', expected data sets"),
+        ({"offered": {"METHODS": ["fere"]}}, "Unknown method 'fere'"),
     ],
 )
 def test_what_a_notebook_does_not_know_stops_everything_before_it_starts(folder, arguments, words):

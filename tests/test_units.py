@@ -128,3 +128,23 @@ def test_an_infinite_number_is_read_as_records_have_it():
     assert checked_fields(Fading, {"rate": "-inf"}, "Fading") == {"rate": float("-inf")}
     with pytest.raises(ValueError, match="Fading: rate is 'nan', expected float"):
         checked_fields(Fading, {"rate": "nan"}, "Fading")
+
+
+@dataclass(frozen=True)
+class Either:
+    mode: int | str = "auto"
+    rate: float | int | None = None
+
+
+def test_a_field_of_several_types_takes_each_its_own_first():
+    given = {"mode": "auto", "rate": 3}
+    fitted = checked_fields(Either, given, "Either")
+    assert (fitted, type(fitted["rate"])) == (given, int)
+    assert checked_fields(Either, {"mode": 2, "rate": None}, "Either") == {"mode": 2, "rate": None}
+    with pytest.raises(ValueError, match=r"Either: mode is \[1\], expected int or str"):
+        checked_fields(Either, {"mode": [1]}, "Either")
+
+
+def test_a_value_that_is_no_yaml_is_bad_input():
+    with pytest.raises(ValueError, match=r"'\[1' is no value in YAML"):
+        parse_overrides(["rounds=[1"])

@@ -69,13 +69,19 @@ def pretrain(
 @pool.command("list")
 @json_option
 def list_(as_json: bool) -> None:
-    """List the pools in the cache."""
+    """List the pools in the cache; of a damaged one, what is wrong."""
     from freelib.datasets.cache import cache_folder
     from freelib.pool import ModelPool
 
     root = cache_folder() / "pools"
     folders = sorted(path.parent for path in root.glob("*/*.json")) if root.is_dir() else []
-    rows = [_summary(folder, ModelPool.load(folder)) for folder in dict.fromkeys(folders)]
+    rows: list[dict[str, Any]] = []
+    for folder in dict.fromkeys(folders):
+        try:
+            rows.append(_summary(folder, ModelPool.load(folder)))
+        except (ValueError, FileNotFoundError) as error:
+            bare = {"models": 0, "domains": [], "archs": [], "accuracy": f"damaged: {error}", "digest": None}
+            rows.append({"folder": str(folder), **bare})
     head = ["folder", "models", "of", "architectures", "accuracy"]
     lines = [
         [r["folder"], r["models"], "+".join(r["domains"]), "+".join(r["archs"]), r["accuracy"]] for r in rows

@@ -54,8 +54,11 @@ def train(
     """Meta-train METHOD on a pool and save the learner.
 
     METHOD is a name from `freelib methods`, or a class of your own: package.module:Class. No training image
-    of the pool is seen, and without --select-on no other image either. A run that was stopped goes on where
-    it was.
+    of the pool is seen, and without --select-on no other image either.
+
+    A run that was stopped goes on from its last saved state. A state is saved at the end of a round: every
+    checkpoint_every rounds, and sooner where 5 seconds have passed since the last, or a hundred times what
+    saving takes, if that is more (pool_distillation: after each stage).
     """
     from freelib.checks import check_device
     from freelib.datasets import load_dataset

@@ -47,19 +47,20 @@ def run_grid(
 
     With FREELIB_RUNS=none in the environment nothing is made: the records that stand are given.
 
-    Raises ValueError and MissingDataError before anything runs, GridError at the end, naming the units that
-    failed or ended without a record.
+    Raises ValueError and MissingDataError before anything runs: also where a data set can't fill the episodes
+    or the store can't be written. GridError at the end, naming the units that failed or have no record.
     """
     if nothing_is_made():
         return _some([(units, profile, store)])
     known = {unit.name: known_record(Run(unit, profile, cache), store) for unit in units}
     missing = [unit for unit in units if known[unit.name] is None]
     if missing:
+        shots = dict.fromkeys((*profile.shots, *(unit.n_shot for unit in missing)))  # its first stays first
+        served = replace(profile, shots=tuple(shots))
+        _check(missing, served, store, cache)
         _make_pools(missing, profile, cache)
         trainings = {Run(unit, profile).trained_as.name: unit for unit in missing}  # one may serve many units
         ordered = _longest_first(list(trainings.values()), store)
-        shots = dict.fromkeys((*profile.shots, *(unit.n_shot for unit in missing)))  # its first stays first
-        served = replace(profile, shots=tuple(shots))
         _run_all(ordered, served, store, workers or profile.processes, cache)
     records = [known[unit.name] or known_record(Run(unit, profile, cache), store) for unit in units]
     if lost := [unit.name for unit, record in zip(units, records, strict=True) if record is None]:
@@ -99,6 +100,16 @@ def record_of(unit: Unit, profile: Profile, there: Iterable[Record]) -> Record |
         if same and is_the_pool(record["pool"], unit.dataset, profile, unit.seed):
             return dict(record, experiment=unit.experiment)
     return None
+
+
+def _check(units: Iterable[Unit], profile: Profile, store: RecordStore, cache: str | Path | None) -> None:
+    """Raises ValueError where a unit would fail after its training: once for each distinct setting."""
+    runs = [Run(unit, profile, cache) for unit in units]
+    settings = {(r.unit.dataset, r.unit.n_shot, r.shares_training, r.unit.selection): r for r in runs}
+    for run in settings.values():
+        run.check()
+    for experiment in {run.unit.experiment for run in runs}:
+        store.check_writable(experiment)
 
 
 def _make_pools(units: Iterable[Unit], profile: Profile, cache: str | Path | None) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from freelib.backbones import Backbone
+from freelib.checks import NUMBER, misfits
 from freelib.experiments.units import make_config
 from freelib.meta_learner import MetaLearner
 from freelib.methods import get_method
@@ -15,7 +16,12 @@ from freelib.pool import ModelPool
 from freelib.records import plain
 from freelib.storage import load_tensors, save_tensors, tensors_digest, write_atomically
 
-_RULE = ("head", "inner_lr", "inner_steps", "centre", "precision")
+_RULE = {"head": str, "inner_lr": NUMBER, "inner_steps": int, "centre": str, "precision": str}
+_IMAGES = {"mean": [NUMBER], "std": [NUMBER], "image_size": int}
+_KINDS = {
+    **{"kind": str, "method": str, "config": dict, "seed": int, "rule": dict, "images": dict},
+    "pool": str | None,
+}
 
 
 def save_learner(
@@ -89,9 +95,16 @@ def read_learner_description(folder: str | Path) -> dict[str, Any]:
         )
     try:
         description = json.loads(file.read_text(encoding="utf-8"))
-        _ = [description[name] for name in ("kind", "method", "config", "seed", "rule", "images", "pool")]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        if not isinstance(description, dict):
+            raise ValueError("no JSON object")
+        wrong = misfits(description, _KINDS)
+        wrong = wrong or misfits(description["rule"], _RULE) + misfits(description["images"], _IMAGES)
+        if not wrong and description["kind"] not in ("student", "pool", "custom"):
+            wrong = ["kind"]
+    except ValueError as error:
         raise ValueError(f"{file} does not describe a learner ({error!r}): train it again") from error
+    if wrong:
+        raise ValueError(f"{file} does not describe a learner (see {', '.join(wrong)}): train it again")
     return description
 
 
@@ -110,7 +123,10 @@ def load_learner(folder: str | Path, *, pool: ModelPool | None = None) -> MetaLe
             "learner.safetensors into its backbone"
         )
     method, seed = description["method"], description["seed"]
-    config = make_config(method, description["config"])
+    try:
+        config = make_config(method, description["config"])
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
     if description["kind"] == "pool":
         if pool is None:
             try:
@@ -125,7 +141,12 @@ def load_learner(folder: str | Path, *, pool: ModelPool | None = None) -> MetaLe
             )
         learner = get_method(method).meta_train(pool, config, seed=seed)
     else:
-        student = _student(config, **description["images"], **description["rule"])
+        try:
+            student = _student(config, **description["images"], **description["rule"])
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"{folder}: learner.json describes no student ({error}): train it again"
+            ) from error
         learner = get_method(method).ready(student, config)
         weights = load_tensors(Path(folder) / "learner.safetensors")
         if description.get("weights_digest", digest := tensors_digest(weights)) != digest:

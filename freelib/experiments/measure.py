@@ -39,7 +39,8 @@ def measured(
     make: numbers, strings, and lists and dictionaries of them; under "passes", generate-forward-backward
       passes
 
-    Raises MissingDataError where the data set is not at hand and no record fits.
+    Raises MissingDataError where the data set is not at hand and no record fits, ValueError, before `make` is
+    called, where the store can't be written.
     """
     unit = run.unit
     settings: dict[str, Any] = {
@@ -105,6 +106,7 @@ def _kept(
         raise NotMeasuredError(
             f"{experiment}: {keyed['method']} has no record in {store.root}, and none is made"
         )
+    store.check_writable(experiment)
     with one_at_a_time(digest, cache):
         if (record := store.adopt(experiment, digest)) is None:
             record = _made(keyed, experiment, about, make)

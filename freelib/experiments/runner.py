@@ -123,6 +123,12 @@ class Run:
         """The same for a unit of one data set."""
         return self.samplers(split, seed)[0]
 
+    def check(self) -> None:
+        """Raises ValueError where a data set can't fill the episodes of a look or of a test."""
+        self.monitor(lambda text: None)
+        for each in self.served:
+            each.samplers("test", TEST_SEED)
+
     def monitor(self, message: Message) -> Monitor:
         """Scores a learner, in percent, on the meta-validation classes (selection="test": on the test's)."""
         on_test = self.unit.selection == "test"
@@ -164,13 +170,14 @@ def run_unit(
     Where the method's training does not use n_shot, the records of the profile's other shots come with it.
     A run that was killed goes on from its checkpoint; of two processes with the same unit one computes, the
     other waits and takes its record. message: called with a line of text now and then.
-
-    Raises ValueError for a config that does not fit the method, MissingDataError where the data set is not
-    there.
+    Raises, before anything is trained, ValueError for a config that does not fit the method, episodes that
+    the data can't fill and a store that can't be written, MissingDataError where the data is not there.
     """
     run = Run(unit, profile, cache)
     if (record := known_record(run, store)) is not None:
         return record
+    run.check()
+    store.check_writable(unit.experiment)
     training = replace(run, unit=run.trained_as).digest
     with one_at_a_time(training, cache):
         if (record := known_record(run, store)) is None:
@@ -203,21 +210,19 @@ def _execute(runs: Sequence[Run], checkpoint: Checkpoint, message: Message) -> l
         pool, config, seed=unit.seed, monitor=run.monitor(message), checkpoint=checkpoint, **oracle
     )
     log = learner.log
-    seconds = {} if log is None else dict(log.seconds)
-    seconds |= time_spent(log, began, config.device)
+    seconds = dict(log.seconds if log else {}) | time_spent(log, began, config.device)
     if "training_cpu" not in seconds:
         seconds.pop("monitor_cpu", None)
     if (before := pretraining_seconds(pool)) is not None:
         seconds["pretraining"] = before
+    split = "test" if unit.selection == "test" else "validation"
     shared = {
         **captured,
         "experiment": unit.experiment,
         "profile": profile.name,
         "pool_digest": pool.digest,
         "selection": unit.selection,
-        "history": None
-        if log is None
-        else _history(log.history, "test" if unit.selection == "test" else "validation"),
+        "history": None if log is None else _history(log.history, split),
         "passes": None if log is None else log.passes,
         "device": device_name(config.device),
         "extra": {"selected_round": learner.selected_round},

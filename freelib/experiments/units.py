@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
 from types import UnionType
@@ -10,6 +10,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
+from freelib.datasets import DATASETS, NATIVE_SIZE
 from freelib.methods import get_method
 from freelib.methods.base import MethodConfig
 from freelib.profiles import Profile
@@ -56,6 +57,31 @@ class Unit:
 def domains(dataset: str) -> tuple[str, ...]:
     """The data sets that a unit's `dataset` names: "cifar-fs+cub" is two of them."""
     return tuple(dataset.split("+"))
+
+
+_CHOICES: dict[str, tuple[type, str, Callable[[Any], Any]]] = {
+    "DATASETS": (str, f"data sets ({', '.join(DATASETS)})", lambda name: {*domains(name)} <= {*NATIVE_SIZE}),
+    "METHODS": (str, "methods", get_method),  # which says itself what is wrong
+    "SHOTS": (int, "numbers of shots, from 1 on", lambda n_shot: n_shot > 0),
+    "SEEDS": (int, "seeds, from 0 on", lambda seed: seed >= 0),
+}
+
+
+def check_choices(given: Mapping[str, Any]) -> None:
+    """Raises ValueError for parameters of notebooks that can't be meant, of those that all notebooks share.
+
+    None is the profile's own choice.
+    """
+    for name, values in given.items():
+        if name in ("PROFILE", "RESULTS"):
+            raise ValueError(f"{name} is no parameter to be set here: use --{name.lower()}")
+        if name not in _CHOICES or values is None:
+            continue
+        kind, words, known = _CHOICES[name]
+        if not (isinstance(values, list | tuple) and values and all(type(v) is kind for v in values)):
+            raise ValueError(f"{name} is {values!r}, expected a list of {words}")
+        if wrong := [value for value in values if not known(value)]:
+            raise ValueError(f"{name} has {wrong[0]!r}, expected {words}")
 
 
 def grid(
@@ -138,7 +164,14 @@ def _fitting(value: Any, hint: Any, what: str) -> Any:
     if origin in (Union, UnionType):
         if value is None and type(None) in options:
             return None
-        return _fitting(value, next(option for option in options if option is not type(None)), what)
+        kinds: list[Any] = [option for option in options if option is not type(None)]
+        errors: list[str] = []
+        for kind in sorted(kinds, key=lambda kind: type(value) not in (kind, get_origin(kind))):
+            try:  # its own type first
+                return _fitting(value, kind, what)
+            except ValueError as error:
+                errors.append(str(error))
+        raise ValueError(errors[0] + "".join(f" or{e.rpartition(', expected')[2]}" for e in errors[1:]))
     if origin is Literal:
         if value in options:
             return value
@@ -153,7 +186,7 @@ def _fitting(value: Any, hint: Any, what: str) -> Any:
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
-    """`field=value` words as a dictionary, values read as YAML. Raises ValueError for a word without `=`."""
+    """`field=value` words as a dictionary, values read as YAML. Raises ValueError for other words."""
     overrides: dict[str, Any] = {}
     for setting in settings:
         name, equals, value = setting.partition("=")
@@ -172,4 +205,7 @@ def parse_value(text: str) -> Any:
             return kind(text)
         except ValueError:
             continue
-    return yaml.safe_load(text)
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{text!r} is no value in YAML: is a bracket or a quote left open?") from error

@@ -43,7 +43,7 @@ def get_method(name: str) -> Method:
     """The method of that name, or the class at an import path "package.module:Class".
 
     Raises ValueError for an unknown name, a path that can't be imported, and a class that is not a Method or
-    lacks something that a Method has.
+    lacks something that a Method has (such as a Config that is a dataclass).
     """
     path = METHODS.get(name, name)
     module_name, _, class_name = path.partition(":")
@@ -60,6 +60,9 @@ def get_method(name: str) -> Method:
     lacking = [attribute for attribute in (*DESCRIBED, "name") if not hasattr(found, attribute)]
     if lacking := lacking + sorted(found.__abstractmethods__):
         raise ValueError(f"{path} lacks {', '.join(lacking)}.")
+    own = getattr(found.Config, "__dict__", {})
+    if "__dataclass_fields__" not in own or not issubclass(found.Config, MethodConfig):
+        raise ValueError(f"{path}: its Config has to be a dataclass that extends MethodConfig.")
     return found()
 
 

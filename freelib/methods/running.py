@@ -20,6 +20,9 @@ from freelib.records import digest_of
 from freelib.replay import EpisodeShape, ReplayConfig, replay
 from freelib.storage import Checkpoint, tensors_digest
 
+SAVE_AFTER = 5.0
+"""Seconds after which a state is saved at the end of a round; a hundred times what saving takes, if more."""
+
 
 def clocks() -> dict[str, float]:
     """Readings in seconds: "training" of the wall's clock, "training_cpu" of this process's, all threads."""
@@ -135,9 +138,14 @@ class RunConfig(Protocol):
     def checkpoint_every(self) -> int: ...
 
 
+_OURS = {"run", "parts", "recovered"}  # one of them is in every state, in those of older versions too
+
+
 def state_of_run(checkpoint: Checkpoint | None, run: str) -> dict[str, Any] | None:
-    """The checkpoint's state, if it has one. Raises ValueError where that names another run than `run`."""
+    """The checkpoint's state, if it has one. Raises ValueError for that of another run, or of no training."""
     state = checkpoint.load() if checkpoint else None
+    if checkpoint and state is not None and not (isinstance(state, dict) and _OURS & state.keys()):
+        raise ValueError(f"{checkpoint.file} is no state of a training: choose another file.")
     if checkpoint and state and state.get("run", run) != run:
         raise ValueError(
             f"{checkpoint.file} is of a run with another config, seed or pool: each needs a file of its own."
@@ -150,7 +158,8 @@ class TrainingRun:
 
     parts: by name, all but the student that the rest of a run depends on, each with a `state_dict`; rng: what
       the rounds draw from
-    config: see `Selection` for monitor_every; checkpoint_every: rounds between saved states (0: never)
+    config: see `Selection` for monitor_every; checkpoint_every: rounds between saved states (0: never); one
+      is saved sooner after a round that ends SAVE_AFTER later than the last
 
     pool: what the run learns from, if it is a pool
 
@@ -172,6 +181,7 @@ class TrainingRun:
         self.log = TrainingLog()
         self.selection = Selection(learner, monitor, self.log, every=config.monitor_every)
         self.rng, self.checkpoint, self.every, self.done = rng, checkpoint, config.checkpoint_every, 0
+        self.due = time.monotonic() + SAVE_AFTER
         self.parts = {"student": learner.backbone, **parts, "selection": self.selection, "log": self.log}
         start = tensors_digest({**learner.backbone.state_dict(), "rng": rng.get_state()})
         self.run = digest_of([config, start, pool.digest if pool else None])
@@ -183,7 +193,7 @@ class TrainingRun:
             self.done = state["round"]
 
     def rounds(self, n: int, *, warmup: int = 0) -> Iterator[int]:
-        """The numbers of the rounds that are left of n; after each, the monitor looks and the state is saved.
+        """The numbers of the rounds that are left of n; after them, the monitor looks and the state is saved.
 
         warmup: rounds at the start that teach the student nothing, so that nobody looks at it
         """
@@ -191,10 +201,12 @@ class TrainingRun:
             yield round_number
             if round_number > warmup:
                 self.selection.consider(round_number, last=round_number == n)
-            if self.checkpoint and self.every and round_number % self.every == 0:
+            late = (now := time.monotonic()) > self.due
+            if self.checkpoint and self.every and (late or round_number % self.every == 0):
                 states = {name: part.state_dict() for name, part in self.parts.items()}
                 state = {"round": round_number, "rng": self.rng.get_state(), "parts": states, "run": self.run}
                 self.checkpoint.save(state)
+                self.due = time.monotonic() + max(SAVE_AFTER, 100 * (time.monotonic() - now))
 
     def finish(self) -> MetaLearner:
         """The learner, see `Selection.finish`."""

@@ -110,3 +110,16 @@ def test_what_uses_no_seed_gives_the_same_learner_for_every_seed(name):
     config = method.Config(width=4)
     first, second = (method.meta_train(pool, config, seed=seed).adapt(images, labels) for seed in (0, 1))
     assert torch.equal(first.predict_proba(images), second.predict_proba(images))
+
+
+@pytest.mark.parametrize(
+    "config", ["dict", "type('C', (MethodConfig,), {})", "dataclass(type('C', (), {}))", "not_a_method()"]
+)
+def test_a_config_is_a_dataclass_that_extends_the_shared_one(tmp_path, monkeypatch, config):
+    words = f"\nfrom dataclasses import dataclass\n\nMine.Config = {config}\n"
+    (tmp_path / "my_config.py").write_text(OWN + words)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "my_config", raising=False)
+    with pytest.raises(ValueError, match="my_config:Mine: its Config has to be a dataclass"):
+        get_method("my_config:Mine")
+    sys.modules.pop("my_config", None)

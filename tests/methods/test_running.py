@@ -261,3 +261,32 @@ def test_no_state_where_none_is_wanted_and_a_finished_run_has_nothing_left_to_do
         again = train(1, always)
         assert torch.equal(weights(again), weights(whole))
         assert again.log.history == whole.log.history
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"round": 3}, {}])
+def test_a_file_that_is_no_state_is_neither_taken_up_nor_lost(tmp_path, monkeypatch, content):
+    checkpoint = Checkpoint(tmp_path / "run.pt")
+    torch.save(content, checkpoint.file)
+    before = checkpoint.file.read_bytes()
+    monkeypatch.setattr(Checkpoint, "load", lambda _: content)  # past the tests' own check of types
+    with pytest.raises(ValueError, match=r"run\.pt is no state of a training"):
+        begin(checkpoint)
+    assert checkpoint.file.read_bytes() == before
+
+
+@pytest.mark.parametrize(("every", "cost", "rounds"), [(50, 0, [3, 6, 9]), (50, 1, [3]), (0, 0, [])])
+def test_a_state_is_saved_after_a_while_however_few_rounds_there_were(
+    tmp_path, monkeypatch, every, cost, rounds
+):
+    saved, clock = [], [0.0]
+
+    def save(self, state):
+        saved.append(state["round"])
+        clock[0] += cost
+
+    monkeypatch.setattr(Checkpoint, "save", save)
+    monkeypatch.setattr(running.time, "monotonic", lambda: clock[0])
+    run, _ = begin(Checkpoint(tmp_path / "run.pt"), checkpoint_every=every)
+    for _ in run.rounds(9):
+        clock[0] += 0.4 * running.SAVE_AFTER
+    assert saved == rounds
