@@ -139,8 +139,11 @@ def test_the_claim_on_speed_waits_for_the_whole_run(records, tmp_path):
     def pieces():
         for found in records:
             if (piece := found["extra"]["piece"]) in PIECES:
-                yield any_record(piece, [1.0], experiment="benchmark", **found)
+                yield any_record(piece, [1.0], experiment="benchmark", **found | of_revision)
 
+    of_revision = {"method_revision": 1}
+    assert reaches_speed_targets(made_evidence(tmp_path / "older", CLAIMED, *pieces())).verdict == OPEN
+    of_revision = {"method_revision": performance.REVISION}
     assert reaches_speed_targets(made_evidence(tmp_path / "empty")).verdict == OPEN
     verdict = reaches_speed_targets(made_evidence(tmp_path / "pieces", CLAIMED, *pieces()))
     # all but the test reach what was aimed at
