@@ -21,7 +21,7 @@ from freelib.experiments.benchmark import (
     measure,
     measure_pools,
 )
-from freelib.experiments.machine import Traffic, cost, kernel_seconds, spread
+from freelib.experiments.machine import Traffic, cost, seconds_by_kind, spread
 
 REFERENCE = Path(__file__).parents[1] / "benchmarks" / "reference.py"
 TINY = replace(SMALL, repeats=2)
@@ -76,15 +76,22 @@ def test_costs_are_counted():
     assert spread([4.0, 1.0, 2.0, 3.0, 5.0]) == {"median": 3.0, "low": 2.0, "high": 4.0}
 
 
-def test_kernels_are_timed_without_what_is_around_them(monkeypatch):
+def test_large_operations_are_timed_by_kind(monkeypatch):
     clock = itertools.count()
     monkeypatch.setattr(machine.time, "perf_counter", lambda: next(clock))  # an operation takes 1
+
+    def kinds(piece):
+        return tuple(seconds_by_kind(piece).values())
+
     a = torch.ones(3, 3)
-    assert kernel_seconds(lambda: a.exp().sum()) == 0
-    assert kernel_seconds(lambda: a.exp() @ a) == 1
+    assert list(seconds_by_kind(a.exp)) == ["kernels", "batch_norm", "pooling"]
+    assert kinds(lambda: a.exp().sum()) == (0, 0, 0)
+    assert kinds(lambda: a.exp() @ a) == (1, 0, 0)
     image, kernel = torch.ones(1, 1, 8, 8), torch.ones(1, 1, 3, 3, requires_grad=True)
-    assert kernel_seconds(lambda: torch.conv2d(image, kernel).exp()) == 1
-    assert kernel_seconds(lambda: torch.conv2d(image, kernel).exp().sum().backward()) == 2
+    assert kinds(lambda: torch.conv2d(image, kernel).exp()) == (1, 0, 0)
+    assert kinds(lambda: torch.conv2d(image, kernel).exp().sum().backward()) == (2, 0, 0)
+    norm = torch.nn.BatchNorm2d(1)
+    assert kinds(lambda: torch.max_pool2d(norm(image), 2).sum().backward()) == (0, 2, 2)
 
 
 def test_a_measurement_has_every_piece_and_variant(work):
@@ -103,7 +110,7 @@ def test_a_measurement_has_every_piece_and_variant(work):
     recovery = found["costs"]["recovery"]
     assert 0.4 < recovery["float32"]["flops"] / recovery["reference"]["flops"] < 0.9
     assert recovery["bfloat16"]["flops"] == recovery["float32"]["flops"]
-    assert all(c["kernel_seconds"] > 0 for variants in found["costs"].values() for c in variants.values())
+    assert all(s > 0 for v in found["costs"].values() for c in v.values() for s in c["seconds"].values())
     assert set(found["peaks"]) == {"float32", "bfloat16", "bytes"}
 
 

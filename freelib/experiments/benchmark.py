@@ -19,7 +19,7 @@ from freelib.backbones import build_backbone
 from freelib.datasets import FewShotDataset
 from freelib.environment import keep_freed_memory, peak_memory_mib, process_context
 from freelib.episodes import EpisodeSampler
-from freelib.experiments.machine import cost, kernel_seconds, peaks, seconds_of
+from freelib.experiments.machine import cost, peaks, seconds_by_kind, seconds_of
 from freelib.generator import Generator, MetaGenerator, RecoveredTask
 from freelib.inversion import InversionConfig
 from freelib.memory import TaskMemory
@@ -204,7 +204,7 @@ def measure(job: Job) -> dict[str, Any]:
     if job.reference:
         variants["reference"] = load_reference(job.reference, work)
     seconds: dict[str, dict[str, list[float]]] = {}
-    costs: dict[str, dict[str, dict[str, float]]] = {}
+    costs: dict[str, dict[str, dict[str, Any]]] = {}
     for piece in PIECES:
         chosen = {v: getattr(p, piece) for v, p in variants.items() if v in (*VARIANTS[piece], "reference")}
         for run in chosen.values():
@@ -213,9 +213,7 @@ def measure(job: Job) -> dict[str, Any]:
         turns = [{v: seconds_of(run) for v, run in chosen.items()} for _ in range(many)]
         seconds[piece] = {v: [turn[v] for turn in turns] for v in chosen}
         if job.counting:
-            costs[piece] = {
-                v: cost(run) | {"kernel_seconds": kernel_seconds(run)} for v, run in chosen.items()
-            }
+            costs[piece] = {v: {**cost(run), "seconds": seconds_by_kind(run)} for v, run in chosen.items()}
     peak = {"peaks": peaks(), "costs": costs} if job.counting else {}
     return {"seconds": seconds, "peak_memory_mib": peak_memory_mib()} | peak
 

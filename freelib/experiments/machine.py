@@ -30,33 +30,47 @@ class Traffic(TorchDispatchMode):
         return out
 
 
-class Kernels(TorchDispatchMode):
-    """Adds up the seconds in convolutions and matrix products: the operations whose FLOP `cost` counts."""
+KINDS = ("kernels", "batch_norm", "pooling")
+
+
+class Clock(TorchDispatchMode):
+    """Adds up the seconds in PyTorch's large operations, by kind (one of KINDS).
+
+    "kernels": convolutions and matrix products, the operations whose FLOP `cost` counts
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.seconds = 0.0
+        self.seconds = dict.fromkeys(KINDS, 0.0)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         start = time.perf_counter()
         out = func(*args, **(kwargs or {}))
-        if func._overloadpacket in flop_registry:
-            self.seconds += time.perf_counter() - start
+        if (kind := _kind(func)) is not None:
+            self.seconds[kind] += time.perf_counter() - start
         return out
 
 
-def kernel_seconds(piece: Callable[[], Any], repeats: int = 3) -> float:
-    """Seconds in one run's convolutions and matrix products on a CPU, the least of some runs.
+def _kind(func: Any) -> str | None:
+    if func._overloadpacket in flop_registry:
+        return "kernels"
+    name = str(func)
+    return "batch_norm" if "batch_norm" in name else "pooling" if "pool2d" in name else None
 
-    What the same operations would take if everything around them took no time.
+
+def seconds_by_kind(piece: Callable[[], Any], repeats: int = 3) -> dict[str, float]:
+    """Seconds of one run's large operations on a CPU, see `Clock`: of each kind the least of some runs.
+
+    What is left of the run's time is small operations, and what calls them.
     """
 
-    def once() -> float:
-        with Kernels() as kernels:
+    def once() -> dict[str, float]:
+        with Clock() as clock:
             piece()
-        return kernels.seconds
+        return clock.seconds
 
-    return min(once() for _ in range(repeats))
+    runs = [once() for _ in range(repeats)]
+    return {kind: min(run[kind] for run in runs) for kind in KINDS}
 
 
 def cost(piece: Callable[[], Any]) -> dict[str, float]:

@@ -118,8 +118,9 @@ def rows(records: Sequence[Record]) -> pd.DataFrame:
     ratio: the median of the ratios of paired runs, one thread each; ratio_all_cores: the reference with
     threads over ours side by side
     flops_share: ours of the reference's operations
-    kernel_share: of our seconds, those in convolutions and matrix products; ratio_limit: `ratio_all_cores` if
-      nothing else took time, the limit of what the code around these kernels of PyTorch's can do
+    kernels_share, batch_norm_share, pooling_share: of our seconds on one thread, those in PyTorch's
+      convolutions and matrix products, its BatchNorm, its pooling; ratio_limit: `ratio_all_cores` if all but
+      the first took no time, the limit of what code around these kernels can do
     roof_share: of the roofline's limit, the slower of computing at the measured GEMM peak and moving every
       operation's tensors at the measured bandwidth: above 1 where caches spare it; NaN where `emulated`
     """
@@ -144,8 +145,8 @@ def rows(records: Sequence[Record]) -> pd.DataFrame:
                 "threads": x["threads"]["median"],
                 "reference_threads": x["reference_threads"]["median"],
                 "ratio_all_cores": all_cores,
-                "kernel_share": x["cost"]["kernel_seconds"] / s,
-                "ratio_limit": all_cores * s / x["cost"]["kernel_seconds"],
+                **{f"{kind}_share": value / s for kind, value in x["cost"]["seconds"].items()},
+                "ratio_limit": all_cores * s / x["cost"]["seconds"]["kernels"],
                 "roof_share": math.nan if emulated(record) else max(computing, moving) / s,
                 "flops_share": x["cost"]["flops"] / x["reference_cost"]["flops"],
                 "target": TARGETS[x["piece"]],
@@ -197,8 +198,6 @@ def speed_table(table: pd.DataFrame, caption: str) -> Table:
                 "{:.1f}".format
             ),
             "target": table["target"].map("{:.0f}".format),
-            "ours, in convolutions and matrix products": table["kernel_share"].map("{:.0%}".format),
-            "ratio if they were all": table["ratio_limit"].map("{:.1f}".format),
             "of roofline": ["–" if math.isnan(x) else f"{x:.0%}" for x in table["roof_share"]],
         }
     )
@@ -213,6 +212,27 @@ def speed_table(table: pd.DataFrame, caption: str) -> Table:
     if table["roof_share"].isna().any():
         note += " –: bfloat16 is emulated here, its measured peak is below float32's and no limit."
     return Table(caption, table, cells, note)
+
+
+def where_table(table: pd.DataFrame, caption: str) -> Table:
+    """Where our time goes on one thread, in shares, and the ratio if the kernels alone took time."""
+    shares = table[["kernels_share", "batch_norm_share", "pooling_share"]]
+    cells = pd.DataFrame(
+        {
+            "piece": table["piece"],
+            "precision": table["precision"],
+            "convolutions, matrix products": table["kernels_share"].map("{:.0%}".format),
+            "BatchNorm": table["batch_norm_share"].map("{:.0%}".format),
+            "pooling": table["pooling_share"].map("{:.0%}".format),
+            "all else": (1 - shares.sum(axis=1)).clip(lower=0).map("{:.0%}".format),
+            "ratio, all cores": table["ratio_all_cores"].map("{:.1f}".format),
+            "ratio if convolutions and matrix products were all": table["ratio_limit"].map("{:.1f}".format),
+            "target": table["target"].map("{:.0f}".format),
+        }
+    )
+    kept = ["piece", "precision", *shares, "ratio_all_cores", "ratio_limit", "target"]
+    note = "All else: small operations by the hundred, the optimiser, the images, and Python between them."
+    return Table(caption, table[kept], cells, note)
 
 
 def pool_table(records: Sequence[Record], caption: str) -> Table:
@@ -268,6 +288,6 @@ def limits(table: pd.DataFrame) -> dict[str, float]:
     """`ratios` if our convolutions and matrix products were all that takes time."""
     return ratios(
         table.assign(
-            side_by_side=table["side_by_side"] * table["kernel_share"], ratio_all_cores=table["ratio_limit"]
+            side_by_side=table["side_by_side"] * table["kernels_share"], ratio_all_cores=table["ratio_limit"]
         )
     )
