@@ -50,7 +50,7 @@ class Size:
     ngf: int = 64
     images_per_class: int = 20
     n_query: int = 15
-    repeats: int = 7
+    repeats: int = 15
     processes: int = 2
     members: tuple[int, ...] = (10, 100, 1000)
     rounds: int = 3
