@@ -82,6 +82,11 @@ def test_the_papers_counts_and_their_sum(records):
     assert theirs == pytest.approx((6000 * 2 + 4080 * 4 + 190000 * 0.2 + 600 * 0.1) / 3600)
 
 
+def test_a_target_that_was_missed_is_not_rounded_to_one_that_holds():
+    assert performance.times(3.98, 4.0) == "3.98×"
+    assert [performance.times(x, 4.0) for x in (3.94, 4.0, 4.04, 8.0)] == ["3.9×", "4.0×", "4.0×", "8.0×"]
+
+
 def test_the_limit_of_the_whole_is_its_kernels_time(records):
     table = performance.rows(records)
     ours, theirs = performance.hours(table)

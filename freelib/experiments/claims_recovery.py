@@ -278,7 +278,10 @@ def reaches_speed_targets(evidence: Evidence) -> Verdict:
     signs = [1 if ratio >= aimed[piece] else -1 for piece, ratio in ratios.items()]
     if not table["paper_size"].all():
         signs = [0]
-    finding = ", ".join(f"{piece} {ratio:.1f}× (of {aimed[piece]:.0f})" for piece, ratio in ratios.items())
+    finding = ", ".join(
+        f"{piece} {performance.times(ratio, aimed[piece])} (of {aimed[piece]:.0f})"
+        for piece, ratio in ratios.items()
+    )
     whole = evidence.runs(paper_size.EXPERIMENT)
     numbers = (*performance.reached(table).splitlines(), *map(paper_size.sentence, whole.records))
     missing = tuple(f"the paper's size, end to end: {text}" for text in whole.lacking())

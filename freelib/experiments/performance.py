@@ -264,9 +264,15 @@ def reached(table: pd.DataFrame) -> str:
             verdict = "too small a size to tell"
         sentences.append(
             f"{piece}: one thread and float32 each {alike[piece]:.1f}×; each at its best on all cores "
-            f"{ratio:.1f}×, {target:.0f}× was aimed at: {verdict}."
+            f"{times(ratio, target)}, {target:.0f}× was aimed at: {verdict}."
         )
     return "\n".join(sentences)
+
+
+def times(ratio: float, target: float) -> str:
+    """`3.4×`; with one more digit where rounding would turn a target that was missed into one that holds."""
+    text = f"{ratio:.1f}"
+    return f"{ratio:.2f}×" if ratio < target <= float(text) else f"{text}×"
 
 
 def one_thread(table: pd.DataFrame) -> dict[str, float]:
