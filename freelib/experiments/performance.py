@@ -121,7 +121,7 @@ def rows(records: Sequence[Record]) -> pd.DataFrame:
     kernels_share, batch_norm_share, pooling_share: of our seconds on one thread, those in PyTorch's
       convolutions and matrix products, its BatchNorm, its pooling; ratio_limit: `ratio_all_cores` if all but
       the first took no time, the limit of what code around these kernels can do
-    roof_share: of the roofline's limit, the slower of computing at the measured GEMM peak and moving every
+    roof_share: of the roofline's limit, the slower of computing at the measured peak and moving every
       operation's tensors at the measured bandwidth: above 1 where caches spare it; NaN where `emulated`
     """
     table = []
