@@ -8,7 +8,18 @@ from functools import cached_property
 
 import pandas as pd
 
-from freelib.experiments import beyond, figure5, figure7, paper_size, table1, table2, table3, table4, table5
+from freelib.experiments import (
+    beyond,
+    figure5,
+    figure7,
+    paper_size,
+    pool_settings,
+    table1,
+    table2,
+    table3,
+    table4,
+    table5,
+)
 from freelib.experiments.grid import Plan, record_of
 from freelib.experiments.units import Unit
 from freelib.methods import get_method
@@ -35,6 +46,7 @@ PLANS: dict[str, Callable[[Profile], Plan]] = {
     "figure7": figure7.plan,
     "beyond": lambda profile: _table(beyond, profile.for_experiment("beyond")),
     "paper_size": paper_size.plan,
+    "pool_settings": pool_settings.plan,
 }
 """By experiment: all its runs in a profile."""
 

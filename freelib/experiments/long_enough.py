@@ -11,14 +11,18 @@ import pandas as pd
 import torch
 
 from freelib.evaluation import mean_over_seeds
-from freelib.experiments import beyond, paper_size
+from freelib.experiments import beyond, paper_size, pool_settings
 from freelib.experiments.evidence import PLANS, Evidence
 from freelib.experiments.units import domains
 from freelib.methods import get_method
 from freelib.records import Record
 from freelib.tables import signed
 
-TITLES = {beyond.EXPERIMENT: "beyond the paper", paper_size.EXPERIMENT: "the paper's size, end to end"}
+TITLES = {
+    beyond.EXPERIMENT: "beyond the paper",
+    paper_size.EXPERIMENT: "the paper's size, end to end",
+    pool_settings.EXPERIMENT: "settings of pre-training",
+}
 HEADING = "Were the runs long enough?"
 RISING, FALLING, OPEN = "still rising", "falling", "not told from flat"
 LEAST = 3

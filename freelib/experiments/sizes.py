@@ -108,6 +108,13 @@ CPU: Settings = {
         "students": {"resnet10": {"width": 16}},
     },
     "table4": _HALF,
+    # Small pools of their own for each seed: what a setting of pre-training does has to show over pools.
+    "pool_settings": {
+        "datasets": ("cifar-fs",),
+        "methods": ("pool_features",),
+        "pool": {"n_models": 10},
+        "pool_seed": None,
+    },
     # The same settings where there are no photographs: one more data set than table 1 has.
     "beyond": {
         "datasets": ("cifar-fs", "mini-imagenet", "cub", "glyphs"),
