@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from freelib.backbones import DEFAULT_WIDTH
-from freelib.experiments import table3
+from freelib.experiments import pool_settings, table3
 from freelib.experiments.differences import line_of_the_papers_size, method_lines, of_pools
 from freelib.experiments.evidence import PLANS, Evidence, name_of
 from freelib.experiments.long_enough import called, long_enough
@@ -94,9 +94,11 @@ def what_differs(evidence: Evidence) -> Iterator[str]:
         yield f"- {name[:-1].capitalize()} {name[-1]}: {rounds}{pool}."
     yield from line_of_the_papers_size(evidence)
     if any(pool_config(name, profile).augment for name in profile.datasets):
+        rows = pool_settings.rows(evidence.runs(pool_settings.EXPERIMENT).records, profile)
+        told = pool_settings.sentence(rows) or "No run here tells by how much."
         yield (
-            "- Crop and flip in pre-training may raise every row that learns from these models; no run here "
-            "tells by how much."
+            "- Crop and flip, or bfloat16, in pre-training may move every row that learns from these models. "
+            f"{told}"
         )
     yield "- The round that is tested is picked on the meta-validation classes (on the test classes)."
     if {record["device"] for record in evidence.everything} <= {"cpu"}:
