@@ -39,8 +39,9 @@ def test_each_setting_has_pools_of_its_own_for_every_seed():
     assert changed == [("bfloat16", True, 3), ("float32", True, 3), ("bfloat16", False, 3)]
     assert [[unit.seed for unit in units] for _, units in grids] == [[0, 1]] * 3
     assert {own.pool_seed for own, _ in grids} == {None}
-    assert pool_settings.plan(get_profile("smoke")) == []
-    assert len(pool_settings.plan(get_profile("cpu"))) == 3
+    for name, seeds in (("smoke", 1), ("cpu", 3), ("paper", 3)):
+        grids = pool_settings.plan(get_profile(name))
+        assert [len(units) for _, units in grids] == [seeds * len(grids[0][0].shots)] * 3
 
 
 def test_differences_are_pool_by_pool(records):

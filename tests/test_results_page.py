@@ -113,7 +113,7 @@ def test_what_differs_of_mixed_pools_has_the_papers_in_brackets(tmp_path):
     assert (
         "- CUB: 1 seed of the methods; of the pool, models: 40 (100); epochs: 30 (100); random crop " in page
     )
-    assert "- Crop and flip in pre-training may raise every row" in page
+    assert "- Crop and flip, or bfloat16, in pre-training may move every row" in page
 
 
 def test_the_page_says_what_one_change_at_a_time_is_worth():

@@ -74,6 +74,7 @@ SMOKE: Settings = {
     },
     "table4": _BRIEF,
     "paper_size": _BRIEF,
+    "pool_settings": {"pool": {"n_models": 2}, "shots": (1,), "pool_seed": None},
     "figure7": {
         **_BRIEF,
         "sensitivity": {
@@ -111,7 +112,6 @@ CPU: Settings = {
     # Small pools of their own for each seed: what a setting of pre-training does has to show over pools.
     "pool_settings": {
         "datasets": ("cifar-fs",),
-        "methods": ("pool_features",),
         "pool": {"n_models": 10},
         "pool_seed": None,
     },
@@ -132,6 +132,12 @@ CPU: Settings = {
 }
 
 PAPER: Settings = {
+    "pool_settings": {
+        "datasets": ("cifar-fs",),
+        "seeds": (0, 1, 2),
+        "pool": {"n_models": 10},
+        "pool_seed": None,
+    },
     "table2": {
         "datasets": ("cifar-fs+mini-imagenet+cub",),
         "methods": MIXED_DOMAINS,
