@@ -64,6 +64,10 @@ def test_the_words_name_what_is_told_apart(records):
     text = pool_settings.table(rows, "Caption.").markdown()
     assert "| CIFAR-FS | as in the profile (bfloat16) | 1 | 51.0 ± 12.7 |  | 2 | 3 |" in text
     assert pool_settings.sentence(pool_settings.rows([], PROFILE)) == ""
+    one = pool_settings.rows([record for record in records if record["seed"] == 0], PROFILE)
+    assert "1 pool of 3 models" in pool_settings.sentence(one)
+    assert "in float32 +0.5 (1-shot, one pool)" in pool_settings.sentence(one)
+    assert "| 50.0 |  | 1 | 3 |" in pool_settings.table(one, "Caption.").markdown()
 
 
 def test_where_nothing_is_made_what_stands_is_read(tmp_path, monkeypatch):

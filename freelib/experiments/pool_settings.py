@@ -106,7 +106,8 @@ def table(rows: pd.DataFrame, caption: str) -> Table:
             "pre-training": rows["pre-training"],
             "shots": rows["n_shot"].astype(str),
             "nearest class mean on the pool's features, %": [
-                plus_minus(row["accuracy"], row["ci95"]) for row in lines
+                f"{row['accuracy']:.1f}" if row["pools"] == 1 else plus_minus(row["accuracy"], row["ci95"])
+                for row in lines
             ],
             "minus the first": [signed(row["difference"], row["difference_ci95"]) for row in lines],
             "pools": rows["pools"].astype(str),
@@ -124,11 +125,11 @@ def sentence(rows: pd.DataFrame) -> str:
     said: dict[str, list[str]] = {}
     for row in rows[rows["difference"].notna()].to_dict("records"):
         gap, width = row["difference"], row["difference_ci95"]
-        apart = "" if abs(gap) > width else ", not told apart"
+        apart = "" if abs(gap) > width else ", one pool" if row["pools"] == 1 else ", not told apart"
         said.setdefault(row["pre-training"], []).append(f"{signed(gap, width)} ({row['n_shot']}-shot{apart})")
     first = rows.iloc[0]
     return (
-        f"{DATASET_TITLES[first['dataset']]}, {first['pools']} pools of {first['models']} models, nearest "
+        f"{DATASET_TITLES[first['dataset']]}, {first['pools']} pool{'s' if first['pools'] > 1 else ''} of {first['models']} models, nearest "
         "class mean on their features, points over the pools: "
         + "; ".join(f"pre-training {words} {', '.join(gaps)}" for words, gaps in said.items())
         + "."
