@@ -128,9 +128,8 @@ def sentence(rows: pd.DataFrame) -> str:
         apart = "" if abs(gap) > width else ", one pool" if row["pools"] == 1 else ", not told apart"
         said.setdefault(row["pre-training"], []).append(f"{signed(gap, width)} ({row['n_shot']}-shot{apart})")
     first = rows.iloc[0]
+    pools = f"{first['pools']} pool{'s' if first['pools'] > 1 else ''} of {first['models']} models"
     return (
-        f"{DATASET_TITLES[first['dataset']]}, {first['pools']} pool{'s' if first['pools'] > 1 else ''} of {first['models']} models, nearest "
-        "class mean on their features, points over the pools: "
-        + "; ".join(f"pre-training {words} {', '.join(gaps)}" for words, gaps in said.items())
-        + "."
+        f"{DATASET_TITLES[first['dataset']]}, {pools}, nearest class mean on their features, points over the "
+        "pools: " + "; ".join(f"pre-training {words} {', '.join(gaps)}" for words, gaps in said.items()) + "."
     )
