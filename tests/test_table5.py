@@ -42,6 +42,22 @@ def test_each_way_has_its_cost_and_its_learner():
     assert math.isnan(rows["accuracy"][2])
 
 
+def test_our_own_method_stands_beside_the_images_that_it_has_a_part_of():
+    ours = record("pool_distillation", [40.0, 42.0], config={}, dataset="glyphs")
+    rows = table5.rows(costs(), [*learners(), ours])
+    assert rows["learner"].tolist()[:2] == ["FREE", "Pool distillation"]
+    assert (
+        rows[["way", "passes", "seconds"]].iloc[0].tolist()
+        == rows[["way", "passes", "seconds"]].iloc[1].tolist()
+    )
+    table = table5.cost_table(rows, "smoke", 50)
+    assert table.cells["learner"].tolist()[1] == "Pool distillation‡"
+    assert "‡: Pool distillation learns from FIve's images of all models and, in the main" in table.note
+    assert table5.worth(rows, [*learners(), ours]) == table5.worth(
+        table5.rows(costs(), learners()), learners()
+    )
+
+
 def test_bidf_mkd_stands_beside_the_passes_that_its_generators_had():
     def of_scratch(adapt_steps):
         bidf = record("bidf_mkd", [25.0, 27.0], config={"adapt_steps": adapt_steps}, dataset="glyphs")

@@ -211,6 +211,7 @@ def _recovered_by(record: Record) -> str:
 def _cost(row: dict[Hashable, Any]) -> str:
     """A row of table 5 in words."""
     learner = f"; {row['learner']}: {plus_minus(row['accuracy'], row['ci95'])} %" if row["learner"] else ""
+    learner += {"PURER": ", on other images", table5.IN_PART: ", mostly on others"}.get(row["learner"], "")
     return (
         f"{DATASET_TITLES.get(row['dataset'], row['dataset'])}, {row['way']}: {row['passes']} passes, "
         f"{row['seconds']:.2f} s a task, agreement "

@@ -26,11 +26,14 @@ FROM_SCRATCH = {"recovery": "scratch", "warmup_rounds": 0}
 """FREE without its meta-generator: the same student on images of generators from scratch, as in table 4."""
 OTHER_IMAGES = "‡"
 """Marks a learner that was trained on other images than its row recovers."""
+IN_PART = "Pool distillation"
+"""Learns from images recovered so, and from others."""
 LEARNERS = {
     "FREE": ("free", {}),
     "FREE, generators from scratch": ("free", FROM_SCRATCH),
     "PURER": ("purer", {}),
     "BiDf-MKD": ("bidf_mkd", {}),
+    IN_PART: ("pool_distillation", {}),
 }
 
 
@@ -80,7 +83,10 @@ def rows(costs: pd.DataFrame, learners: Sequence[Record]) -> pd.DataFrame:
     found = []
     for dataset, group in costs.groupby("dataset", sort=False):
         records = [record for record in learners if record["dataset"] == dataset]
-        for name, way, step, learner in _ways(group, _record_of(records, "BiDf-MKD")):
+        ways = _ways(group, _record_of(records, "BiDf-MKD"))
+        if _record_of(records, IN_PART):
+            ways.insert(1, (*ways[0][:3], IN_PART))
+        for name, way, step, learner in ways:
             tasks = group[(group["way"] == way) & (group["step"] == step)]
             agreement, ci95 = mean_over_seeds(torch.tensor(tasks["agreement"].to_numpy()))
             record = _record_of(records, learner)
@@ -139,7 +145,9 @@ def cost_table(table: pd.DataFrame, profile: str, images: int) -> Table:
                 f"{row.agreement:.1f} ({row.agreement_low:.1f} to {row.agreement_high:.1f})"
                 for row in table.itertuples()
             ],
-            "learner": [f"{name}{OTHER_IMAGES}" if name == "PURER" else name or "–" for name in learners],
+            "learner": [
+                f"{name}{OTHER_IMAGES}" if name in ("PURER", IN_PART) else name or "–" for name in learners
+            ],
             "its accuracy, %": [
                 plus_minus(row["accuracy"], row["ci95"]) if row["learner"] else "–"
                 for row in table.to_dict("records")
@@ -158,6 +166,8 @@ def cost_table(table: pd.DataFrame, profile: str, images: int) -> Table:
     notes = {
         "PURER": f"{OTHER_IMAGES}: PURER was not trained on images recovered as in this row: it learned one "
         "set of pixels for the whole pool.",
+        IN_PART: f"{OTHER_IMAGES}: {IN_PART} learns from FIve's images of all models and, in the main, from "
+        "procedural images and mixtures (notebook 06).",
         "BiDf-MKD": "The students of BiDf-MKD and PURER are trained in their papers' own ways, so that their "
         "accuracy speaks of more than the images.",
         "": "–: no learner here was trained on such images.",
