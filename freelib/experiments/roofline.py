@@ -1,15 +1,18 @@
-"""The roofline: what each piece of the benchmark reaches, below what the machine could."""
+"""What each piece of the benchmark reaches, below what the machine and PyTorch's kernels could."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 import numpy as np
+import pandas as pd
 from matplotlib.figure import Figure
 
 from freelib.experiments.benchmark import PIECES
+from freelib.experiments.machine import KINDS
 from freelib.figures import PALETTE, new_figure, styled
 from freelib.records import Record
+from freelib.tables import Table
 
 
 def emulated(record: Record) -> bool:
@@ -50,3 +53,32 @@ def roofline(records: Sequence[Record]) -> Figure:
     axis.set(xscale="log", yscale="log", xlabel="FLOP a byte", ylabel="GFLOP/s, one thread")
     axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
+
+
+def where_table(table: pd.DataFrame, caption: str) -> Table:
+    """Where our time goes on one thread, in shares, and the ratios if less than all of it took time."""
+    large = table[[f"{kind}_share" for kind in KINDS]].sum(axis=1)
+    table = table.assign(else_share=(1 - large).clip(lower=0), ratio_large=table["ratio_all_cores"] / large)
+    cells = pd.DataFrame(
+        {
+            "piece": table["piece"],
+            "precision": table["precision"],
+            "convolutions, matrix products": table["kernels_share"].map("{:.0%}".format),
+            "BatchNorm": table["batch_norm_share"].map("{:.0%}".format),
+            "pooling": table["pooling_share"].map("{:.0%}".format),
+            "all else": table["else_share"].map("{:.0%}".format),
+            "ratio, all cores": table["ratio_all_cores"].map("{:.1f}".format),
+            "ratio without all else": table["ratio_large"].map("{:.1f}".format),
+            "ratio if convolutions and matrix products were all": table["ratio_limit"].map("{:.1f}".format),
+            "target": table["target"].map("{:.0f}".format),
+        }
+    )
+    kept = [
+        "piece",
+        "precision",
+        *(f"{kind}_share" for kind in (*KINDS, "else")),
+        "ratio_all_cores",
+        "ratio_large",
+    ]
+    note = "All else: small operations by the hundred, the optimiser, the images, and Python between them."
+    return Table(caption, table[[*kept, "ratio_limit", "target"]], cells, note)
