@@ -67,15 +67,11 @@ def _names(value: Any) -> bool:
 
 
 def _numbers(value: Any, low: float, high: float) -> bool:
-    return (
-        _listed(value)
-        and len(value) > 0
-        and all(hasattr(x, "__float__") and low <= float(x) <= high for x in value)
-    )
+    return _listed(value) and all(hasattr(x, "__float__") and low <= float(x) <= high for x in value)
 
 
 def _listed(value: Any) -> bool:
-    return hasattr(value, "__len__") and not isinstance(value, str | Mapping)
+    return hasattr(value, "__len__") and not isinstance(value, str | Mapping) and len(value) > 0
 
 
 _FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -83,10 +79,7 @@ _FITS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "class_names": (_names, "class_names is a list of at least two names, no two alike"),
     "mean": (lambda v: _numbers(v, 0, 1), "mean is a list of numbers in [0, 1], of images in [0, 1]"),
     "std": (lambda v: _numbers(v, 1e-6, 1e6), "std is a list of numbers above 0, of images in [0, 1]"),
-    "image_size": (
-        lambda v: isinstance(v, Integral) and int(v) > 0,
-        "image_size is a whole number of pixels",
-    ),
+    "image_size": (lambda v: isinstance(v, Integral) and int(v) > 0, "image_size is a whole number > 0"),
     "domain": (lambda v: isinstance(v, str), "domain is a name"),
     "accuracy": (lambda v: v is None or _numbers([v], 0, 1), "accuracy is a number in [0, 1]"),
 }

@@ -249,6 +249,26 @@ def _minus(weights: list[Tensor], step: list[Tensor], lr: float) -> list[Tensor]
     return [torch.sub(weight, d, alpha=lr) for weight, d in zip(weights, step, strict=True)]
 
 
+def descend(
+    loss: SupportLoss, weights: list[Tensor], lr: float, steps: int
+) -> tuple[list[SupportLoss], list[Tensor]]:
+    """Gradient steps: the loss at each of the weights on the way, for `pull_back`, and the last weights."""
+    losses = []
+    for _ in range(steps):
+        here = copy.copy(loss)
+        here.blocks = [copy.copy(block) for block in loss.blocks]
+        weights = _minus(weights, here.gradient(weights), lr)
+        losses.append(here)
+    return losses, weights
+
+
+def pull_back(losses: list[SupportLoss], gradient: list[Tensor], lr: float) -> list[Tensor]:
+    """The gradient at the last weights of `descend` -> that at the first: Π (1 − α ∇²L(θ_k)) · gradient."""
+    for loss in reversed(losses):
+        gradient = _minus(gradient, loss.hessian_times(gradient), lr)
+    return gradient
+
+
 class InnerLoop:
     """MAML's inner loop on one support set, and the way back through it, for a Conv4 with `weight_names`."""
 
@@ -259,19 +279,12 @@ class InnerLoop:
             raise TypeError(f"A Conv4 on batch statistics is expected, got {type(backbone).__name__}.")
         params = dict(backbone.named_parameters())
         eps = [layer.eps for layer in backbone.modules() if isinstance(layer, nn.BatchNorm2d)]
-        loss = SupportLoss(images, labels, backbone.n_way, eps)
         weights = [params[name].detach() for name in names]
-        self.lr, self.names, self.losses = lr, names, []
-        for _ in range(steps):
-            here = copy.copy(loss)
-            here.blocks = [copy.copy(block) for block in loss.blocks]
-            weights = _minus(weights, here.gradient(weights), lr)
-            self.losses.append(here)
+        self.lr, self.names = lr, names
+        self.losses, weights = descend(SupportLoss(images, labels, backbone.n_way, eps), weights, lr, steps)
         self.params = params | dict(zip(names, weights, strict=True))
 
     @torch.no_grad()
     def pull_back(self, gradient: list[Tensor]) -> list[Tensor]:
-        """The gradient at the adapted weights, by `names` -> that at θ: Π (1 − α ∇²L(θ_k)) · gradient."""
-        for loss in reversed(self.losses):
-            gradient = _minus(gradient, loss.hessian_times(gradient), self.lr)
-        return gradient
+        """The gradient at the adapted weights, by `names` -> that at θ."""
+        return pull_back(self.losses, gradient, self.lr)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from freelib.conv4_derivatives import SupportLoss, weight_names
+from freelib.conv4_derivatives import SupportLoss, descend, pull_back, weight_names
 from freelib.environment import keep_freed_memory
 from freelib.episodes import images_to_float
 from freelib.experiments.benchmark import Ours, Size, Work, in_processes
@@ -48,21 +48,9 @@ def outer_gradient(
 
     weights: as `SupportLoss` has them; images prepared; gives the gradients of the weights
     """
-    losses = []
-    at_start = SupportLoss(support, labels, n_way, eps)
-
-    def step(at: list[Tensor], by: list[Tensor]) -> list[Tensor]:
-        return [torch.sub(a, b, alpha=lr) for a, b in zip(at, by, strict=True)]
-
-    for _ in range(steps):
-        here = copy.copy(at_start)
-        here.blocks = [copy.copy(block) for block in at_start.blocks]
-        weights = step(weights, here.gradient(weights))
-        losses.append(here)
+    losses, weights = descend(SupportLoss(support, labels, n_way, eps), weights, lr, steps)
     gradient = SupportLoss(query, query_labels, n_way, eps).gradient(weights)
-    for loss in reversed(losses):
-        gradient = step(gradient, loss.hessian_times(gradient))
-    return gradient
+    return pull_back(losses, gradient, lr)
 
 
 def replay_piece(work: Work) -> tuple[Callable[..., list[Tensor]], tuple[Any, ...]]:

@@ -23,7 +23,7 @@ from freelib.experiments.benchmark import (
     measure,
     measure_pools,
 )
-from freelib.experiments.machine import KINDS, spread
+from freelib.experiments.machine import spread
 from freelib.experiments.measure import computed
 from freelib.experiments.roofline import emulated
 from freelib.methods.free import FreeConfig
@@ -119,8 +119,8 @@ def rows(records: Sequence[Record]) -> pd.DataFrame:
     threads over ours side by side
     flops_share: ours of the reference's operations
     kernels_share, batch_norm_share, pooling_share: of our seconds on one thread, those in PyTorch's
-      convolutions and matrix products, its BatchNorm, its pooling; ratio_limit: `ratio_all_cores` if all but
-      the first took no time, the limit of what code around these kernels can do
+      convolutions and matrix products, its BatchNorm, its pooling; large_share: those in all three
+    ratio_limit: `ratio_all_cores` if all but the convolutions and matrix products took no time
     roof_share: of the roofline's limit, the slower of computing at the measured peak and moving every
       operation's tensors at the measured bandwidth: above 1 where caches spare it; NaN where `emulated`
     """
@@ -146,6 +146,7 @@ def rows(records: Sequence[Record]) -> pd.DataFrame:
                 "reference_threads": x["reference_threads"]["median"],
                 "ratio_all_cores": all_cores,
                 **{f"{kind}_share": value / s for kind, value in x["cost"]["seconds"].items()},
+                "large_share": sum(x["cost"]["seconds"].values()) / s,
                 "ratio_limit": all_cores * s / x["cost"]["seconds"]["kernels"],
                 "roof_share": math.nan if emulated(record) else max(computing, moving) / s,
                 "flops_share": x["cost"]["flops"] / x["reference_cost"]["flops"],
@@ -272,7 +273,7 @@ def ratios(table: pd.DataFrame) -> dict[str, float]:
 
 def limits(table: pd.DataFrame) -> dict[str, float]:
     """`ratios` if our large operations were all that takes time."""
-    large = table[[f"{kind}_share" for kind in KINDS]].sum(axis=1)
+    large = table["large_share"]
     return ratios(
         table.assign(
             side_by_side=table["side_by_side"] * large, ratio_all_cores=table["ratio_all_cores"] / large

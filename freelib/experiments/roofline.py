@@ -57,7 +57,7 @@ def roofline(records: Sequence[Record]) -> Figure:
 
 def where_table(table: pd.DataFrame, caption: str) -> Table:
     """Where our time goes on one thread, in shares, and the ratios if less than all of it took time."""
-    large = table[[f"{kind}_share" for kind in KINDS]].sum(axis=1)
+    large = table["large_share"]
     table = table.assign(else_share=(1 - large).clip(lower=0), ratio_large=table["ratio_all_cores"] / large)
     cells = pd.DataFrame(
         {

@@ -1,13 +1,9 @@
-"""FREE: switches, selection, the same bits from run to run and across a kill."""
+"""FREE: switches, selection, the same bits from run to run."""
 
 from __future__ import annotations
 
 import math
-import signal
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -223,56 +219,12 @@ def test_the_defaults_are_the_releases():
     assert {name: getattr(config, name) for name in expected} == expected
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-import torch
-torch.set_num_threads(1)
-from test_free import TINY, train
-from freelib.storage import Checkpoint
-def monitor(number, learner):
-    if number == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return 1 / number
-train(monitor=monitor, checkpoint=Checkpoint(Path(sys.argv[1])))
-"""
-
-
-def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path):
-    def monitor(number, learner):
-        asked.append(number)
-        return 1 / number
-
-    asked: list[int] = []
-    straight = train(monitor=monitor)
-    checkpoint = Checkpoint(tmp_path / "run.pt")
-    here = Path(__file__).parent
-    path = f"import sys; sys.path[:0] = [{str(here)!r}, {str(here.parent)!r}]\n"
-    killed = subprocess.run([sys.executable, "-c", path + KILLED, str(checkpoint.file)], check=False)
-    assert killed.returncode == -signal.SIGKILL
-    assert checkpoint.load()["round"] == 2
-    asked.clear()
-    resumed = train(monitor=monitor, checkpoint=checkpoint)
-    assert asked == [3, 4]
-    assert torch.equal(weights(resumed), weights(straight))
-    assert torch.equal(flat(resumed.last_params.values()), flat(straight.last_params.values()))
-    assert resumed.selected_round == straight.selected_round == 2
-    assert resumed.log.history == straight.log.history
-    assert resumed.log.passes == straight.log.passes
-
-
 def test_a_finished_run_has_nothing_left_to_do(plain, tmp_path):
     checkpoint = Checkpoint(tmp_path / "run.pt")
     train(checkpoint=checkpoint)
     again = train(checkpoint=checkpoint)
     assert torch.equal(weights(again), weights(plain))
     assert len(again.log.history["round"]) == 4
-
-
-def test_no_checkpoint_where_none_is_wanted(tmp_path):
-    checkpoint = Checkpoint(tmp_path / "run.pt")
-    train(replace(TINY, checkpoint_every=0), checkpoint=checkpoint)
-    assert checkpoint.load() is None
 
 
 def test_the_generator_learns_what_the_teachers_recognise(tiny_dataset):
