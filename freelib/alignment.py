@@ -8,13 +8,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from freelib.augmentation import random_crop_flip
-from freelib.checks import check_at_least, check_one_of
 from freelib.distillation import DISTILLATION_LOSSES, at_least_float32
+from freelib.fast.threads import twin
 from freelib.generator import RecoveredTask
-from freelib.lanes import twin
 from freelib.meta_learner import MetaLearner
-from freelib.pool import ModelPool, PretrainedModel
+from freelib.models.augmentation import random_crop_flip
+from freelib.models.checks import check_at_least, check_one_of
+from freelib.models.pool import ModelPool, PretrainedModel
 
 ALIGNMENTS = ("sequential", "summed")
 OPTIMIZERS = {"adam": ("adam", "adam"), "sgd": ("sgd", "sgd"), "sgd_inside": ("sgd", "adam")}
@@ -142,7 +142,7 @@ class DistillationHeads:
     def logits(self, images: Tensor, model: PretrainedModel) -> Tensor:
         """The student's logits `(n, n_way_i)` for a model's images in [0, 1], what L_adv looks at.
 
-        Several threads may ask at once, see `freelib.lanes`.
+        Several threads may ask at once, see `freelib.fast.threads`.
         """
         params = self.student({**self.learner.params, **self.params}, model.name)
         return twin(self.learner).forward(params, self.learner.transform(images))

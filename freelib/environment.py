@@ -24,7 +24,7 @@ _lanes = 1
 
 
 def lanes() -> int:
-    """On how many episodes this process works at once (see `freelib.lanes`), each with torch's threads."""
+    """On how many episodes this process works at once (`freelib.fast.threads`)."""
     return _lanes
 
 
@@ -110,7 +110,9 @@ def process_context() -> BaseContext:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch._dynamo", "freelib.pretraining"])  # the first: an optimiser's step
+    context.set_forkserver_preload(
+        ["torch._dynamo", "freelib.models.pretraining"]
+    )  # the first: an optimiser's step
     return context
 
 

@@ -11,13 +11,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from freelib.augmentation import random_crop_flip
+from freelib.datasets.episodes import class_major_labels
 from freelib.distillation import at_least_float32
-from freelib.episodes import class_major_labels
+from freelib.fast.threads import adapt_each
 from freelib.inversion import InversionConfig, inversion_loss
-from freelib.lanes import adapt_each
-from freelib.pool import PretrainedModel
-from freelib.transform import resized
+from freelib.models.augmentation import random_crop_flip
+from freelib.models.pool import PretrainedModel
+from freelib.models.transform import resized
 
 Student = Callable[[Tensor], Tensor]
 

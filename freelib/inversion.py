@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freelib.checks import check_at_least
 from freelib.distillation import at_least_float32, kl_divergence
-from freelib.pool import PretrainedModel
+from freelib.models.checks import check_at_least
+from freelib.models.pool import PretrainedModel
 
 
 @dataclass(frozen=True)

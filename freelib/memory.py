@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from freelib.episodes import Episode, class_major_labels, images_to_float, images_to_uint8
+from freelib.datasets.episodes import Episode, class_major_labels, images_to_float, images_to_uint8
 from freelib.generator import RecoveredTask
-from freelib.pool import PretrainedModel
-from freelib.transform import resized
+from freelib.models.pool import PretrainedModel
+from freelib.models.transform import resized
 
 ClassKey = tuple[str, str]  # (domain, class name)
 

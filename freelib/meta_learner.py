@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from freelib.checks import check_one_of
-from freelib.conv4_derivatives import InnerLoop, weight_names
+from freelib.datasets.episodes import Episode, check_labels, checked_images, images_to_float
 from freelib.distillation import at_least_float32
-from freelib.episodes import Episode, check_labels, checked_images, images_to_float
-from freelib.transform import ImageTransform
+from freelib.fast.conv4_derivatives import InnerLoop, weight_names
+from freelib.models.checks import check_one_of
+from freelib.models.transform import ImageTransform
 
 HEADS = ("maml", "anil", "prototypes")
 CENTRES = ("none", "support", "episode")

@@ -9,12 +9,12 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from freelib import side_by_side
-from freelib.checks import check_at_least, check_one_of
-from freelib.episodes import Episode
-from freelib.lanes import backward_of_each
+from freelib.datasets.episodes import Episode
+from freelib.fast import vmap as side_by_side
+from freelib.fast.threads import backward_of_each
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
+from freelib.models.checks import check_at_least, check_one_of
 
 
 @dataclass(frozen=True)

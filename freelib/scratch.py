@@ -6,7 +6,7 @@ import torch
 
 from freelib.generator import MetaGenerator, RecoveredTask, Student
 from freelib.inversion import InversionConfig
-from freelib.pool import PretrainedModel
+from freelib.models.pool import PretrainedModel
 
 
 def recover_from_scratch(

@@ -15,8 +15,8 @@ from PIL import Image
 
 from freelib.datasets.class_lists import class_lists
 from freelib.methods.base import Method, MethodConfig, build_student
-from freelib.methods.running import TrainingRun
-from freelib.profiles import Profile
+from freelib.methods.training import TrainingRun
+from freelib.run.profiles import Profile
 
 TINY = Profile(
     name="tiny",

@@ -11,11 +11,11 @@ from fake_methods import TINY
 from test_records import fields
 
 from freelib.experiments.evidence import PLANS, Evidence
-from freelib.experiments.pools import pool_parts, pool_seed
-from freelib.experiments.runner import Run
-from freelib.experiments.units import Unit
-from freelib.profiles import Profile
-from freelib.records import Record, RecordStore, complete
+from freelib.run.pools import pool_parts, pool_seed
+from freelib.run.profiles import Profile
+from freelib.run.records import Record, RecordStore, complete
+from freelib.run.runner import Run
+from freelib.run.units import Unit
 
 Accuracies = Callable[[Unit], Sequence[float] | None]
 

@@ -10,11 +10,11 @@ from test_tables import record
 from tiny_models import tiny_pool
 from torch.nn.functional import cross_entropy
 
-from freelib.episodes import EpisodeSampler
-from freelib.evaluation import evaluate_centres
+from freelib.datasets.episodes import EpisodeSampler
 from freelib.experiments import adapting, beyond
 from freelib.methods.base import build_student
 from freelib.methods.pool_distillation import PoolDistillationConfig
+from freelib.run.evaluation import evaluate_centres
 
 
 def student():

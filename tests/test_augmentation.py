@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from tiny_models import rng
 
-from freelib.augmentation import random_crop_flip
+from freelib.models.augmentation import random_crop_flip
 
 
 def images(n: int = 40) -> torch.Tensor:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 import torchvision
 from tiny_models import rng
 
-from freelib.backbones import ARCHITECTURES, build_backbone
+from freelib.models.backbones import ARCHITECTURES, build_backbone
 
 
 def count(module) -> int:

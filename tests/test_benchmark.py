@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from freelib.experiments import machine
-from freelib.experiments.benchmark import (
+from freelib.studies import machine
+from freelib.studies.benchmark import (
     PIECES,
     SMALL,
     Job,
@@ -21,7 +21,7 @@ from freelib.experiments.benchmark import (
     measure,
     measure_pools,
 )
-from freelib.experiments.machine import Traffic, cost, seconds_by_kind, spread
+from freelib.studies.machine import Traffic, cost, seconds_by_kind, spread
 
 REFERENCE = Path(__file__).parents[1] / "benchmarks" / "reference.py"
 TINY = replace(SMALL, repeats=2)

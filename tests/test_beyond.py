@@ -11,7 +11,7 @@ from test_tables import record
 
 from freelib.experiments import adapting, beyond, beyond_words
 from freelib.methods.pool_distillation import PoolDistillationConfig
-from freelib.profiles import get_profile
+from freelib.run.profiles import get_profile
 
 SMALL = {
     "recovered": 16, "procedural": 32, "mixed": 16, "warmup_rounds": 1, "meta_batch": 1, "adapt_steps": 1,

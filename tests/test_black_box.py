@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from tiny_models import SmoothNet, rng
 from torch import Tensor, nn
 
-from freelib.black_box import ZeroOrder, black_box_model
-from freelib.pool import PretrainedModel
+from freelib.methods.black_box import ZeroOrder, black_box_model
+from freelib.models.pool import PretrainedModel
 
 
 class OnlyCalls:

@@ -7,7 +7,7 @@ from torch import nn
 
 from freelib.experiments.bring_your_own import OwnModels, above
 from freelib.methods.base import build_student
-from freelib.own_models import read_own_models
+from freelib.models.own_models import read_own_models
 
 SMALL = replace(TINY, overrides={"*": {"width": 4}, "free": {"ngf": 4, "images_per_class": 2}})
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from freelib.backbones import build_backbone
-from freelib.calibration import CalibratedLearner, CalibrationConfig, contrastive_loss
 from freelib.datasets import FewShotDataset
-from freelib.episodes import EpisodeSampler
+from freelib.datasets.episodes import EpisodeSampler
 from freelib.inversion import InversionConfig
 from freelib.meta_learner import GradientClassifier, MetaLearner
+from freelib.methods.calibration import CalibratedLearner, CalibrationConfig, contrastive_loss
+from freelib.models.backbones import build_backbone
 
 
 def plain_learner(head: str = "maml") -> MetaLearner:

@@ -8,15 +8,15 @@ import torch
 from tiny_models import rng, tiny_model, tiny_pool
 from torch import nn
 
-from freelib.backbones import build_backbone
-from freelib.checks import check_metadata
 from freelib.methods import get_method
 from freelib.methods.base import MethodConfig
 from freelib.methods.bidf_mkd import BidfMkdConfig
 from freelib.methods.free import FreeConfig
 from freelib.methods.pool_distillation import PoolDistillationConfig
 from freelib.methods.purer import PurerConfig
-from freelib.pool import ModelPool, PretrainedModel, save_member
+from freelib.models.backbones import build_backbone
+from freelib.models.checks import check_metadata
+from freelib.models.pool import ModelPool, PretrainedModel, save_member
 from freelib.storage import Checkpoint
 
 NAN, INF = float("nan"), float("inf")

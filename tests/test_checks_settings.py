@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from freelib.checks import check_device
 from freelib.inversion import InversionConfig
 from freelib.methods.base import MethodConfig
 from freelib.methods.dro import DroConfig
@@ -15,7 +14,8 @@ from freelib.methods.pool_distillation import PoolDistillationConfig
 from freelib.methods.pool_features import PoolFeaturesConfig
 from freelib.methods.pool_opinions import PoolOpinionsConfig
 from freelib.methods.purer import PurerConfig
-from freelib.pretraining import PoolConfig
+from freelib.models.checks import check_device
+from freelib.models.pretraining import PoolConfig
 
 NAN, INF = float("nan"), float("inf")
 

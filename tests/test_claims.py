@@ -6,8 +6,8 @@ from made_records import CLAIMED, FREE, MIXED, by_method
 
 from freelib.experiments.claims import CLAIMS, QUESTIONS, SOURCES, all_verdicts
 from freelib.experiments.claims_accuracy import beats_published
-from freelib.experiments.units import Unit
 from freelib.experiments.verdicts import FAILS, FAILS_SO_FAR, HOLDS, HOLDS_IN_PART, OPEN, SO_FAR, UNCLEAR
+from freelib.run.units import Unit
 
 
 def test_without_records_nothing_is_claimed(evidence):

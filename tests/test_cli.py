@@ -11,11 +11,11 @@ from click.testing import CliRunner
 from fake_methods import TINY
 
 from freelib.cli import VERBS, main
-from freelib.experiments.units import Unit, unit_config
 from freelib.methods import METHODS
-from freelib.notebooks import write_notebook
-from freelib.profiles import PROFILES
-from freelib.records import plain
+from freelib.run.notebooks import write_notebook
+from freelib.run.profiles import PROFILES
+from freelib.run.records import plain
+from freelib.run.units import Unit, unit_config
 
 
 @pytest.fixture
@@ -184,7 +184,7 @@ def test_no_pool_is_pretrained_for_a_run_that_is_refused(run, monkeypatch, words
     Path("l").mkdir()
     Path("l/learner.json").write_text(json.dumps(about | rest))
     started = []
-    monkeypatch.setattr("freelib.experiments.pools.pretrain_into", lambda *_, **__: started.append(1))
+    monkeypatch.setattr("freelib.run.pools.pretrain_into", lambda *_, **__: started.append(1))
     result = run("train", "random", "--out", "l", *words.split())
     assert (result.code, started) == (2, [])
     assert any(part in result.err for part in sentence.split("|"))
@@ -217,7 +217,7 @@ def test_reproduce_and_notebooks_pass_on_what_was_asked(run, monkeypatch, tmp_pa
         failure = SimpleNamespace(name="01_x", path=tmp_path / "x.ipynb", error="ValueError: no")
         return tmp_path / "index.html", [failure]
 
-    monkeypatch.setattr("freelib.reproduce.reproduce", reproduce)
+    monkeypatch.setattr("freelib.run.reproduce.reproduce", reproduce)
     result = run(
         "reproduce", "--dataset", "cub", "--shots", "1", "--shots", "5", "-p", "X=1e-3", "--notebook", "01_x"
     )
@@ -233,10 +233,10 @@ def test_notebooks_are_listed_or_executed(run, monkeypatch, tmp_path):
     write_notebook(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "notebooks" / "01_x.ipynb")
     assert json.loads(run("notebooks", "--json").out) == [{"name": "01_x", "parameters": {"N": 3}}]
     assert "N=3" in run("notebooks").out
-    monkeypatch.setattr("freelib.reproduce.execute_in_place", lambda *_, **__: [])
+    monkeypatch.setattr("freelib.run.reproduce.execute_in_place", lambda *_, **__: [])
     assert run("notebooks", "--in-place", "01_x").out == "01_x\n"
     failure = SimpleNamespace(name="01_x", path=tmp_path / "kept.ipynb", error="ValueError: no")
-    monkeypatch.setattr("freelib.reproduce.execute_in_place", lambda *_, **__: [failure])
+    monkeypatch.setattr("freelib.run.reproduce.execute_in_place", lambda *_, **__: [failure])
     result = run("notebooks", "--in-place", "--json")
     assert (result.code, json.loads(result.out)["executed"]) == (1, [])
     assert "kept in" in result.err

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from freelib.experiments import compiled
-from freelib.experiments.benchmark import SMALL, Ours, Work, in_processes
+from freelib.studies.benchmark import SMALL, Ours, Work, in_processes
 
 TINY = replace(SMALL, repeats=1)
 

@@ -14,11 +14,11 @@ from freelib.experiments.differences import (
     of_method,
     of_pools,
 )
-from freelib.experiments.pools import pool_config, pool_parts
-from freelib.experiments.units import Unit, unit_config
 from freelib.methods import get_method
-from freelib.pretraining import PoolConfig
-from freelib.profiles import get_profile
+from freelib.models.pretraining import PoolConfig
+from freelib.run.pools import pool_config, pool_parts
+from freelib.run.profiles import get_profile
+from freelib.run.units import Unit, unit_config
 
 CPU, PAPER = get_profile("cpu"), get_profile("paper")
 

@@ -7,7 +7,7 @@ import pytest
 
 import freelib
 from freelib.environment import cpu_model, device_name, environment, git_commit, peak_memory_mib
-from freelib.records import FIELDS
+from freelib.run.records import FIELDS
 
 
 def test_environment_names_what_a_record_has():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from freelib.episodes import (
+from freelib.datasets.episodes import (
     EpisodeSampler,
     check_labels,
     checked_images,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from freelib.episodes import EpisodeSampler
-from freelib.evaluation import Score, evaluate, mean_and_interval, mean_over_seeds, paired_difference
+from freelib.datasets.episodes import EpisodeSampler
 from freelib.meta_learner import Classifier
+from freelib.run.evaluation import Score, evaluate, mean_and_interval, mean_over_seeds, paired_difference
 
 
 class Knows(Classifier):

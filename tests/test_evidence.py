@@ -5,10 +5,10 @@ from made_records import made
 from test_tables import record
 
 from freelib.experiments.evidence import PLANS, Evidence, unmeasured, unmeasured_seeds
-from freelib.experiments.grid import standing
-from freelib.experiments.units import Unit, grid
-from freelib.profiles import get_profile
-from freelib.records import RecordStore
+from freelib.run.grid import standing
+from freelib.run.profiles import get_profile
+from freelib.run.records import RecordStore
+from freelib.run.units import Unit, grid
 
 PROFILE = replace(TINY, n_episodes=4, methods=("random", "free"), seeds=(0, 1))
 FREE = Unit("table1", "free", "cifar-fs", 1, 0)

@@ -9,7 +9,7 @@ from test_records import fields
 from tiny_models import rng, tiny_model, tiny_pool
 
 from freelib.experiments import figure2
-from freelib.records import complete
+from freelib.run.records import complete
 
 SMALL = replace(TINY, overrides={"*": {"width": 4}, "free": {"ngf": 4, "images_per_class": 2}})
 

@@ -7,7 +7,8 @@ from fake_methods import TINY
 from matplotlib.patches import FancyArrowPatch
 
 from freelib.alignment import AlignmentConfig, aligned_displacement, summed_gradient
-from freelib.experiments import figure3, lemma1
+from freelib.experiments import figure3
+from freelib.studies import lemma1
 
 FREE = {"ngf": 4, "images_per_class": 4, "meta_batch": 2, "n_query": 2, "kd_heads": "per_model"}
 SMALL = replace(TINY, overrides={"*": {"width": 4}, "free": FREE})

@@ -4,7 +4,8 @@ import pytest
 from fake_methods import TINY
 from test_tables import record
 
-from freelib.experiments import figure7, grid
+from freelib.experiments import figure7
+from freelib.run import grid
 
 CONFIG = {"adapt_steps": 5, "meta_batch": 4, "images_per_class": 20}
 

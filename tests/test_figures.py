@@ -7,9 +7,9 @@ import torch
 from matplotlib.container import ErrorbarContainer
 from test_tables import record, two_methods
 
-from freelib.accuracy_rows import accuracy_rows
 from freelib.experiments import table1
-from freelib.figures import (
+from freelib.run.accuracy_rows import accuracy_rows
+from freelib.show.figures import (
     PAGE_WIDTH,
     PALETTE,
     bar_chart,

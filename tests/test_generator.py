@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from tiny_models import HandAdam, flat, rng, tiny_model
 from torch import nn
 
-from freelib.augmentation import random_crop_flip
 from freelib.generator import Generator, MetaGenerator, UpsampleConv, recover_round
 from freelib.inversion import InversionConfig
+from freelib.models.augmentation import random_crop_flip
 
 TINY = InversionConfig(
     ngf=2, z_dim=4, images_per_class=2, adapt_steps=3, generator_lr=0.02, z_lr=0.05, meta_lr=0.01
@@ -189,8 +189,8 @@ def test_adapting_lowers_the_loss_and_more_steps_lower_it_more():
 
 
 def test_neither_the_model_nor_the_student_learns_or_gets_gradients():
-    from freelib.backbones import build_backbone
     from freelib.meta_learner import MetaLearner
+    from freelib.models.backbones import build_backbone
 
     student = MetaLearner(
         build_backbone("conv4", image_size=16, width=4, batch_stats=True),

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from fake_methods import TINY
 
-from freelib.experiments import grid, runner
-from freelib.experiments.grid import GridError, _longest_first, run_grid, run_plan, standing
-from freelib.experiments.runner import run_unit
-from freelib.experiments.units import Unit
-from freelib.experiments.worker import Job, Worker
-from freelib.records import RecordStore
+from freelib.run import grid, runner
+from freelib.run.grid import GridError, _longest_first, run_grid, run_plan, standing
+from freelib.run.records import RecordStore
+from freelib.run.runner import run_unit
+from freelib.run.units import Unit
+from freelib.run.worker import Job, Worker
 
 DRIFTING = "fake_methods:Drifting"
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from freelib.inversion import InversionConfig, inversion_loss, total_variation
-from freelib.pool import PretrainedModel
+from freelib.models.pool import PretrainedModel
 
 
 def test_total_variation_of_one_bright_pixel() -> None:

@@ -16,7 +16,7 @@ from freelib.inversion import (
     batchnorm_loss,
     inversion_loss,
 )
-from freelib.pool import PretrainedModel
+from freelib.models.pool import PretrainedModel
 
 
 def pixel_model(with_norm: bool = True) -> PretrainedModel:

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from tiny_models import rng, tiny_model, tiny_pool
 
-from freelib.joint_opinion import JointOpinion, for_inference, principal_axes
+from freelib.methods.joint_opinion import JointOpinion, for_inference, principal_axes
 
 IMAGES = torch.rand(30, 3, 16, 16, generator=rng())
 FEATURES = torch.randn(200, 6, generator=rng()) @ torch.randn(6, 6, generator=rng(1)) + 3

@@ -10,15 +10,15 @@ import pytest
 import torch
 from tiny_models import rng, tiny_model
 
-from freelib import lanes
 from freelib.alignment import DistillationHeads
-from freelib.backbones import build_backbone
-from freelib.calibration import CalibratedLearner, CalibrationConfig
+from freelib.datasets.episodes import Episode
 from freelib.environment import environment, set_lanes
-from freelib.episodes import Episode
+from freelib.fast import threads as lanes
 from freelib.generator import MetaGenerator, recover_round
 from freelib.inversion import InversionConfig
 from freelib.meta_learner import MetaLearner
+from freelib.methods.calibration import CalibratedLearner, CalibrationConfig
+from freelib.models.backbones import build_backbone
 from freelib.replay import maml_step
 
 RULE = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "image_size": 16, "inner_lr": 0.1}

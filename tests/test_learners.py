@@ -6,11 +6,11 @@ from fake_methods import TINY
 from tiny_models import rng, tiny_pool
 from torch import nn
 
-from freelib.experiments.learners import load_learner, save_learner
-from freelib.experiments.pools import pretrain_into
-from freelib.experiments.units import make_config
 from freelib.methods import get_method
 from freelib.methods.base import build_student
+from freelib.run.learners import load_learner, save_learner
+from freelib.run.pools import pretrain_into
+from freelib.run.units import make_config
 from freelib.storage import load_tensors, save_tensors
 
 SMALL_DISTILLATION = {

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from freelib.experiments import lemma1
+from freelib.studies import lemma1
 
 RATES = (0.002, 0.005, 0.01)
 

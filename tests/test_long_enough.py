@@ -5,7 +5,7 @@ from made_records import FREE, made, made_evidence
 from test_evidence import PROFILE
 
 from freelib.experiments import long_enough
-from freelib.experiments.units import Unit
+from freelib.run.units import Unit
 
 UNITS = [Unit("table1", "free", "cifar-fs", 1, seed) for seed in (0, 1)]
 

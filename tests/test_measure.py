@@ -4,10 +4,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from fake_methods import TINY
 
-from freelib.experiments.measure import computed, measured
-from freelib.experiments.runner import Run
-from freelib.experiments.units import Unit
-from freelib.records import RecordStore, validate
+from freelib.run.measure import computed, measured
+from freelib.run.records import RecordStore, validate
+from freelib.run.runner import Run
+from freelib.run.units import Unit
 
 RUN = Run(Unit("figure9", "fake_methods:Drifting", "cifar-fs", 1, 3), TINY)
 

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from tiny_models import flat, numeric_gradient, rng, smooth_learner
 
-from freelib.backbones import build_backbone
-from freelib.episodes import Episode
+from freelib.datasets.episodes import Episode
 from freelib.meta_learner import MetaLearner, prototype_logits
+from freelib.models.backbones import build_backbone
 
 
 def episode(seed: int = 3, n_query: int = 4) -> Episode:

@@ -5,10 +5,10 @@ from tiny_models import tiny_pool
 
 from freelib.experiments import meta_training
 from freelib.experiments.meta_training import MetaTrainingConfig, measure, rows, weights_before_norm
-from freelib.experiments.recovery_cost import split_off
 from freelib.generator import Generator, MetaGenerator, recover_round
 from freelib.methods.base import stream_seed
 from freelib.methods.free import FreeConfig
+from freelib.studies.recovery_cost import split_off
 
 QUICK = FreeConfig(ngf=4, z_dim=8, images_per_class=2, adapt_steps=3, augment_padding=1)
 OWN = MetaTrainingConfig(rounds=2, every=1, held_out=1, rates=(1.0, 0.1), steps=4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from tiny_models import rng
 
-from freelib.mixing import jitter_colours, mixed_images, paste_patches, random_zoom
+from freelib.methods.mixing import jitter_colours, mixed_images, paste_patches, random_zoom
 
 IMAGES = torch.rand(40, 3, 16, 16, generator=rng())
 

@@ -10,11 +10,11 @@ import torch
 from tiny_models import rng, smooth_learner, tiny_model
 
 from freelib.alignment import AlignmentConfig, DistillationHeads, align, distillation_batch, make_optimizer
-from freelib.backbones import build_backbone
-from freelib.episodes import Episode, class_major_labels
+from freelib.datasets.episodes import Episode, class_major_labels
 from freelib.generator import MetaGenerator
 from freelib.inversion import InversionConfig
 from freelib.meta_learner import MetaLearner
+from freelib.models.backbones import build_backbone
 from freelib.replay import maml_step
 
 DEVICE = "meta"

@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from freelib.notebooks import (
+from freelib.run.notebooks import (
     ARTEFACTS,
     check_parameters,
     clean,
@@ -15,7 +15,7 @@ from freelib.notebooks import (
     read_notebook,
     write_notebook,
 )
-from freelib.report import write_index
+from freelib.run.report import write_index
 
 COMMITTED = Path(__file__).parents[1] / "notebooks"
 

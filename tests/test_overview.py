@@ -12,8 +12,8 @@ from test_tables import record
 from freelib.experiments import overview
 from freelib.experiments.evidence import Evidence
 from freelib.experiments.summary import gathered
-from freelib.experiments.units import Unit
-from freelib.records import RecordStore
+from freelib.run.records import RecordStore
+from freelib.run.units import Unit
 
 RESULTS = Path(__file__).parents[1] / "results" / "cpu"
 

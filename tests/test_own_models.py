@@ -5,7 +5,7 @@ import torch
 from tiny_models import rng
 from torch import nn
 
-from freelib.own_models import read_own_models
+from freelib.models.own_models import read_own_models
 from freelib.storage import save_tensors
 
 

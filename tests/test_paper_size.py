@@ -10,10 +10,10 @@ from made_records import CLAIMED, FREE, made, made_evidence
 
 from freelib.experiments import paper_size
 from freelib.experiments.claims_accuracy import reaches_the_papers_accuracy
-from freelib.experiments.pools import pool_config
-from freelib.experiments.units import Unit, unit_config
 from freelib.experiments.verdicts import HOLDS_IN_PART, SO_FAR, UNCLEAR
-from freelib.profiles import get_profile
+from freelib.run.pools import pool_config
+from freelib.run.profiles import get_profile
+from freelib.run.units import Unit, unit_config
 
 PIECES = pd.DataFrame(
     {

@@ -7,10 +7,10 @@ from made_records import CLAIMED, FREE, made_evidence
 from test_tables import record as any_record
 
 from freelib.experiments import performance
-from freelib.experiments.benchmark import PIECES, SMALL, VARIANTS
 from freelib.experiments.claims_recovery import reaches_speed_targets
-from freelib.experiments.roofline import roofline, where_table
 from freelib.experiments.verdicts import HOLDS_IN_PART, OPEN
+from freelib.studies.benchmark import PIECES, SMALL, VARIANTS
+from freelib.studies.roofline import roofline, where_table
 
 SECONDS = {"pretraining": 1.0, "recovery": 2.0, "replay": 0.1, "test": 0.05}
 

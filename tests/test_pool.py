@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from tiny_models import flat, numeric_gradient, rng, tiny_model, tiny_pool
 from torch import nn
 
-from freelib.backbones import build_backbone
-from freelib.pool import ModelPool, PretrainedModel, save_member
+from freelib.models.backbones import build_backbone
+from freelib.models.pool import ModelPool, PretrainedModel, save_member
 from freelib.storage import save_tensors
 
 IMAGES = torch.rand(4, 3, 16, 16, generator=rng())
@@ -124,7 +124,7 @@ def test_a_stored_pool_is_the_pool_in_memory(folder):
 
 
 def test_weights_are_read_when_they_are_asked_for_and_once(folder, monkeypatch):
-    from freelib import pool as module
+    from freelib.models import pool as module
 
     read = []
     real = module.load_tensors
@@ -212,7 +212,7 @@ def test_a_custom_module_cannot_be_stored(tmp_path):
 
 
 def test_memory_holds_few_of_a_folders_models_also_of_a_part_of_them(folder, monkeypatch):
-    monkeypatch.setattr("freelib.pool.RESIDENT", 2)
+    monkeypatch.setattr("freelib.models.pool.RESIDENT", 2)
     for pool in (ModelPool.load(folder), ModelPool.load(folder).to("cpu"), ModelPool.load(folder)[:3]):
         first, second = pool[0], pool[1]
         assert pool[0] is first

@@ -8,7 +8,7 @@ import pytest
 from made_records import CLAIMED, made
 
 from freelib.experiments import pool_settings
-from freelib.profiles import get_profile
+from freelib.run.profiles import get_profile
 
 PROFILE = replace(
     CLAIMED,

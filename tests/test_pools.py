@@ -8,7 +8,7 @@ import pytest
 from fake_methods import TINY
 
 from freelib.datasets import load_dataset
-from freelib.experiments.pools import (
+from freelib.run.pools import (
     get_pool,
     pool_config,
     pool_folder,
@@ -46,7 +46,7 @@ def test_a_pool_is_made_once_and_found_by_what_determines_it(tiny_world, monkeyp
         pool_identity(load_dataset("cifar-fs", "test", size=16), pool_config("cifar-fs", TINY), 0),
     ]
     assert len({pool_folder(other) for other in [identity, *others]}) == 4
-    monkeypatch.setattr("freelib.pretraining.ProcessPoolExecutor", None)  # nothing is left to train
+    monkeypatch.setattr("freelib.models.pretraining.ProcessPoolExecutor", None)  # nothing is left to train
     calls = []
     again, place = pretrain_into("cifar-fs", TINY, 0, progress=lambda *numbers: calls.append(numbers))
     assert (again.digest, place, calls) == (pool.digest, folder, [(2, 2)])
@@ -54,7 +54,7 @@ def test_a_pool_is_made_once_and_found_by_what_determines_it(tiny_world, monkeyp
 
 def test_parts_of_one_data_set_have_models_of_different_classes(tiny_world):
     """The classes of a model depend on the seed and on its place in its part: each part has its own seed."""
-    parts = ({}, {"archs": ("resnet10",), "n_models": 1, "epochs": 0}, {"width": 2, "archs": ("resnet18",)})
+    parts = ({}, {"archs": ("resnet10",), "n_models": 1, "epochs": 0}, {"width": 8, "archs": ("resnet18",)})
     profile = replace(TINY, pool_parts=parts)
     pool = get_pool("cifar-fs", profile, 0)
     assert [d["arch"] for d in pool.descriptions] == ["conv4"] * 2 + ["resnet10"] + ["resnet18"] * 2
@@ -67,7 +67,7 @@ def test_a_script_without_a_guard_is_refused_and_does_not_hang(tiny_world, tmp_p
     script = tmp_path / "script.py"
     script.write_text(
         "from fake_methods import TINY\n"
-        "from freelib.experiments.pools import get_pool\n"
+        "from freelib.run.pools import get_pool\n"
         "get_pool('cifar-fs', TINY, 5)\n"
     )
     path = ":".join([str(Path(__file__).parent), *sys.path])

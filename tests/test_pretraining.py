@@ -12,11 +12,11 @@ import pytest
 import torch
 from tiny_models import TINY_POOL, flat, rng, trained_pool
 
-from freelib import pretraining
-from freelib.backbones import build_backbone
-from freelib.episodes import images_to_float
-from freelib.pool import ModelPool, PretrainedModel
-from freelib.pretraining import (
+from freelib.datasets.episodes import images_to_float
+from freelib.models import pretraining
+from freelib.models.backbones import build_backbone
+from freelib.models.pool import ModelPool, PretrainedModel
+from freelib.models.pretraining import (
     PoolConfig,
     accuracy_on,
     pretrain_model,
@@ -26,7 +26,7 @@ from freelib.pretraining import (
     train_classifier,
 )
 
-QUICK = replace(TINY_POOL, n_models=3, epochs=1, archs=("conv4", "resnet10"), width=4)
+QUICK = replace(TINY_POOL, n_models=3, epochs=1, archs=("conv4", "resnet10"), width=8)
 
 
 @pytest.fixture(scope="module")
@@ -192,7 +192,7 @@ def test_held_out_images_are_never_trained_on(tiny_dataset, monkeypatch):
 
 
 def classifier(arch: str) -> PretrainedModel:
-    module = build_backbone(arch, n_way=2, width=4, image_size=16)
+    module = build_backbone(arch, n_way=2, width=8, image_size=16)
     return PretrainedModel(
         module, class_names=["a", "b"], mean=(0.5,) * 3, std=(0.2,) * 3, image_size=16, arch=arch
     )

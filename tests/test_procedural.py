@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny_models import rng
 
-from freelib.procedural import noise_fields, procedural_images, shapes, textures
+from freelib.methods.procedural import noise_fields, procedural_images, shapes, textures
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
 

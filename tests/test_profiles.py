@@ -1,7 +1,7 @@
 import pytest
 
-from freelib.experiments.units import Unit, unit_config
-from freelib.profiles import PROFILES, Profile, get_profile
+from freelib.run.profiles import PROFILES, Profile, get_profile
+from freelib.run.units import Unit, unit_config
 
 BFLOAT16 = ("purer", "bidf_mkd", "free", "oracle_protonet")
 

@@ -8,8 +8,8 @@ import torch
 from fake_methods import TINY
 
 from freelib.experiments.quickstart import Quickstart
-from freelib.experiments.runner import learner_file
-from freelib.profiles import Profile
+from freelib.run.profiles import Profile
+from freelib.run.runner import learner_file
 
 FREE = {
     "width": 4, "ngf": 4, "z_dim": 8, "images_per_class": 6, "warmup_rounds": 1, "rounds": 2, "meta_batch": 2,

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from freelib.records import (
+from freelib.run.records import (
     FIELDS,
     RecordError,
     RecordSchemaError,
@@ -198,7 +198,7 @@ def test_find_by_fields(tmp_path):
 def test_sigkill_while_writing_leaves_a_whole_record(tmp_path):
     """A process that rewrites one record without end is killed: what stands there can be read."""
     code = (
-        "import json, sys\nfrom freelib.records import RecordStore\n"
+        "import json, sys\nfrom freelib.run.records import RecordStore\n"
         "record = json.loads(sys.stdin.read())\nstore = RecordStore(sys.argv[1])\n"
         "while True: store.put(record)\n"
     )

@@ -6,9 +6,10 @@ import torch
 from fake_methods import TINY
 from tiny_models import rng, tiny_model, tiny_pool
 
-from freelib.experiments import figure1, recovery_cost
-from freelib.experiments.recovery_cost import WAYS, CostConfig, measure, pixels, rows, steps_to_equal
+from freelib.experiments import figure1
 from freelib.methods.free import FreeConfig
+from freelib.studies import recovery_cost
+from freelib.studies.recovery_cost import WAYS, CostConfig, measure, pixels, rows, steps_to_equal
 
 QUICK = FreeConfig(ngf=4, z_dim=8, images_per_class=2, adapt_steps=3, augment_padding=1)
 COST = CostConfig(rounds=2, held_out=1, steps=4)

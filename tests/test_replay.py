@@ -8,10 +8,10 @@ import pytest
 import torch
 from tiny_models import HandAdam, flat, rng, smooth_learner, task_of, tiny_model
 
-from freelib.backbones import build_backbone
-from freelib.episodes import Episode
+from freelib.datasets.episodes import Episode
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
+from freelib.models.backbones import build_backbone
 from freelib.replay import ReplayConfig, maml_step, replay
 
 

@@ -4,9 +4,9 @@ from html.parser import HTMLParser
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from test_records import fields
 
-from freelib.notebooks import write_notebook
-from freelib.records import RecordStore, complete
-from freelib.report import duration, write_index
+from freelib.run.notebooks import write_notebook
+from freelib.run.records import RecordStore, complete
+from freelib.run.report import duration, write_index
 
 
 def results(folder):

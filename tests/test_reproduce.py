@@ -3,9 +3,9 @@ import os
 import nbformat
 import pytest
 
-from freelib.notebooks import read_notebook, write_notebook
-from freelib.profiles import get_profile
-from freelib.reproduce import execute_in_place, kernel_environment, reproduce
+from freelib.run.notebooks import read_notebook, write_notebook
+from freelib.run.profiles import get_profile
+from freelib.run.reproduce import execute_in_place, kernel_environment, reproduce
 
 PARAMETERS = 'PROFILE = "smoke"\nRESULTS = "../results"\nSHOTS = None\nFAIL = False'
 BODY = """

@@ -10,9 +10,9 @@ from made_records import made
 from freelib.experiments import results_page
 from freelib.experiments.claims import CLAIMS
 from freelib.experiments.evidence import PLANS
-from freelib.notebooks import read_notebook
-from freelib.profiles import PROFILES
-from freelib.records import RecordStore
+from freelib.run.notebooks import read_notebook
+from freelib.run.profiles import PROFILES
+from freelib.run.records import RecordStore
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "cpu"

@@ -9,7 +9,10 @@ import pytest
 import torch
 from fake_methods import TINY, Shotless
 
-from freelib.experiments.runner import (
+from freelib.methods.training import TrainingLog, clocks
+from freelib.run.profiles import Profile
+from freelib.run.records import RecordStore
+from freelib.run.runner import (
     Run,
     _history,
     known_record,
@@ -18,10 +21,7 @@ from freelib.experiments.runner import (
     time_spent,
     with_overrides,
 )
-from freelib.experiments.units import Unit
-from freelib.methods.running import TrainingLog, clocks
-from freelib.profiles import Profile
-from freelib.records import RecordStore
+from freelib.run.units import Unit
 from freelib.storage import load_tensors
 
 DRIFTING = Unit("table1", "fake_methods:Drifting", "cifar-fs", 1, 0)
@@ -64,7 +64,7 @@ def test_a_record_has_what_happened(tiny_world, tmp_path):
 def test_a_record_that_stands_is_not_made_again(tiny_world, tmp_path, monkeypatch):
     store = RecordStore(tmp_path)
     record = run_unit(DRIFTING, TINY, store)
-    monkeypatch.setattr("freelib.experiments.runner._execute", lambda *_: pytest.fail("ran again"))
+    monkeypatch.setattr("freelib.run.runner._execute", lambda *_: pytest.fail("ran again"))
     assert run_unit(DRIFTING, TINY, store) == record
     other = Unit("table4", "fake_methods:Drifting", "cifar-fs", 1, 0)
     assert run_unit(other, TINY, store) == record | {"experiment": "table4"}
@@ -181,9 +181,9 @@ import sys
 import torch
 torch.set_num_threads(1)
 from fake_methods import TINY, Shotless
-from freelib.experiments.runner import run_unit
-from freelib.experiments.units import Unit
-from freelib.records import RecordStore
+from freelib.run.runner import run_unit
+from freelib.run.units import Unit
+from freelib.run.records import RecordStore
 unit = Unit("table1", "fake_methods:Drifting", "cifar-fs", 1, 0, {"rounds": 8, "pause": 0.3})
 run_unit(unit, TINY, RecordStore(sys.argv[1]), message=lambda text: print(text, flush=True))
 """

@@ -9,14 +9,14 @@ import torch
 from tiny_models import flat, rng
 from torch import nn
 
-from freelib import side_by_side
-from freelib.backbones import build_backbone
-from freelib.calibration import CalibratedLearner, CalibrationConfig
-from freelib.episodes import Episode, EpisodeSampler
-from freelib.evaluation import evaluate
+from freelib.datasets.episodes import Episode, EpisodeSampler
+from freelib.fast import vmap as side_by_side
 from freelib.inversion import InversionConfig
 from freelib.meta_learner import MetaLearner
+from freelib.methods.calibration import CalibratedLearner, CalibrationConfig
+from freelib.models.backbones import build_backbone
 from freelib.replay import maml_step
+from freelib.run.evaluation import evaluate
 
 BOTH = pytest.mark.parametrize(("head", "arch"), [("maml", "conv4"), ("anil", "conv4"), ("maml", "resnet10")])
 

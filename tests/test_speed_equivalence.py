@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freelib.backbones import build_backbone
-from freelib.conv4_derivatives import InnerLoop, weight_names
-from freelib.episodes import Episode, EpisodeSampler, class_major_labels
-from freelib.evaluation import evaluate, evaluate_centres
+from freelib.datasets.episodes import Episode, EpisodeSampler, class_major_labels
+from freelib.fast.conv4_derivatives import InnerLoop, weight_names
 from freelib.meta_learner import MetaLearner
+from freelib.models.backbones import build_backbone
+from freelib.run.evaluation import evaluate, evaluate_centres
 
 
 def episode(size: int, n_shot: int) -> Episode:

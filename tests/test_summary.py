@@ -7,8 +7,8 @@ from made_records import CLAIMED, FREE, made, made_evidence
 
 from freelib.experiments import summary
 from freelib.experiments.evidence import Evidence
-from freelib.experiments.units import Unit
-from freelib.records import RecordStore
+from freelib.run.records import RecordStore
+from freelib.run.units import Unit
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "results" / "cpu"

@@ -4,15 +4,15 @@ import pytest
 from fake_methods import TINY, write_parquet
 from test_tables import record
 
-from freelib.evaluation import evaluate
 from freelib.experiments import table2
 from freelib.experiments.alignment_claim import alignment_helps, claim
-from freelib.experiments.pools import get_pool
-from freelib.experiments.runner import TEST_SEED, Run, learner_file, run_unit
-from freelib.experiments.units import Unit, grid
 from freelib.methods.base import build_student
-from freelib.profiles import get_profile
-from freelib.records import RecordStore
+from freelib.run.evaluation import evaluate
+from freelib.run.pools import get_pool
+from freelib.run.profiles import get_profile
+from freelib.run.records import RecordStore
+from freelib.run.runner import TEST_SEED, Run, learner_file, run_unit
+from freelib.run.units import Unit, grid
 from freelib.storage import load_tensors
 
 BOTH = "cifar-fs+mini-imagenet"

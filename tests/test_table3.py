@@ -7,13 +7,13 @@ from test_tables import record
 from tiny_models import tiny_model
 
 from freelib.experiments import table3
-from freelib.experiments.pools import pool_parts
-from freelib.experiments.units import unit_config
 from freelib.methods import free as module
 from freelib.methods import get_method
 from freelib.methods.free import FreeConfig
-from freelib.pool import ModelPool, save_member
-from freelib.profiles import get_profile
+from freelib.models.pool import ModelPool, save_member
+from freelib.run.pools import pool_parts
+from freelib.run.profiles import get_profile
+from freelib.run.units import unit_config
 from freelib.storage import tensors_digest
 
 ARCHS = ("conv4", "resnet10", "resnet18")

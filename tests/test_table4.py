@@ -6,10 +6,10 @@ from fake_methods import TINY
 from test_tables import record
 
 from freelib.experiments import table4
-from freelib.experiments.units import make_config, unit_config
 from freelib.methods.free import FreeConfig
-from freelib.profiles import get_profile
-from freelib.records import plain
+from freelib.run.profiles import get_profile
+from freelib.run.records import plain
+from freelib.run.units import make_config, unit_config
 
 FULL = FreeConfig(kd_heads="per_model", align_sweeps=3, lambda_bn=0.05)
 

@@ -4,11 +4,11 @@ import pandas as pd
 import pytest
 from test_records import fields
 
-from freelib.accuracy_rows import REFERENCE, accuracy_rows, episode_means, reference_values
 from freelib.experiments import table1
-from freelib.records import complete
-from freelib.report import markdown_html
-from freelib.tables import ABSENT, UNKNOWN, Table, accuracy_table, plus_minus, signed
+from freelib.run.accuracy_rows import REFERENCE, accuracy_rows, episode_means, reference_values
+from freelib.run.records import complete
+from freelib.run.report import markdown_html
+from freelib.show.tables import ABSENT, UNKNOWN, Table, accuracy_table, plus_minus, signed
 
 
 def record(method, episodes, **changes):

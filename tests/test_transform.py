@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from tiny_models import rng
 
-from freelib.transform import ImageTransform
+from freelib.models.transform import ImageTransform
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.5)
 

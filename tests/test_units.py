@@ -4,7 +4,7 @@ from typing import Literal
 import pytest
 from fake_methods import TINY
 
-from freelib.experiments.units import (
+from freelib.run.units import (
     Unit,
     checked_fields,
     grid,

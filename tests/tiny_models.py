@@ -9,13 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freelib.backbones import build_backbone
 from freelib.datasets import FewShotDataset
 from freelib.generator import RecoveredTask
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Monitor
-from freelib.pool import ModelPool, PretrainedModel
-from freelib.pretraining import PoolConfig, pretrain_model
+from freelib.models.backbones import build_backbone
+from freelib.models.pool import ModelPool, PretrainedModel
+from freelib.models.pretraining import PoolConfig, pretrain_model
 
 TINY_POOL = PoolConfig(n_models=4, width=8, epochs=12, batch_size=32)
 

@@ -42,10 +42,10 @@ def evaluate(
 ) -> None:
     """Test the learner in the folder LEARNER (from `freelib train`) on episodes of new classes."""
     from freelib.datasets import load_dataset
-    from freelib.episodes import EpisodeSampler
-    from freelib.evaluation import evaluate as score_on
-    from freelib.experiments.learners import load_learner
+    from freelib.datasets.episodes import EpisodeSampler
     from freelib.progress import Progress
+    from freelib.run.evaluation import evaluate as score_on
+    from freelib.run.learners import load_learner
 
     loaded = load_learner(learner)
     images = load_dataset(dataset, split, size=loaded.transform.image_size)

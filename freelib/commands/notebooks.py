@@ -32,7 +32,7 @@ def notebooks(
 
     NAMES: some of them, such as 01_table1; all if left out.
     """
-    from freelib.notebooks import find_notebooks, parameters, read_notebook
+    from freelib.run.notebooks import find_notebooks, parameters, read_notebook
 
     paths = find_notebooks(folder, names)
     if not in_place:
@@ -42,7 +42,7 @@ def notebooks(
         lines = [[r["name"], ", ".join(f"{k}={v!r}" for k, v in r["parameters"].items())] for r in rows]
         emit(rows, as_json, columns(lines, ["notebook", "parameters"]))
         return
-    from freelib.reproduce import execute_in_place
+    from freelib.run.reproduce import execute_in_place
 
     failures = execute_in_place(folder, names, results=results)
     failed = [{"notebook": f.name, "kept": str(f.path), "error": f.error} for f in failures]

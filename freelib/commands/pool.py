@@ -46,10 +46,10 @@ def pretrain(
     """
     from dataclasses import replace
 
-    from freelib.experiments.pools import pretrain_into
-    from freelib.experiments.units import parse_overrides
-    from freelib.profiles import get_profile
     from freelib.progress import Progress
+    from freelib.run.pools import pretrain_into
+    from freelib.run.profiles import get_profile
+    from freelib.run.units import parse_overrides
 
     chosen = get_profile(profile)
     name = dataset or chosen.datasets[0]
@@ -71,7 +71,7 @@ def pretrain(
 def list_(as_json: bool) -> None:
     """List the pools in the cache; of a damaged one, what is wrong."""
     from freelib.datasets.cache import cache_folder
-    from freelib.pool import ModelPool
+    from freelib.models.pool import ModelPool
 
     root = cache_folder() / "pools"
     folders = sorted(path.parent for path in root.glob("*/*.json")) if root.is_dir() else []
@@ -94,7 +94,7 @@ def list_(as_json: bool) -> None:
 @json_option
 def show(folder: Path, as_json: bool) -> None:
     """Show the models of a pool: architecture, classes, accuracy on images that their training held out."""
-    from freelib.pool import ModelPool
+    from freelib.models.pool import ModelPool
 
     models = ModelPool.load(folder).descriptions
     lines = [[m["name"], m["arch"], _percent(m.get("accuracy")), ", ".join(m["class_names"])] for m in models]

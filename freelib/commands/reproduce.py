@@ -68,8 +68,8 @@ def reproduce(
     goes on where it was. A notebook that fails is kept, with its error, and does not keep the others from
     running.
     """
-    from freelib.experiments.units import parse_overrides
-    from freelib.reproduce import reproduce as run
+    from freelib.run.reproduce import reproduce as run
+    from freelib.run.units import parse_overrides
 
     given = {"DATASETS": datasets, "SHOTS": shots, "SEEDS": seeds}
     offered: dict[str, Any] = {name: list(values) for name, values in given.items() if values}

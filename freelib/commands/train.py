@@ -60,18 +60,18 @@ def train(
     checkpoint_every rounds, and sooner where 5 seconds have passed since the last, or a hundred times what
     saving takes, if that is more (pool_distillation: after each stage).
     """
-    from freelib.checks import check_device
     from freelib.datasets import load_dataset
-    from freelib.experiments.learners import check_room, save_learner
-    from freelib.experiments.pools import pool_seed, pretrain_into
-    from freelib.experiments.runner import Run, time_spent
-    from freelib.experiments.units import Unit, parse_overrides, unit_config
     from freelib.methods import get_method
-    from freelib.methods.running import clocks
-    from freelib.pool import ModelPool
-    from freelib.profiles import get_profile
+    from freelib.methods.training import clocks
+    from freelib.models.checks import check_device
+    from freelib.models.pool import ModelPool
     from freelib.progress import Progress
-    from freelib.records import digest_of
+    from freelib.run.learners import check_room, save_learner
+    from freelib.run.pools import pool_seed, pretrain_into
+    from freelib.run.profiles import get_profile
+    from freelib.run.records import digest_of
+    from freelib.run.runner import Run, time_spent
+    from freelib.run.units import Unit, parse_overrides, unit_config
     from freelib.storage import Checkpoint
 
     chosen, trained_with = get_profile(profile), get_method(method)

@@ -13,20 +13,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from freelib.backbones import Backbone
-from freelib.episodes import Episode, EpisodeSampler, class_major_labels
-from freelib.evaluation import mean_and_interval, paired_difference
+from freelib.datasets.episodes import Episode, EpisodeSampler, class_major_labels
 from freelib.experiments.beyond import EXPERIMENT, METHOD, REVISION, score_centres, shots_of, tested_on
-from freelib.experiments.measure import NotMeasuredError, measured
-from freelib.experiments.pools import get_pool
-from freelib.experiments.runner import TEST_SEED, Run, learner_file
-from freelib.experiments.units import Unit
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import build_student
-from freelib.profiles import Profile, get_profile
-from freelib.records import Record, RecordStore
+from freelib.models.backbones import Backbone
+from freelib.run.evaluation import mean_and_interval, paired_difference
+from freelib.run.measure import NotMeasuredError, measured
+from freelib.run.pools import get_pool
+from freelib.run.profiles import Profile, get_profile
+from freelib.run.records import Record, RecordStore
+from freelib.run.runner import TEST_SEED, Run, learner_file
+from freelib.run.units import Unit
+from freelib.show.tables import DATASET_TITLES, signed
 from freelib.storage import load_tensors
-from freelib.tables import DATASET_TITLES, signed
 
 CENTRING, STEPS = f"{METHOD} centring", f"{METHOD} adapting"
 WAYS = {"means": "nearest class means", "anil": "the last layer", "maml": "all weights"}

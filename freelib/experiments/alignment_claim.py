@@ -6,7 +6,7 @@ import pandas as pd
 
 from freelib.experiments.table4 import verdict
 from freelib.experiments.verdicts import HOLDS, Cell, judged
-from freelib.records import Record
+from freelib.run.records import Record
 
 SUMMED = {"alignment": "summed"}
 WORDS = "summed gradients"

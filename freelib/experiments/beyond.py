@@ -10,25 +10,25 @@ from typing import Any
 import pandas as pd
 import torch
 
-from freelib.accuracy_rows import accuracy_rows
-from freelib.backbones import DEFAULT_WIDTH
 from freelib.datasets.cache import cache_folder
-from freelib.episodes import EpisodeSampler
-from freelib.evaluation import evaluate_centres, mean_and_interval, paired_difference
+from freelib.datasets.episodes import EpisodeSampler
 from freelib.experiments import table1
-from freelib.experiments.grid import run_grid
-from freelib.experiments.measure import measured
-from freelib.experiments.pools import get_pool
-from freelib.experiments.runner import TEST_SEED, VALIDATION_SEED, Run
-from freelib.experiments.units import Unit, unit_config
 from freelib.experiments.verdicts import Cell
 from freelib.meta_learner import MetaLearner
 from freelib.methods.pool_distillation import PoolDistillation, PoolDistillationConfig, recovered_images
-from freelib.methods.running import TrainingLog
-from freelib.profiles import Profile, get_profile
-from freelib.records import Record, RecordStore, digest_of
+from freelib.methods.training import TrainingLog
+from freelib.models.backbones import DEFAULT_WIDTH
+from freelib.run.accuracy_rows import accuracy_rows
+from freelib.run.evaluation import evaluate_centres, mean_and_interval, paired_difference
+from freelib.run.grid import run_grid
+from freelib.run.measure import measured
+from freelib.run.pools import get_pool
+from freelib.run.profiles import Profile, get_profile
+from freelib.run.records import Record, RecordStore, digest_of
+from freelib.run.runner import TEST_SEED, VALIDATION_SEED, Run
+from freelib.run.units import Unit, unit_config
+from freelib.show.tables import DATASET_TITLES, Table, by_chance, named, plus_minus, signed
 from freelib.storage import Checkpoint, load_tensors, save_tensors
-from freelib.tables import DATASET_TITLES, Table, by_chance, named, plus_minus, signed
 
 EXPERIMENT = "beyond"
 METHOD = PoolDistillation.name

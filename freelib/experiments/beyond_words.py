@@ -10,8 +10,8 @@ import pandas as pd
 
 from freelib.experiments.beyond import METHOD, cell, over
 from freelib.experiments.verdicts import Cell
-from freelib.records import Record
-from freelib.tables import DATASET_TITLES, signed
+from freelib.run.records import Record
+from freelib.show.tables import DATASET_TITLES, signed
 
 KINDS = {"recovered": "recovered", "procedural": "procedural", "mixed": "mixtures"}
 BARS = {"best_teacher": "one model's features", "pool_features": "all models' features"}

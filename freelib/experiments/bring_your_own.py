@@ -9,18 +9,18 @@ from typing import Any
 
 import torch
 
-from freelib.episodes import EpisodeSampler
-from freelib.evaluation import evaluate
-from freelib.experiments.measure import computed
-from freelib.experiments.runner import TEST_SEED
+from freelib.datasets.episodes import EpisodeSampler
 from freelib.experiments.scene import Scene
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import build_student
 from freelib.methods.free import Free, FreeConfig
-from freelib.own_models import Architecture
-from freelib.pool import ModelPool, PretrainedModel
-from freelib.pretraining import PoolConfig, accuracy_on, split_classes, train_classifier
-from freelib.records import Record
+from freelib.models.own_models import Architecture
+from freelib.models.pool import ModelPool, PretrainedModel
+from freelib.models.pretraining import PoolConfig, accuracy_on, split_classes, train_classifier
+from freelib.run.evaluation import evaluate
+from freelib.run.measure import computed
+from freelib.run.records import Record
+from freelib.run.runner import TEST_SEED
 from freelib.storage import save_tensors
 
 

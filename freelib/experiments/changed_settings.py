@@ -10,9 +10,9 @@ import pandas as pd
 from freelib.experiments import paper_size, table1
 from freelib.experiments.evidence import Evidence, setting
 from freelib.experiments.table4 import TOGETHER, verdict
-from freelib.experiments.units import make_config
 from freelib.methods.free import FreeConfig
-from freelib.tables import plus_minus
+from freelib.run.units import make_config
+from freelib.show.tables import plus_minus
 
 HERE = {
     "kd_heads": "a distillation head for each model (one for all)",

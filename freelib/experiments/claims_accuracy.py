@@ -7,16 +7,16 @@ from dataclasses import replace
 
 import pandas as pd
 
-from freelib.accuracy_rows import reference_values
 from freelib.experiments import paper_size, table1, table3
 from freelib.experiments.changed_settings import as_released, changed_settings
 from freelib.experiments.comparisons import NOT_AHEAD, Rows, against, ahead, columns
 from freelib.experiments.evidence import Evidence
 from freelib.experiments.table4 import late_agreement
-from freelib.experiments.units import Unit
 from freelib.experiments.verdicts import HOLDS, HOLDS_IN_PART, OPEN, SO_FAR, Cell, Verdict, judged, too_small
 from freelib.methods import get_method
-from freelib.tables import plus_minus, signed
+from freelib.run.accuracy_rows import reference_values
+from freelib.run.units import Unit
+from freelib.show.tables import plus_minus, signed
 
 TUNED = (
     "{} settings were chosen on CIFAR-FS's meta-validation classes, with more trials than the others' had."

@@ -8,14 +8,15 @@ from typing import Any
 
 import pandas as pd
 
-from freelib.experiments import figure5, lemma1, table2, table3, table4
+from freelib.experiments import figure5, table2, table3, table4
 from freelib.experiments.alignment_claim import pairs, sentence
 from freelib.experiments.evidence import Evidence, setting
-from freelib.experiments.units import unit_config
 from freelib.experiments.verdicts import OPEN, Cell, Verdict, judged, sign_of, span
 from freelib.methods.free import FreeConfig
-from freelib.records import Record
-from freelib.tables import signed
+from freelib.run.records import Record
+from freelib.run.units import unit_config
+from freelib.show.tables import signed
+from freelib.studies import lemma1
 
 
 @dataclass(frozen=True)

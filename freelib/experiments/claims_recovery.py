@@ -9,17 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from freelib.accuracy_rows import accuracy_rows
-from freelib.experiments import (
-    figure1,
-    figure2,
-    meta_training,
-    paper_size,
-    performance,
-    recovery_cost,
-    table5,
-)
-from freelib.experiments.benchmark import PIECES
+from freelib.experiments import figure1, figure2, meta_training, paper_size, performance, table5
 from freelib.experiments.evidence import Evidence, name_of, setting, unmeasured_seeds
 from freelib.experiments.verdicts import (
     FAILS,
@@ -35,8 +25,11 @@ from freelib.experiments.verdicts import (
     too_small,
 )
 from freelib.methods.bidf_mkd import BidfMkd, BidfMkdConfig
-from freelib.records import Record
-from freelib.tables import DATASET_TITLES, plus_minus, signed
+from freelib.run.accuracy_rows import accuracy_rows
+from freelib.run.records import Record
+from freelib.show.tables import DATASET_TITLES, plus_minus, signed
+from freelib.studies import recovery_cost
+from freelib.studies.benchmark import PIECES
 
 FITS = 99
 """Percent of agreement from which a recovered task counts as fitted: all but one image in a hundred."""

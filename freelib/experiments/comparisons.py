@@ -11,10 +11,10 @@ import pandas as pd
 
 from freelib.experiments import beyond, paper_size, table1, table2, table3
 from freelib.experiments.evidence import Evidence, Runs, setting, unmeasured
-from freelib.experiments.units import Unit
 from freelib.experiments.verdicts import HOLDS_IN_PART, OPEN, Cell, Verdict, judged, one_seed_half_width, span
 from freelib.methods import get_method
-from freelib.tables import by_chance, signed
+from freelib.run.units import Unit
+from freelib.show.tables import by_chance, signed
 
 Rows = dict[Hashable, Any]
 TABLES: dict[str, Any] = {

@@ -14,16 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from freelib.conv4_derivatives import SupportLoss, descend, pull_back, weight_names
+from freelib.datasets.episodes import images_to_float
 from freelib.environment import keep_freed_memory
-from freelib.episodes import images_to_float
-from freelib.experiments.benchmark import Ours, Size, Work, in_processes
-from freelib.experiments.machine import seconds_of, spread
-from freelib.experiments.measure import computed
-from freelib.pretraining import PoolConfig
-from freelib.profiles import Profile, get_profile
-from freelib.records import Record, RecordStore
-from freelib.tables import Table
+from freelib.fast.conv4_derivatives import SupportLoss, descend, pull_back, weight_names
+from freelib.models.pretraining import PoolConfig
+from freelib.run.measure import computed
+from freelib.run.profiles import Profile, get_profile
+from freelib.run.records import Record, RecordStore
+from freelib.show.tables import Table
+from freelib.studies.benchmark import Ours, Size, Work, in_processes
+from freelib.studies.machine import seconds_of, spread
 
 EXPERIMENT = "compiled"
 PIECES = (("pretraining", "float32"), ("pretraining", "bfloat16"), ("replay", "float32"))

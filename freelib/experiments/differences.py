@@ -8,11 +8,11 @@ from typing import Any
 
 from freelib.experiments import paper_size
 from freelib.experiments.evidence import Evidence
-from freelib.experiments.pools import pool_config
-from freelib.experiments.units import Unit, unit_config
 from freelib.methods import get_method
-from freelib.pretraining import PoolConfig
-from freelib.profiles import Profile, get_profile
+from freelib.models.pretraining import PoolConfig
+from freelib.run.pools import pool_config
+from freelib.run.profiles import Profile, get_profile
+from freelib.run.units import Unit, unit_config
 
 WITHOUT_EFFECT = ("device", "checkpoint_every", "measure_every", "n_shot")
 """What no result depends on, or what is told elsewhere."""

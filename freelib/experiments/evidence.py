@@ -20,12 +20,12 @@ from freelib.experiments import (
     table4,
     table5,
 )
-from freelib.experiments.grid import Plan, record_of
-from freelib.experiments.units import Unit
 from freelib.methods import get_method
-from freelib.profiles import Profile
-from freelib.records import Record, RecordStore
-from freelib.tables import DATASET_TITLES
+from freelib.run.grid import Plan, record_of
+from freelib.run.profiles import Profile
+from freelib.run.records import Record, RecordStore
+from freelib.run.units import Unit
+from freelib.show.tables import DATASET_TITLES
 
 
 def _table(module: object, own: Profile) -> Plan:

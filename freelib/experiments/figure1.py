@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from freelib.experiments.recovery_cost import WAYS, steps_to_equal
-from freelib.figures import LINE_STYLES, PALETTE, mean_and_each, new_figure, styled
-from freelib.tables import DATASET_TITLES
+from freelib.show.figures import LINE_STYLES, PALETTE, mean_and_each, new_figure, styled
+from freelib.show.tables import DATASET_TITLES
+from freelib.studies.recovery_cost import WAYS, steps_to_equal
 
 EXPERIMENT = "figure1"
 REPORTED = 20

@@ -13,13 +13,13 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from freelib.experiments.measure import measured
 from freelib.experiments.scene import WARMUP_ROUNDS, Scene
-from freelib.figures import PALETTE, new_figure, styled
-from freelib.pool import ModelPool, PretrainedModel
-from freelib.profiles import Profile, get_profile
-from freelib.records import Record
-from freelib.tables import DATASET_TITLES
+from freelib.models.pool import ModelPool, PretrainedModel
+from freelib.run.measure import measured
+from freelib.run.profiles import Profile, get_profile
+from freelib.run.records import Record
+from freelib.show.figures import PALETTE, new_figure, styled
+from freelib.show.tables import DATASET_TITLES
 
 KINDS = ("the same model, twice", "a class in common", "no class in common", "different domains")
 

@@ -26,12 +26,12 @@ from freelib.alignment import (
     outer_optimizer,
     summed_gradient,
 )
-from freelib.episodes import Episode
+from freelib.datasets.episodes import Episode
 from freelib.experiments.scene import WARMUP_ROUNDS, Scene
-from freelib.figures import PAGE_WIDTH, PALETTE, brief, new_figure, styled
 from freelib.generator import RecoveredTask, recover_round
 from freelib.memory import TaskMemory
 from freelib.methods.base import build_student
+from freelib.show.figures import PAGE_WIDTH, PALETTE, brief, new_figure, styled
 
 ROUNDS = 4
 INK, SOFT = "#333333", "#f2f2f2"

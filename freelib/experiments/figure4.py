@@ -10,11 +10,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from freelib.episodes import images_to_float
-from freelib.experiments.measure import measured
+from freelib.datasets.episodes import images_to_float
 from freelib.experiments.scene import Scene
-from freelib.figures import PALETTE, new_figure, styled
-from freelib.records import Record
+from freelib.run.measure import measured
+from freelib.run.records import Record
+from freelib.show.figures import PALETTE, new_figure, styled
 
 MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 NEIGHBOURS = 10

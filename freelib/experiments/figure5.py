@@ -12,13 +12,13 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from freelib.evaluation import mean_over_seeds
-from freelib.experiments.grid import Plan, run_plan
-from freelib.experiments.units import grid
-from freelib.figures import LINE_STYLES, PALETTE, mean_and_each, new_figure, styled
-from freelib.profiles import Profile, get_profile
-from freelib.records import Record
-from freelib.tables import DATASET_TITLES, Table, signed
+from freelib.run.evaluation import mean_over_seeds
+from freelib.run.grid import Plan, run_plan
+from freelib.run.profiles import Profile, get_profile
+from freelib.run.records import Record
+from freelib.run.units import grid
+from freelib.show.figures import LINE_STYLES, PALETTE, mean_and_each, new_figure, styled
+from freelib.show.tables import DATASET_TITLES, Table, signed
 
 EXPERIMENT = "figure5"
 MEASURES = {

@@ -9,12 +9,12 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from freelib.episodes import images_to_float
-from freelib.experiments.measure import measured
+from freelib.datasets.episodes import images_to_float
 from freelib.experiments.scene import WARMUP_ROUNDS, Scene
-from freelib.figures import new_figure, styled
 from freelib.generator import RecoveredTask
-from freelib.records import Record
+from freelib.run.measure import measured
+from freelib.run.records import Record
+from freelib.show.figures import new_figure, styled
 
 STEPS = (0, 1, 5, 50)
 

@@ -12,14 +12,14 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from freelib.accuracy_rows import episode_means, of_common_seeds
-from freelib.evaluation import mean_and_interval, paired_difference
-from freelib.experiments.grid import Plan, run_plan
-from freelib.experiments.units import grid, unit_config
-from freelib.figures import PALETTE, new_figure, styled
-from freelib.profiles import Profile, get_profile
-from freelib.records import Record
-from freelib.tables import Table, plus_minus, signed
+from freelib.run.accuracy_rows import episode_means, of_common_seeds
+from freelib.run.evaluation import mean_and_interval, paired_difference
+from freelib.run.grid import Plan, run_plan
+from freelib.run.profiles import Profile, get_profile
+from freelib.run.records import Record
+from freelib.run.units import grid, unit_config
+from freelib.show.figures import PALETTE, new_figure, styled
+from freelib.show.tables import Table, plus_minus, signed
 
 EXPERIMENT = "figure7"
 AXES = {

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from freelib.evaluation import mean_over_seeds
 from freelib.experiments import beyond, paper_size, pool_settings
 from freelib.experiments.evidence import PLANS, Evidence
-from freelib.experiments.units import domains
 from freelib.methods import get_method
-from freelib.records import Record
-from freelib.tables import signed
+from freelib.run.evaluation import mean_over_seeds
+from freelib.run.records import Record
+from freelib.run.units import domains
+from freelib.show.tables import signed
 
 TITLES = {
     beyond.EXPERIMENT: "beyond the paper",

@@ -12,18 +12,18 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from freelib.experiments.recovery_cost import digits, measured_on_pool, split_off
-from freelib.experiments.runner import Run
-from freelib.experiments.units import Unit, checked_fields
-from freelib.figures import LINE_STYLES, PALETTE, mean_and_each, new_figure, styled
 from freelib.generator import Generator, recover_round
 from freelib.methods.base import stream_seed
 from freelib.methods.free import FreeConfig, build_meta_generator
-from freelib.pool import ModelPool
-from freelib.profiles import Profile, get_profile
-from freelib.records import Record, RecordStore
+from freelib.models.pool import ModelPool
+from freelib.run.profiles import Profile, get_profile
+from freelib.run.records import Record, RecordStore
+from freelib.run.runner import Run
+from freelib.run.units import Unit, checked_fields
 from freelib.scratch import recover_from_scratch
-from freelib.tables import DATASET_TITLES
+from freelib.show.figures import LINE_STYLES, PALETTE, mean_and_each, new_figure, styled
+from freelib.show.tables import DATASET_TITLES
+from freelib.studies.recovery_cost import digits, measured_on_pool, split_off
 
 NAME = "meta_training"
 _MEASURES = {

@@ -11,10 +11,10 @@ import pandas as pd
 from freelib.experiments import table2, table3
 from freelib.experiments.beyond import METHOD
 from freelib.experiments.beyond_words import BARS
-from freelib.experiments.grid import Plan, run_plan
-from freelib.profiles import Profile, get_profile
-from freelib.records import Record
-from freelib.tables import DATASET_TITLES, Table, accuracy_table
+from freelib.run.grid import Plan, run_plan
+from freelib.run.profiles import Profile, get_profile
+from freelib.run.records import Record
+from freelib.show.tables import DATASET_TITLES, Table, accuracy_table
 
 
 def plan(profile: Profile) -> Plan:

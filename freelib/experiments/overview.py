@@ -20,12 +20,12 @@ from freelib.experiments.beyond import METHOD
 from freelib.experiments.beyond_words import shares
 from freelib.experiments.evidence import Evidence
 from freelib.experiments.figure2 import evenly
-from freelib.experiments.measure import measured
 from freelib.experiments.scene import WARMUP_ROUNDS, Scene
-from freelib.figures import PALETTE, png_bytes, styled
-from freelib.records import Record
+from freelib.run.measure import measured
+from freelib.run.records import Record
+from freelib.show.figures import PALETTE, png_bytes, styled
+from freelib.show.tables import DATASET_TITLES
 from freelib.storage import write_atomically
-from freelib.tables import DATASET_TITLES
 
 EXPERIMENT, NAME = "overview", "overview images"
 MODELS = 4

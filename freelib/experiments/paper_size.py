@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pandas as pd
 
-from freelib.accuracy_rows import accuracy_rows
 from freelib.environment import nothing_is_made
-from freelib.experiments.grid import Plan, run_grid, standing
 from freelib.experiments.performance import REPLAY_BATCHES
-from freelib.experiments.units import grid
-from freelib.profiles import Profile, get_profile
-from freelib.records import Record, RecordStore
-from freelib.tables import DATASET_TITLES, Table, plus_minus
+from freelib.run.accuracy_rows import accuracy_rows
+from freelib.run.grid import Plan, run_grid, standing
+from freelib.run.profiles import Profile, get_profile
+from freelib.run.records import Record, RecordStore
+from freelib.run.units import grid
+from freelib.show.tables import DATASET_TITLES, Table, plus_minus
 
 EXPERIMENT = "paper_size"
 PARTS = {

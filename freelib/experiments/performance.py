@@ -12,7 +12,12 @@ from typing import Any
 
 import pandas as pd
 
-from freelib.experiments.benchmark import (
+from freelib.methods.free import FreeConfig
+from freelib.run.measure import computed
+from freelib.run.profiles import PROFILES, Profile, get_profile
+from freelib.run.records import Record, RecordStore
+from freelib.show.tables import Table
+from freelib.studies.benchmark import (
     PIECES,
     SMALL,
     VARIANTS,
@@ -23,13 +28,8 @@ from freelib.experiments.benchmark import (
     measure,
     measure_pools,
 )
-from freelib.experiments.machine import spread
-from freelib.experiments.measure import computed
-from freelib.experiments.roofline import emulated
-from freelib.methods.free import FreeConfig
-from freelib.profiles import PROFILES, Profile, get_profile
-from freelib.records import Record, RecordStore
-from freelib.tables import Table
+from freelib.studies.machine import spread
+from freelib.studies.roofline import emulated
 
 EXPERIMENT = "benchmark"
 SIZES = {"smoke": SMALL}

@@ -15,13 +15,13 @@ import pandas as pd
 import torch
 
 from freelib.environment import nothing_is_made
-from freelib.evaluation import mean_over_seeds
-from freelib.experiments.grid import Plan, run_plan, standing
-from freelib.experiments.pools import pool_config
-from freelib.experiments.units import grid
-from freelib.profiles import Profile, get_profile
-from freelib.records import Record, RecordStore
-from freelib.tables import DATASET_TITLES, Table, plus_minus, signed
+from freelib.run.evaluation import mean_over_seeds
+from freelib.run.grid import Plan, run_plan, standing
+from freelib.run.pools import pool_config
+from freelib.run.profiles import Profile, get_profile
+from freelib.run.records import Record, RecordStore
+from freelib.run.units import grid
+from freelib.show.tables import DATASET_TITLES, Table, plus_minus, signed
 
 EXPERIMENT = "pool_settings"
 METHOD = "pool_features"

@@ -10,16 +10,16 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from freelib.experiments.grid import run_grid
-from freelib.experiments.runner import TEST_SEED, learner_file
 from freelib.experiments.scene import Scene
-from freelib.experiments.units import Unit
-from freelib.figures import PAGE_WIDTH, PALETTE, image_grid, new_figure, styled
 from freelib.generator import RecoveredTask
 from freelib.meta_learner import MetaLearner
 from freelib.methods import get_method
 from freelib.methods.base import build_student
-from freelib.records import Record
+from freelib.run.grid import run_grid
+from freelib.run.records import Record
+from freelib.run.runner import TEST_SEED, learner_file
+from freelib.run.units import Unit
+from freelib.show.figures import PAGE_WIDTH, PALETTE, image_grid, new_figure, styled
 from freelib.storage import load_tensors, save_tensors
 
 EXPERIMENT = "quickstart"

@@ -5,17 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from freelib.experiments import (
-    adapting,
-    beyond,
-    beyond_words,
-    recovery_cost,
-    table1,
-    table2,
-    table3,
-    table4,
-    table5,
-)
+from freelib.experiments import adapting, beyond, beyond_words, table1, table2, table3, table4, table5
 from freelib.experiments.claims import KNOWN_TEXT, QUESTIONS, SOURCES, all_verdicts
 from freelib.experiments.embedded import figures
 from freelib.experiments.evidence import Evidence, name_of
@@ -33,9 +23,10 @@ from freelib.experiments.summary import (
 from freelib.experiments.verdicts import OPEN, Verdict
 from freelib.experiments.what_was_run import what_differs, what_was_run
 from freelib.experiments.words import glossary
-from freelib.profiles import Profile
+from freelib.run.profiles import Profile
+from freelib.show.tables import AT_MOST, WALL, seconds_cell, signed
 from freelib.storage import write_atomically
-from freelib.tables import AT_MOST, WALL, seconds_cell, signed
+from freelib.studies import recovery_cost
 
 
 def results_page(folder: str | Path) -> str:

@@ -11,14 +11,14 @@ from typing import ClassVar, TypeVar
 import torch
 
 from freelib.datasets import FewShotDataset
-from freelib.experiments.pools import get_pool
-from freelib.experiments.runner import Run
-from freelib.experiments.units import Unit
 from freelib.generator import MetaGenerator, recover_round
 from freelib.methods.free import FreeConfig, build_meta_generator
-from freelib.pool import ModelPool
-from freelib.profiles import Profile, get_profile
-from freelib.records import RecordStore
+from freelib.models.pool import ModelPool
+from freelib.run.pools import get_pool
+from freelib.run.profiles import Profile, get_profile
+from freelib.run.records import RecordStore
+from freelib.run.runner import Run
+from freelib.run.units import Unit
 
 WARMUP_ROUNDS = 5
 SceneType = TypeVar("SceneType", bound="Scene")

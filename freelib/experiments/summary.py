@@ -14,9 +14,9 @@ from freelib.experiments.changed_settings import changed_settings
 from freelib.experiments.claims import QUESTIONS, all_verdicts
 from freelib.experiments.evidence import Evidence, name_of
 from freelib.methods.free import FreeConfig
-from freelib.profiles import Profile, get_profile
-from freelib.records import RecordStore
-from freelib.tables import by_chance, named, plus_minus
+from freelib.run.profiles import Profile, get_profile
+from freelib.run.records import RecordStore
+from freelib.show.tables import by_chance, named, plus_minus
 
 BEGIN, END = "<!-- results: written by `freelib report` -->", "<!-- end of results -->"
 SEEDS_NOTE = "seeds: –, nothing is drawn by chance"

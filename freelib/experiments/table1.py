@@ -9,13 +9,13 @@ from typing import Any
 
 import pandas as pd
 
-from freelib.accuracy_rows import accuracy_rows
-from freelib.experiments.grid import run_grid
-from freelib.experiments.units import Unit, grid, without_repeats
 from freelib.methods import get_method
-from freelib.profiles import Profile, get_profile
-from freelib.records import Record, RecordStore, counts_looks, has_processor_time, training_seconds
-from freelib.tables import DATASET_TITLES, plus_minus, signed
+from freelib.run.accuracy_rows import accuracy_rows
+from freelib.run.grid import run_grid
+from freelib.run.profiles import Profile, get_profile
+from freelib.run.records import Record, RecordStore, counts_looks, has_processor_time, training_seconds
+from freelib.run.units import Unit, grid, without_repeats
+from freelib.show.tables import DATASET_TITLES, plus_minus, signed
 
 EXPERIMENT = "table1"
 PUBLISHED = ("random", "average", "ota", "dro", "purer", "bidf_mkd")

@@ -8,14 +8,14 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from freelib.accuracy_rows import accuracy_rows, part_size
-from freelib.evaluation import mean_and_interval
 from freelib.experiments.alignment_claim import SUMMED, pairs, sentence, variant
-from freelib.experiments.grid import run_grid
-from freelib.experiments.units import Unit, domains, grid, without_repeats
-from freelib.profiles import Profile, get_profile
-from freelib.records import Record, RecordStore
-from freelib.tables import DATASET_TITLES
+from freelib.run.accuracy_rows import accuracy_rows, part_size
+from freelib.run.evaluation import mean_and_interval
+from freelib.run.grid import run_grid
+from freelib.run.profiles import Profile, get_profile
+from freelib.run.records import Record, RecordStore
+from freelib.run.units import Unit, domains, grid, without_repeats
+from freelib.show.tables import DATASET_TITLES
 
 EXPERIMENT = "table2"
 

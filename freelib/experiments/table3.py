@@ -9,15 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from freelib.accuracy_rows import accuracy_rows
 from freelib.experiments.alignment_claim import SUMMED, pairs, sentence, variant
-from freelib.experiments.grid import run_grid
-from freelib.experiments.units import Unit, grid, without_repeats
 from freelib.methods import METHODS, get_method
 from freelib.methods.pool_features import PoolFeaturesConfig
-from freelib.profiles import Profile, get_profile
-from freelib.records import Record, RecordStore
-from freelib.tables import DATASET_TITLES, Table, accuracy_table
+from freelib.run.accuracy_rows import accuracy_rows
+from freelib.run.grid import run_grid
+from freelib.run.profiles import Profile, get_profile
+from freelib.run.records import Record, RecordStore
+from freelib.run.units import Unit, grid, without_repeats
+from freelib.show.tables import DATASET_TITLES, Table, accuracy_table
 
 EXPERIMENT = "table3"
 STUDENTS = {"conv4": "Conv4", "resnet10": "ResNet-10", "resnet18": "ResNet-18"}

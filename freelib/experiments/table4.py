@@ -9,15 +9,15 @@ from typing import Any
 
 import pandas as pd
 
-from freelib.accuracy_rows import accuracy_rows
-from freelib.experiments.grid import run_grid
-from freelib.experiments.units import Unit, make_config, unit_config
 from freelib.experiments.verdicts import HOLDS, Cell, judged, one_seed_half_width, too_small
 from freelib.methods.base import MethodConfig
 from freelib.methods.free import FreeConfig
-from freelib.profiles import Profile, get_profile
-from freelib.records import Record, RecordStore
-from freelib.tables import DATASET_TITLES, Table, plus_minus, seconds_cell, seconds_notes, signed
+from freelib.run.accuracy_rows import accuracy_rows
+from freelib.run.grid import run_grid
+from freelib.run.profiles import Profile, get_profile
+from freelib.run.records import Record, RecordStore
+from freelib.run.units import Unit, make_config, unit_config
+from freelib.show.tables import DATASET_TITLES, Table, plus_minus, seconds_cell, seconds_notes, signed
 
 EXPERIMENT = "table4"
 SCRATCH_STEPS = 2  # times FIve's passes, which bring it to their agreement with the teacher, or above

@@ -9,16 +9,16 @@ from typing import Any
 import pandas as pd
 import torch
 
-from freelib.accuracy_rows import episode_means
-from freelib.evaluation import mean_over_seeds, paired_difference
 from freelib.experiments.figure1 import speed_up
-from freelib.experiments.grid import run_grid
-from freelib.experiments.recovery_cost import WAYS
-from freelib.experiments.units import Unit
 from freelib.experiments.verdicts import Cell
-from freelib.profiles import Profile, get_profile
-from freelib.records import Record, RecordStore
-from freelib.tables import DATASET_TITLES, Table, plus_minus
+from freelib.run.accuracy_rows import episode_means
+from freelib.run.evaluation import mean_over_seeds, paired_difference
+from freelib.run.grid import run_grid
+from freelib.run.profiles import Profile, get_profile
+from freelib.run.records import Record, RecordStore
+from freelib.run.units import Unit
+from freelib.show.tables import DATASET_TITLES, Table, plus_minus
+from freelib.studies.recovery_cost import WAYS
 
 EXPERIMENT = "table5"
 EQUAL_PASSES = f"{WAYS['scratch']}, as many passes"

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from freelib.tables import signed
+from freelib.show.tables import signed
 
 HOLDS, HOLDS_IN_PART, FAILS, OPEN = "holds", "holds in part", "does not hold", "not measured yet"
 SO_FAR, UNCLEAR, ONE_SEED = "holds so far", "not told apart", "one seed"

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from freelib.backbones import DEFAULT_WIDTH
 from freelib.experiments import pool_settings, table3
 from freelib.experiments.differences import line_of_the_papers_size, method_lines, of_pools
 from freelib.experiments.evidence import PLANS, Evidence, name_of
 from freelib.experiments.long_enough import called, long_enough
-from freelib.experiments.pools import pool_config, pool_parts
 from freelib.experiments.summary import rounds_of_free
-from freelib.experiments.units import domains
 from freelib.methods.free import FreeConfig
-from freelib.profiles import Profile, get_profile
-from freelib.report import duration, facts, spent
-from freelib.tables import DATASET_TITLES
+from freelib.models.backbones import DEFAULT_WIDTH
+from freelib.run.pools import pool_config, pool_parts
+from freelib.run.profiles import Profile, get_profile
+from freelib.run.report import duration, facts, spent
+from freelib.run.units import domains
+from freelib.show.tables import DATASET_TITLES
 
 NATIVE = {"cifar-fs": 32, "mini-imagenet": 84, "cub": 84}
 

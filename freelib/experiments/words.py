@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from freelib.experiments.units import make_config
 from freelib.methods.free import FreeConfig
-from freelib.profiles import Profile
+from freelib.run.profiles import Profile
+from freelib.run.units import make_config
 
 WORDS = {
     "Pool, teacher": "the pre-trained classifiers that are given without their data, and one of them.",

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import torch
 
-from freelib.backbones import DEFAULT_WIDTH, SMALL_IMAGES
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student
-from freelib.pool import ModelPool
+from freelib.models.backbones import DEFAULT_WIDTH, SMALL_IMAGES
+from freelib.models.pool import ModelPool
 from freelib.storage import Checkpoint
 
 

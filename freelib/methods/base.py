@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 
 import torch
 
-from freelib.backbones import ARCHITECTURES, Backbone, build_backbone
-from freelib.checks import check_at_least, check_device, check_finite, check_one_of
 from freelib.meta_learner import HEADS, MetaLearner
-from freelib.pool import ModelPool
+from freelib.models.backbones import ARCHITECTURES, Backbone, build_backbone
+from freelib.models.checks import check_at_least, check_device, check_finite, check_one_of
+from freelib.models.pool import ModelPool
 from freelib.storage import Checkpoint
 
 PRECISIONS = ("float32", "bfloat16")

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from freelib.alignment import DistillationBatch, distillation_batch, make_optimizer
-from freelib.black_box import BlackBox, black_box_model
 from freelib.distillation import kl_divergence
 from freelib.generator import RecoveredTask, Student
 from freelib.inversion import InversionConfig
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
-from freelib.methods.running import TrainingRun, check_pool, replay_and_log
-from freelib.pool import ModelPool, PretrainedModel
+from freelib.methods.black_box import BlackBox, black_box_model
+from freelib.methods.training import TrainingRun, check_pool, replay_and_log
+from freelib.models.pool import ModelPool, PretrainedModel
 from freelib.replay import ReplayConfig
 from freelib.scratch import recover_from_scratch
 from freelib.storage import Checkpoint

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from freelib.checks import check_at_least
 from freelib.meta_learner import MetaLearner
 from freelib.methods.average import require_same_architecture
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
-from freelib.methods.running import TrainingRun
-from freelib.pool import ModelPool
+from freelib.methods.training import TrainingRun
+from freelib.models.checks import check_at_least
+from freelib.models.pool import ModelPool
 from freelib.storage import Checkpoint
 
 

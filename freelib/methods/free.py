@@ -16,14 +16,14 @@ from freelib.alignment import (
     make_optimizer,
     outer_optimizer,
 )
-from freelib.checks import check_at_least, check_one_of
 from freelib.generator import MetaGenerator, recover_round
 from freelib.inversion import InversionConfig
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
-from freelib.methods.running import TrainingRun, check_pool, replay_and_log
-from freelib.pool import ModelPool
+from freelib.methods.training import TrainingRun, check_pool, replay_and_log
+from freelib.models.checks import check_at_least, check_one_of
+from freelib.models.pool import ModelPool
 from freelib.replay import ReplayConfig
 from freelib.scratch import ScratchGenerator
 from freelib.storage import Checkpoint

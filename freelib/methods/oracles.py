@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 import torch
 
-from freelib.checks import check_at_least
 from freelib.datasets import FewShotDataset
-from freelib.episodes import EpisodeSampler
+from freelib.datasets.episodes import EpisodeSampler
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student
-from freelib.methods.running import TrainingRun
-from freelib.pool import ModelPool
+from freelib.methods.training import TrainingRun
+from freelib.models.checks import check_at_least
+from freelib.models.pool import ModelPool
 from freelib.replay import maml_step
 from freelib.storage import Checkpoint
 

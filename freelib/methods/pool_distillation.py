@@ -11,21 +11,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from freelib.backbones import Backbone
-from freelib.checks import check_above_zero, check_at_least, check_batchnorm, check_one_of
-from freelib.episodes import images_to_float, images_to_uint8
+from freelib.datasets.episodes import images_to_float, images_to_uint8
 from freelib.generator import MetaGenerator, recover_round
 from freelib.inversion import InversionConfig
-from freelib.joint_opinion import TEACH, JointOpinion, principal_axes
 from freelib.meta_learner import CENTRES, MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
-from freelib.methods.running import Selection, TrainingLog, state_of_run
-from freelib.mixing import mixed_images
-from freelib.pool import ModelPool
-from freelib.procedural import check_colour, procedural_images
-from freelib.records import digest_of
+from freelib.methods.joint_opinion import TEACH, JointOpinion, principal_axes
+from freelib.methods.mixing import mixed_images
+from freelib.methods.procedural import check_colour, procedural_images
+from freelib.methods.training import Selection, TrainingLog, state_of_run
+from freelib.models.backbones import Backbone
+from freelib.models.checks import check_above_zero, check_at_least, check_batchnorm, check_one_of
+from freelib.models.pool import ModelPool
+from freelib.models.transform import resized
+from freelib.run.records import digest_of
 from freelib.storage import Checkpoint
-from freelib.transform import resized
 
 
 @dataclass(frozen=True)

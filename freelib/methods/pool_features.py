@@ -10,10 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freelib.checks import check_features, check_one_of
 from freelib.meta_learner import CENTRES, MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor
-from freelib.pool import ModelPool, PretrainedModel
+from freelib.models.checks import check_features, check_one_of
+from freelib.models.pool import ModelPool, PretrainedModel
 from freelib.storage import Checkpoint
 
 

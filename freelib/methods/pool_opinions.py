@@ -6,13 +6,13 @@ from dataclasses import dataclass
 
 import torch
 
-from freelib.checks import check_above_zero, check_at_least
-from freelib.joint_opinion import JointOpinion
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method, Monitor, stream_seed
+from freelib.methods.joint_opinion import JointOpinion
 from freelib.methods.pool_features import PoolFeaturesConfig
-from freelib.pool import ModelPool
-from freelib.procedural import check_colour, procedural_images
+from freelib.methods.procedural import check_colour, procedural_images
+from freelib.models.checks import check_above_zero, check_at_least
+from freelib.models.pool import ModelPool
 from freelib.storage import Checkpoint
 
 

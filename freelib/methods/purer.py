@@ -9,18 +9,18 @@ import torch
 from torch import Tensor
 
 from freelib.alignment import make_optimizer
-from freelib.calibration import CalibratedLearner, CalibrationConfig
-from freelib.checks import check_at_least, check_batchnorm
-from freelib.episodes import Episode, class_major_labels
+from freelib.datasets.episodes import Episode, class_major_labels
 from freelib.inversion import InversionConfig, inversion_loss
 from freelib.memory import ClassKey
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
-from freelib.methods.running import TrainingRun
-from freelib.pool import ModelPool, PretrainedModel
+from freelib.methods.calibration import CalibratedLearner, CalibrationConfig
+from freelib.methods.training import TrainingRun
+from freelib.models.checks import check_at_least, check_batchnorm
+from freelib.models.pool import ModelPool, PretrainedModel
+from freelib.models.transform import channel_constants
 from freelib.replay import maml_step
 from freelib.storage import Checkpoint
-from freelib.transform import channel_constants
 
 
 @dataclass(frozen=True)

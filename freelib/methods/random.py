@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student
-from freelib.pool import ModelPool
+from freelib.models.pool import ModelPool
 from freelib.storage import Checkpoint
 
 

@@ -7,7 +7,7 @@ import torch
 from tiny_models import tiny_model, tiny_pool
 
 from freelib.methods import MethodConfig, get_method
-from freelib.pool import ModelPool
+from freelib.models.pool import ModelPool
 
 CONFIG = MethodConfig(width=4)
 

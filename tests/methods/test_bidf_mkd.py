@@ -20,13 +20,13 @@ from tiny_models import (
 from torch import Tensor
 
 from freelib.alignment import DistillationBatch
-from freelib.black_box import black_box_model
 from freelib.datasets import FewShotDataset
 from freelib.distillation import kl_divergence
 from freelib.meta_learner import MetaLearner
 from freelib.methods import bidf_mkd
 from freelib.methods.bidf_mkd import BidfMkd, BidfMkdConfig, distilled_params, frozen_student
-from freelib.pool import ModelPool, PretrainedModel
+from freelib.methods.black_box import black_box_model
+from freelib.models.pool import ModelPool, PretrainedModel
 from freelib.storage import Checkpoint
 
 TINY = BidfMkdConfig(

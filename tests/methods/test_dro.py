@@ -8,7 +8,6 @@ import pytest
 import torch
 from tiny_models import Killed, kill_at
 
-from freelib.backbones import Backbone, build_backbone
 from freelib.methods.dro import (
     Dro,
     DroConfig,
@@ -17,7 +16,8 @@ from freelib.methods.dro import (
     fusion_error,
     worst_embeddings,
 )
-from freelib.pool import ModelPool, PretrainedModel
+from freelib.models.backbones import Backbone, build_backbone
+from freelib.models.pool import ModelPool, PretrainedModel
 from freelib.storage import Checkpoint
 
 SIZE, WIDTH = 16, 4

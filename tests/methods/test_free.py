@@ -12,7 +12,7 @@ from tiny_models import flat, tiny_model, tiny_pool, trained_pool, weights
 from freelib.methods import free as module
 from freelib.methods import get_method
 from freelib.methods.free import FreeConfig
-from freelib.pool import ModelPool
+from freelib.models.pool import ModelPool
 from freelib.storage import Checkpoint
 
 TINY = FreeConfig(

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from tiny_models import Killed, kill_at, tiny_pool
 
-from freelib.episodes import EpisodeSampler
-from freelib.evaluation import evaluate
+from freelib.datasets.episodes import EpisodeSampler
 from freelib.methods.base import build_student
 from freelib.methods.oracles import OracleConfig, OracleMaml, OracleProtonet, OracleProtonetConfig
+from freelib.run.evaluation import evaluate
 from freelib.storage import Checkpoint
 
 SMALL = {"width": 4, "n_query": 5, "rounds": 3, "round_batches": 2, "meta_batch": 2}

@@ -9,9 +9,9 @@ import pytest
 import torch
 from tiny_models import tiny_model
 
-from freelib.backbones import Backbone, build_backbone
 from freelib.methods.ota import Ota, OtaConfig, align_channels, fuse_states, transport_plan
-from freelib.pool import ModelPool, PretrainedModel
+from freelib.models.backbones import Backbone, build_backbone
+from freelib.models.pool import ModelPool, PretrainedModel
 
 WIDTH, SIZE = 12, 32
 

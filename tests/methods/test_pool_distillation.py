@@ -11,13 +11,12 @@ import torch.nn.functional as F
 from tiny_models import rng, tiny_model, tiny_pool, trained_pool
 
 import freelib.datasets
-from freelib.black_box import black_box_model
-from freelib.episodes import EpisodeSampler
-from freelib.evaluation import evaluate
-from freelib.joint_opinion import JointOpinion
+from freelib.datasets.episodes import EpisodeSampler
 from freelib.methods import get_method
 from freelib.methods import pool_distillation as module
 from freelib.methods.base import build_student, stream_seed
+from freelib.methods.black_box import black_box_model
+from freelib.methods.joint_opinion import JointOpinion
 from freelib.methods.pool_distillation import (
     PoolDistillation,
     PoolDistillationConfig,
@@ -27,8 +26,9 @@ from freelib.methods.pool_distillation import (
     whiten_embedding,
 )
 from freelib.methods.pool_opinions import PoolOpinionsConfig
-from freelib.pool import ModelPool
-from freelib.procedural import procedural_images
+from freelib.methods.procedural import procedural_images
+from freelib.models.pool import ModelPool
+from freelib.run.evaluation import evaluate
 from freelib.storage import Checkpoint
 
 IMAGES = torch.rand(8, 3, 16, 16, generator=rng())

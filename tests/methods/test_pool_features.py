@@ -7,12 +7,12 @@ import torch
 import torch.nn.functional as F
 from tiny_models import rng, tiny_model, tiny_pool, trained_pool
 
-from freelib.episodes import EpisodeSampler
-from freelib.evaluation import evaluate
+from freelib.datasets.episodes import EpisodeSampler
 from freelib.meta_learner import prototype_logits
 from freelib.methods import get_method
 from freelib.methods.pool_features import PoolFeaturesConfig
-from freelib.pool import ModelPool
+from freelib.models.pool import ModelPool
+from freelib.run.evaluation import evaluate
 
 SUPPORT, QUERY = (torch.rand(n, 3, 16, 16, generator=rng(n)) for n in (10, 6))
 LABELS = torch.arange(5).repeat(2)

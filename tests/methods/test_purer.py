@@ -8,12 +8,12 @@ import pytest
 import torch
 from tiny_models import HandAdam, Killed, flat, kill_at, rng, tiny_pool, trained_pool, weights
 
-from freelib.calibration import CalibratedLearner
 from freelib.datasets import FewShotDataset
-from freelib.episodes import class_major_labels
+from freelib.datasets.episodes import class_major_labels
 from freelib.inversion import inversion_loss
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import build_student
+from freelib.methods.calibration import CalibratedLearner
 from freelib.methods.purer import Curriculum, DynamicDataset, Purer, PurerConfig, jittered
 from freelib.storage import Checkpoint
 

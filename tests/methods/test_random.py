@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from tiny_models import flat, tiny_pool
 
-from freelib.backbones import build_backbone
 from freelib.methods import MethodConfig, get_method
+from freelib.models.backbones import build_backbone
 
 CONFIG = MethodConfig(width=4, inner_lr=0.2, inner_steps=3, test_steps=7, n_way=3)
 

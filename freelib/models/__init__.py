@@ -1,0 +1,1 @@
+"""Pre-trained models: reading, checking and pre-training them, their networks and their images."""

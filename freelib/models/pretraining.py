@@ -1,0 +1,239 @@
+"""Pre-training the pool: n models, each on a few random meta-training classes (brief, "Protocol")."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from freelib.datasets import FewShotDataset
+from freelib.datasets.episodes import images_to_float
+from freelib.environment import keep_freed_memory, process_context
+from freelib.models.augmentation import random_crop_flip
+from freelib.models.backbones import ARCHITECTURES, build_backbone
+from freelib.models.checks import check_at_least, check_finite, check_one_of
+from freelib.models.pool import ModelPool, PretrainedModel, read_description, save_member
+from freelib.run.records import plain
+
+
+@dataclass(frozen=True)
+class PoolConfig:
+    """How the models of a pool are trained; the defaults are the public release's.
+
+    archs: each model's architecture is one of these, in turn; width: None is the architecture's usual one
+    learning_rate: of Adam for Conv4, of SGD with momentum and weight_decay for ResNets
+    holdout: share of each class's images that measures the model instead of training it, in (0, 1)
+    augment: random crop (padding 4) and horizontal flip of the training images
+    """
+
+    n_models: int = 100
+    n_way: int = 5
+    archs: tuple[str, ...] = ("conv4",)
+    width: int | None = None
+    epochs: int = 60
+    batch_size: int = 128
+    learning_rate: float = 0.01
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    holdout: float = 0.2
+    augment: bool = False
+    precision: str = "float32"
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        check_at_least(self, n_models=1, n_way=2, epochs=0, batch_size=2, width=1)
+        check_one_of(self, precision=("float32", "bfloat16"))
+        check_finite(self)
+        if not self.archs or not set(self.archs) <= set(ARCHITECTURES):
+            raise ValueError(f"archs are some of {', '.join(ARCHITECTURES)}, got {list(self.archs)}.")
+        if not 0 < self.holdout < 1:
+            raise ValueError(f"holdout is a share between 0 and 1, got {self.holdout}.")
+
+
+def _optimizer(module: nn.Module, arch: str, config: PoolConfig) -> torch.optim.Optimizer:
+    if arch == "conv4":
+        return torch.optim.Adam(module.parameters(), lr=config.learning_rate, fused=True)
+    return torch.optim.SGD(
+        module.parameters(),
+        config.learning_rate,
+        config.momentum,
+        weight_decay=config.weight_decay,
+        fused=True,
+    )
+
+
+def split_classes(
+    dataset: FewShotDataset, classes: list[int], holdout: float, rng: torch.Generator
+) -> list[Tensor]:
+    """Divides some classes: [train images, train labels, held-out images, held-out labels].
+
+    Images are uint8 `(n, C, H, W)`; labels count the given classes from 0.
+    """
+    parts: list[list[Tensor]] = [[], [], [], []]
+    for label, c in enumerate(classes):
+        images = dataset.class_images(c)[torch.randperm(dataset.counts[c], generator=rng)]
+        n_held = min(max(1, round(holdout * len(images))), len(images) - 1)
+        for offset, chosen in ((2, images[:n_held]), (0, images[n_held:])):
+            parts[offset].append(chosen)
+            parts[offset + 1].append(torch.full((len(chosen),), label))
+    return [torch.cat(part) for part in parts]
+
+
+def train_classifier(
+    model: PretrainedModel, images: Tensor, labels: Tensor, config: PoolConfig, rng: torch.Generator
+) -> None:
+    """Trains a model's module in place by cross-entropy on images uint8 `(n, C, H, W)` and labels `(n,)`."""
+    device = torch.device(config.device)
+    images = images.to(device).contiguous(memory_format=torch.channels_last)
+    labels = labels.to(device)
+    module = model.module.train().requires_grad_(True)
+    optimizer = _optimizer(module, model.arch, config)
+    autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
+    for _ in range(config.epochs):
+        # A last batch of one image would leave BatchNorm without a variance: batches are as even as can be.
+        n_batches = -(-len(images) // config.batch_size)
+        for rows in torch.randperm(len(images), generator=rng).to(device).tensor_split(n_batches):
+            batch = images_to_float(images[rows])
+            if config.augment:
+                batch = random_crop_flip(batch, rng)
+            with autocast:
+                loss = F.cross_entropy(module(model.transform(batch)).float(), labels[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    module.eval().requires_grad_(False)
+
+
+@torch.no_grad()
+def accuracy_on(model: PretrainedModel, images: Tensor, labels: Tensor) -> float:
+    """Share of images, uint8 `(n, C, H, W)`, that a model puts in their class; in [0, 1]."""
+    hits = [
+        int((model(images_to_float(x.to(model.device))).argmax(1).cpu() == y).sum())
+        for x, y in zip(images.split(500), labels.split(500), strict=True)
+    ]
+    return sum(hits) / len(labels)
+
+
+def pretrain_model(dataset: FewShotDataset, config: PoolConfig, *, seed: int, index: int) -> PretrainedModel:
+    """Trains member `index`: its classes, weights and batches depend on the seed and on the index alone."""
+    rng = torch.Generator().manual_seed((seed * 1_000_003 + index) * 2 + 1)
+    classes = torch.randperm(dataset.n_classes, generator=rng)[: config.n_way].tolist()
+    images, labels, held_images, held_labels = split_classes(dataset, classes, config.holdout, rng)
+    arch = config.archs[index % len(config.archs)]
+    module = build_backbone(
+        arch,
+        n_way=config.n_way,
+        image_size=dataset.image_size,
+        channels=dataset.channels,
+        width=config.width,
+        seed=int(torch.randint(2**31, (1,), generator=rng)),
+    )
+    model = PretrainedModel(
+        module.to(config.device).to(memory_format=torch.channels_last),
+        name=f"{dataset.name}-{arch}-{index:04d}",
+        arch=arch,
+        domain=dataset.name,
+        class_names=[dataset.class_names[c] for c in classes],
+        mean=dataset.mean,
+        std=dataset.std,
+        image_size=dataset.image_size,
+    )
+    train_classifier(model, images, labels, config, rng)
+    model.accuracy = accuracy_on(model, held_images, held_labels)
+    return model
+
+
+_worker_dataset: FewShotDataset  # each child process's own, set once when it starts
+
+
+def _start_worker(fields: dict[str, Any]) -> None:
+    global _worker_dataset
+    _worker_dataset = FewShotDataset(**{**fields, "images": torch.from_numpy(fields["images"])})
+    torch.set_num_threads(1)
+    keep_freed_memory()
+
+
+def _pretrain_and_save(config: PoolConfig, folder: Path, seed: int, index: int) -> None:
+    start = time.perf_counter()
+    model = pretrain_model(_worker_dataset, config, seed=seed, index=index)
+    seconds = round(time.perf_counter() - start, 3)
+    save_member(model, folder, training=training_of(_worker_dataset, config, seed), seconds=seconds)
+
+
+def pretraining_seconds(pool: ModelPool) -> float | None:
+    """Seconds that pre-training a pool's members took, one thread each; None where some do not tell."""
+    spent = [float(d["seconds"]) for d in pool.descriptions if "seconds" in d]
+    return sum(spent) if len(spent) == len(pool) else None
+
+
+def training_of(dataset: FewShotDataset, config: PoolConfig, seed: int) -> dict[str, Any]:
+    """What all members of a pool share and their bits depend on; kept in the metadata of each."""
+    fields = {name: value for name, value in vars(config).items() if name not in ("n_models", "device")}
+    return plain({"data_digest": dataset.digest, "image_size": dataset.image_size, "seed": seed, **fields})
+
+
+def _refuse_a_mixture(dataset: FewShotDataset, folder: Path, training: dict[str, Any]) -> None:
+    for file in sorted(folder.glob(f"{dataset.name}-*.json")):
+        description = read_description(file)
+        there = description.get("training", training)  # not told in older pools: taken as it is
+        other = [name for name in training if there.get(name) != training[name]]
+        if other and description["domain"] == dataset.name:
+            was, wanted = (", ".join(f"{n}={d.get(n)}" for n in other) for d in (there, training))
+            raise ValueError(
+                f"{folder} has models of {dataset.name} trained with {was}; {wanted} was asked for: "
+                "give the pool another folder, or the settings that it began with."
+            )
+
+
+def pretrain_pool(
+    dataset: FewShotDataset,
+    config: PoolConfig,
+    folder: Path | str,
+    *,
+    seed: int = 0,
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> ModelPool:
+    """Pre-trains the members that a folder lacks, in processes of one thread, and opens the pool.
+
+    dataset: the meta-training split; progress: called with (members done, members wanted)
+    What is there stays: a run that was killed goes on where it was, and gives the same pool.
+
+    Raises ValueError where the data set has fewer classes than config.n_way, or the folder has models of this
+    data set that were trained in another way, and leaves them as they are.
+    """
+    if dataset.n_classes < config.n_way:
+        raise ValueError(
+            f"{dataset.name} has {dataset.n_classes} training classes, too few for {config.n_way}-way models."
+        )
+    folder = Path(folder)
+    _refuse_a_mixture(dataset, folder, training_of(dataset, config, seed))
+    names = [f"{dataset.name}-{config.archs[i % len(config.archs)]}-{i:04d}" for i in range(config.n_models)]
+    missing = [i for i, name in enumerate(names) if not (folder / f"{name}.json").is_file()]
+    done = config.n_models - len(missing)
+    if progress:
+        progress(done, config.n_models)
+    if missing:
+        # Child processes always, so that the bits don't depend on this process's thread count.
+        context = process_context()
+        # As an array the images go through a pipe: a tensor takes shared memory, which containers lack.
+        fields = {**vars(dataset), "images": dataset.images.numpy()}
+        with ProcessPoolExecutor(min(workers, len(missing)), context, _start_worker, (fields,)) as executor:
+            jobs = [executor.submit(_pretrain_and_save, config, folder, seed, i) for i in missing]
+            try:
+                for job in as_completed(jobs):
+                    job.result()
+                    done += 1
+                    if progress:
+                        progress(done, config.n_models)
+            except BaseException:
+                executor.shutdown(cancel_futures=True)  # else the error shows when all others are trained
+                raise
+    return ModelPool.load(folder, names=names)

@@ -1,0 +1,151 @@
+"""Pools by data set and profile: pre-trained once, kept in the cache, found again by what determines them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from freelib.datasets import FewShotDataset, load_dataset
+from freelib.datasets.cache import cache_folder
+from freelib.environment import refuse_unguarded_script
+from freelib.models.pool import ModelPool
+from freelib.models.pretraining import PoolConfig, pretrain_pool
+from freelib.run.profiles import Profile
+from freelib.run.records import digest_of, plain
+from freelib.run.units import checked_fields, domains
+
+
+def pool_config(dataset: str, profile: Profile, **fields: Any) -> PoolConfig:
+    """The PoolConfig of a profile for a data set, with `fields` over the profile's.
+
+    Raises ValueError for a field that it does not have.
+    """
+    wanted = {"n_way": profile.n_way, "device": profile.device, **profile.pool_fields(dataset), **fields}
+    return PoolConfig(**checked_fields(PoolConfig, wanted, "PoolConfig"))
+
+
+@dataclass(frozen=True)
+class PoolPart:
+    """Models of one data set and one PoolConfig: the first `take` of them, or all.
+
+    number: how many parts of the data set come before; a model's classes depend on the seed and on its place
+      in its part alone, so each part has a seed of its own
+    """
+
+    dataset: str
+    config: PoolConfig
+    take: int | None = None
+    number: int = 0
+
+    def seed(self, seed: int) -> int:
+        """The part's own seed, by the pool's."""
+        return seed + 1000 * self.number
+
+    def identity(self, train: FewShotDataset, seed: int) -> dict[str, Any]:
+        """`pool_identity`, and how many are taken."""
+        taken = {} if self.take is None else {"take": self.take}
+        return pool_identity(train, self.config, self.seed(seed)) | taken
+
+
+def pool_parts(dataset: str, profile: Profile) -> list[PoolPart]:
+    """What a pool is put together from: for each of the data sets (see `Unit`) the profile's `pool_parts`."""
+    return [
+        PoolPart(name, pool_config(name, profile, **fields), part.get("take"), number)
+        for name in domains(dataset)
+        for number, part in enumerate(profile.pool_parts or ({},))
+        for fields in [{key: value for key, value in part.items() if key != "take"}]
+    ]
+
+
+def whole_identity(parts: list[PoolPart], trains: list[FewShotDataset], seed: int) -> dict[str, Any]:
+    """What determines a pool's bits: the identity of its one part, or of all of them.
+
+    trains: the meta-training splits of the data sets that the parts are of
+    """
+    splits = {train.name: train for train in trains}
+    identities = [part.identity(splits[part.dataset], seed) for part in parts]
+    return identities[0] if len(identities) == 1 else {"parts": identities}
+
+
+def is_the_pool(found: dict[str, Any] | None, dataset: str, profile: Profile, seed: int) -> bool:
+    """Whether a record's `pool` is that of runs with this seed; the images behind it are not looked at."""
+    wanted = [
+        {"dataset": part.dataset, "seed": part.seed(pool_seed(profile, seed)), "config": asdict(part.config)}
+        | ({} if part.take is None else {"take": part.take})
+        for part in pool_parts(dataset, profile)
+    ]
+    parts = (found or {}).get("parts", [found or {}])
+    there = [{name: part.get(name) for name in each} for part, each in zip(parts, wanted, strict=False)]
+    takes = [part.get("take") for part in parts]
+    return there == plain(wanted) and takes == [each.get("take") for each in wanted]
+
+
+def pool_seed(profile: Profile, seed: int) -> int:
+    """The seed of the pool that a run of this seed learns from."""
+    return seed if profile.pool_seed is None else profile.pool_seed
+
+
+def pool_identity(dataset: FewShotDataset, config: PoolConfig, seed: int) -> dict[str, Any]:
+    """What determines a pool's bits: the meta-training split, the config and the seed."""
+    return {
+        "dataset": dataset.name,
+        "data_digest": dataset.digest,
+        "image_size": dataset.image_size,
+        "seed": seed,
+        "config": asdict(config),
+    }
+
+
+def pool_folder(identity: dict[str, Any], cache: str | Path | None = None) -> Path:
+    """Where the pool of that identity lies, or would lie: `$FREELIB_CACHE/pools/<digest>`."""
+    return cache_folder(cache) / "pools" / digest_of(identity)
+
+
+def pretrain_into(
+    dataset: str,
+    profile: Profile,
+    seed: int,
+    *,
+    folder: str | Path | None = None,
+    cache: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    config: PoolConfig | None = None,
+) -> tuple[ModelPool, Path]:
+    """The pool of one data set and a seed, and its folder; what the folder lacks is pre-trained first.
+
+    folder: its place in the cache if None; progress: called with (members done, members wanted)
+    config: the profile's if None
+
+    Raises MissingDataError where the data set is not there.
+    """
+    refuse_unguarded_script()
+    config = config or pool_config(dataset, profile)
+    train = load_dataset(dataset, "train", size=profile.size_of(dataset), cache=cache)
+    folder = pool_folder(pool_identity(train, config, seed), cache) if folder is None else Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".lock"):  # released by the system when its holder dies, however it dies
+        pretrain_pool(train, config, folder, seed=seed, workers=profile.processes, progress=progress)
+    return ModelPool.load(folder, device=config.device), folder
+
+
+def get_pool(
+    dataset: str,
+    profile: Profile,
+    seed: int,
+    *,
+    cache: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> ModelPool:
+    """The pool that runs with this seed learn from, pre-trained first where the cache lacks (part of) it."""
+    seed = pool_seed(profile, seed)
+    pools = []
+    for part in pool_parts(dataset, profile):
+        made, _ = pretrain_into(
+            part.dataset, profile, part.seed(seed), cache=cache, progress=progress, config=part.config
+        )
+        pools.append(made[: part.take])
+    return ModelPool.joined(pools)

@@ -1,0 +1,289 @@
+"""The record store: one run, one JSON file, found again by a digest of what determines its result.
+
+A record is `<root>/<experiment>/<digest>.json`. The digest covers the method and its revision, every field of
+its config, the data, the pool, the seed and the settings of the evaluation: not the commit, not the number of
+threads, not the experiment that asked for it. So a record that stands is never computed again, and one run
+serves several tables.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import Any
+
+from freelib.storage import set_aside, write_atomically
+
+SCHEMA = 1
+
+Record = dict[str, Any]
+
+_NUMBER = (int, float)
+_REQUIRED: dict[str, tuple[type, ...]] = {
+    "schema": (int,),
+    "experiment": (str,),
+    "method": (str,),
+    "method_revision": (int,),
+    "dataset": (str,),
+    "seed": (int,),
+    "config": (dict,),
+    "config_digest": (str,),
+    "freelib_version": (str,),
+    "python": (str,),
+    "torch": (str,),
+    "started": (str,),
+}
+_NULLABLE: dict[str, tuple[type, ...]] = {
+    "profile": (str,),
+    "n_way": (int,),
+    "n_shot": (int,),
+    "n_query": (int,),
+    "split": (str,),
+    "n_episodes": (int,),
+    "accuracy": _NUMBER,
+    "accuracy_ci95": _NUMBER,
+    "accuracy_last": _NUMBER,
+    "episode_accuracies": (list,),
+    "selection": (str,),
+    "history": (dict,),
+    "seconds": (dict,),
+    "passes": _NUMBER,
+    "peak_memory_mib": _NUMBER,
+    "evaluation": (dict,),
+    "data_digest": (str,),
+    "pool": (dict,),
+    "pool_digest": (str,),
+    "precision": (str,),
+    "git_commit": (str,),
+    "device": (str,),
+    "cpu": (str,),
+    "threads": (int,),
+    "instruction_set": (str,),
+    "extra": (dict,),
+}
+FIELDS = (*_REQUIRED, *_NULLABLE)
+"""Every field of a record; one that does not apply is null, never left out.
+
+seconds: of wall-clock time, by phase. A run has `training` (the whole of it, all sittings of a run that was
+  killed, the looks at the validation classes included) and `test`; where it was trained on the CPU also
+  `training_cpu`: processor time, all threads, so that what else the machine did does not count, and, of it,
+  the looks' `monitor_cpu`; and `pretraining`, the sum over the pool's models, where those tell it. Older
+  records have no `monitor_cpu`, or no `training_cpu` either, and the last sitting's time as `training`.
+threads: of torch, in all lanes (`freelib.fast.threads`) together
+"""
+
+KEYED = (
+    "method", "method_revision", "config", "dataset", "data_digest", "pool", "seed",
+    "n_way", "n_shot", "n_query", "split", "n_episodes", "evaluation", "precision",
+)  # fmt: skip
+"""The fields that determine the result, and so the digest."""
+
+
+class RecordError(ValueError):
+    """A record does not have the form that this version of freelib reads and writes."""
+
+
+class RecordSchemaError(RecordError):
+    """A record was written under another schema."""
+
+
+def plain(value: Any) -> Any:
+    """`value` with dataclasses, tuples, paths, mappings and infinite numbers turned into what JSON knows."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Path) or (isinstance(value, float) and not math.isfinite(value)):
+        return str(value)  # "inf" and "nan": JSON has no such numbers
+    return value
+
+
+def digest_of(value: Any) -> str:
+    """First 16 hex digits of the sha256 of `value`'s canonical JSON (sorted keys, no spaces, no NaN)."""
+    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def config_digest(fields: Mapping[str, Any]) -> str:
+    """The digest under which a record with these fields is kept; fields that do not determine it are ignored.
+
+    Raises RecordError if one of `KEYED` is missing.
+    """
+    missing = [name for name in KEYED if name not in fields]
+    if missing:
+        raise RecordError(f"a record's digest needs {', '.join(missing)}; use null for what does not apply")
+    return digest_of({name: fields[name] for name in KEYED})
+
+
+def complete(fields: Mapping[str, Any]) -> Record:
+    """A whole record from the fields that apply: the others null, schema and digest filled in.
+
+    Raises RecordError for an unknown field, a missing one that is needed, one of the wrong type, or one that
+    JSON has no form for.
+    """
+    record: Record = dict.fromkeys(FIELDS)
+    unknown = sorted(set(fields) - set(FIELDS))
+    if unknown:
+        raise RecordError(f"a record has no field {', '.join(unknown)}; put it under 'extra'")
+    record.update({name: plain(value) for name, value in fields.items()})
+    record["schema"] = SCHEMA
+    try:
+        json.dumps(record)
+    except TypeError as error:
+        raise RecordError(f"a record holds numbers, strings, lists and mappings alone ({error})") from error
+    record["config_digest"] = config_digest(record)
+    validate(record)
+    return record
+
+
+def validate(record: Mapping[str, Any]) -> None:
+    """Raise RecordError unless `record` has every field, each of its type, and the digest of its content."""
+    missing = [name for name in FIELDS if name not in record]
+    if missing:
+        raise RecordError(f"the record lacks {', '.join(missing)}")
+    for name, types in (_REQUIRED | _NULLABLE).items():
+        value = record[name]
+        if value is None and name in _NULLABLE:
+            continue
+        if not isinstance(value, types) or isinstance(value, bool):
+            expected = " or ".join(kind.__name__ for kind in types)
+            raise RecordError(f"the record's {name} is {value!r}, expected {expected}")
+    if record["config_digest"] != config_digest(record):
+        raise RecordError(
+            f"the record's digest is {record['config_digest']}, its content's {config_digest(record)}"
+        )
+
+
+class RecordStore:
+    """The records of one profile, below `root` (by custom `results/<profile>/records`)."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    def path(self, experiment: str, digest: str) -> Path:
+        """Where the record lies, or would lie."""
+        return self.root / experiment / f"{digest}.json"
+
+    def put(self, record: Mapping[str, Any]) -> Path:
+        """Write a whole record (see `complete`) and return its path; raises RecordError if it is not one."""
+        validate(record)
+        if record["schema"] != SCHEMA:
+            raise RecordError(f"can only write records of schema {SCHEMA}, not {record['schema']}")
+        path = self.path(record["experiment"], record["config_digest"])
+        lines = (f" {json.dumps(name)}: {json.dumps(record[name], allow_nan=False)}" for name in FIELDS)
+        write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+        return path
+
+    def check_writable(self, experiment: str) -> None:
+        """Makes the experiment's folder. Raises ValueError where no record can be written into it."""
+        folder = self.root / experiment
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=folder).close()
+        except OSError as error:
+            raise ValueError(f"no record can be written into {folder} ({error}): choose another") from error
+
+    def get(self, experiment: str, digest: str) -> Record | None:
+        """The record, or None if there is none.
+
+        A damaged file is set aside as `<digest>.json.damaged` with a warning and counts as missing. Raises
+        RecordSchemaError for a record of another schema: that one is whole, but not ours to read.
+        """
+        return self._read(self.path(experiment, digest))
+
+    def all(self, experiment: str) -> list[Record]:
+        """All records of an experiment, in an order that depends on their content only."""
+        paths = sorted((self.root / experiment).glob("*.json"))
+        records = [record for path in paths if (record := self._read(path)) is not None]
+        return sorted(
+            records,
+            key=lambda r: (r["dataset"], r["n_shot"] or 0, r["method"], r["seed"], r["config_digest"]),
+        )
+
+    def experiments(self) -> list[str]:
+        """Names of the experiments that have a folder."""
+        return (
+            sorted(path.name for path in self.root.iterdir() if path.is_dir()) if self.root.is_dir() else []
+        )
+
+    def find(self, fields: Mapping[str, Any]) -> Iterator[Record]:
+        """Records of any experiment that have these values in these fields."""
+        wanted = plain(fields)
+        for experiment in self.experiments():
+            for record in self.all(experiment):
+                if all(record[name] == value for name, value in wanted.items()):
+                    yield record
+
+    def adopt(self, experiment: str, digest: str) -> Record | None:
+        """The record of `digest` for `experiment`, taken over from another experiment if that one has it."""
+        if (record := self.get(experiment, digest)) is not None:
+            return record
+        for other in self.experiments():
+            if (record := self.get(other, digest)) is not None:
+                record["experiment"] = experiment
+                self.put(record)
+                return record
+        return None
+
+    def _read(self, path: Path) -> Record | None:
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+        except UnicodeDecodeError as error:
+            set_aside(path, error)
+            return None
+        try:
+            record = json.loads(text)
+            schema = record.get("schema") if isinstance(record, dict) else None
+            if isinstance(schema, int) and schema != SCHEMA:
+                raise RecordSchemaError(
+                    f"{path} has schema {schema}, this freelib reads schema {SCHEMA}: use the version that "
+                    "wrote it, or move the file away to have it computed again"
+                )
+            if not isinstance(record, dict):
+                raise RecordError("a record is a JSON object")
+            validate(record)
+            if record["config_digest"] != path.stem:
+                raise RecordError(f"the file holds the record {record['config_digest']}")
+        except RecordSchemaError:
+            raise
+        except ValueError as error:  # JSONDecodeError and RecordError are both
+            set_aside(path, error)
+            return None
+        return record
+
+
+def has_processor_time(records: Iterable[Record]) -> bool:
+    """Whether all records have the training's processor time."""
+    return all("training_cpu" in (record["seconds"] or {}) for record in records)
+
+
+def training_seconds(record: Record, *, by_processor: bool = False) -> float | None:
+    """Seconds of meta-training, without those of the monitor's looks at the validation classes.
+
+    by_processor: of the processor, all threads, which a record has to have; where it `counts_looks`, at most
+      as much: its processor time with the looks, or all that its threads had while there was none
+    """
+    seconds = record["seconds"] or {}
+    if "training" not in seconds:
+        return None
+    alone = seconds["training"] - seconds.get("monitor", 0.0)
+    if not by_processor:
+        return alone
+    if counts_looks(record):
+        return min(seconds["training_cpu"], alone * (record["threads"] or 1))
+    return seconds["training_cpu"] - seconds.get("monitor_cpu", 0.0)
+
+
+def counts_looks(record: Record) -> bool:
+    """Whether there were looks at the validation classes whose own processor time was not recorded."""
+    seconds = record["seconds"] or {}
+    return seconds.get("monitor", 0.0) > 0 and "monitor_cpu" not in seconds

@@ -1,0 +1,299 @@
+"""From a unit to its record: pool, meta-training, selection on validation classes, one test at the end."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from freelib.datasets import SPLITS, FewShotDataset, MissingDataError, load_dataset
+from freelib.datasets.cache import cache_folder, one_at_a_time
+from freelib.datasets.episodes import EpisodeSampler
+from freelib.environment import device_name, environment, peak_memory_mib
+from freelib.meta_learner import MetaLearner
+from freelib.methods import get_method
+from freelib.methods.base import Monitor
+from freelib.methods.training import TrainingLog, clocks
+from freelib.models.pretraining import pretraining_seconds
+from freelib.run.evaluation import Score, evaluate
+from freelib.run.pools import get_pool, is_the_pool, pool_parts, pool_seed, whole_identity
+from freelib.run.profiles import Profile
+from freelib.run.records import Record, RecordStore, complete, config_digest, digest_of
+from freelib.run.units import Unit, unit_config
+from freelib.storage import Checkpoint, save_tensors
+
+TEST_SEED, VALIDATION_SEED = 1, 2
+"""One for all methods, shots and seeds of a profile: all are compared on the same episodes."""
+
+Message = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Run:
+    """A unit with all that determines its result, and the folders that it works in."""
+
+    unit: Unit
+    profile: Profile
+    cache: str | Path | None = None
+
+    @property
+    def shares_training(self) -> bool:
+        """Whether one training serves all numbers of shots: it does not use n_shot, not even to select."""
+        return not get_method(self.unit.method).uses_shots and self.unit.selection != "test"
+
+    @property
+    def trained_as(self) -> Unit:
+        """The unit whose training serves this one: where it is shared, that of the profile's first n_shot."""
+        return replace(self.unit, n_shot=self.profile.shots[0]) if self.shares_training else self.unit
+
+    @property
+    def served(self) -> list[Run]:
+        """The runs that its training serves, this one first."""
+        shots = (self.unit.n_shot, *self.profile.shots) if self.shares_training else (self.unit.n_shot,)
+        return [replace(self, unit=replace(self.unit, n_shot=n_shot)) for n_shot in dict.fromkeys(shots)]
+
+    def datasets(self, split: str) -> list[FewShotDataset]:
+        """One split of each data set at the profile's size. Raises MissingDataError where one lacks."""
+        size = self.profile.size_of
+        return [load_dataset(name, split, size=size(name), cache=self.cache) for name in self.unit.domains]
+
+    def dataset(self, split: str) -> FewShotDataset:
+        """The same for a unit of one data set. Raises ValueError where it has several."""
+        if len(self.unit.domains) > 1:
+            raise ValueError(f"{self.unit.name} has several data sets; this needs a unit of one")
+        return self.datasets(split)[0]
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """The keyed fields that need no data: what is left to find a record by where data is missing."""
+        unit, profile = self.unit, self.profile
+        config = unit_config(unit, profile)
+        sizes = [profile.size_of(name) for name in unit.domains]
+        return {
+            "method": unit.method,
+            "method_revision": get_method(unit.method).revision,
+            "config": config,
+            "dataset": unit.dataset,
+            "seed": unit.seed,
+            "n_way": profile.n_way,
+            "n_shot": unit.n_shot,
+            "n_query": profile.n_query,
+            "split": "test",
+            "n_episodes": profile.n_episodes * len(unit.domains),
+            "evaluation": {
+                "selection": unit.selection,
+                "seed": TEST_SEED,
+                "validation_seed": VALIDATION_SEED,
+                "validation_shots": self.trained_as.n_shot,
+                "validation_episodes": profile.validation_episodes,
+                "image_size": sizes[0] if len(sizes) == 1 else sizes,
+            },
+            "precision": config.precision,
+        }
+
+    @cached_property
+    def keyed(self) -> dict[str, Any]:
+        """All fields that determine the result. Raises MissingDataError where the data set is not there."""
+        unit, profile = self.unit, self.profile
+        splits = {split: self.datasets(split) for split in SPLITS}
+        parts, seed = pool_parts(unit.dataset, profile), pool_seed(profile, unit.seed)
+        return self.settings | {
+            "data_digest": digest_of([each.digest for split in splits.values() for each in split]),
+            "pool": whole_identity(parts, splits["train"], seed),
+        }
+
+    @property
+    def digest(self) -> str:
+        """The digest of the unit's record."""
+        return config_digest(self.keyed)
+
+    def samplers(self, split: str, seed: int) -> list[EpisodeSampler]:
+        """Each data set's episodes: the unit's, or on the meta-validation classes those of its training."""
+        profile, unit = self.profile, self.trained_as if split == "validation" else self.unit
+        shape = {"n_way": profile.n_way, "n_shot": unit.n_shot, "n_query": profile.n_query}
+        return [EpisodeSampler(dataset, **shape, seed=seed) for dataset in self.datasets(split)]
+
+    def sampler(self, split: str, seed: int) -> EpisodeSampler:
+        """The same for a unit of one data set."""
+        return self.samplers(split, seed)[0]
+
+    def check(self) -> None:
+        """Raises ValueError where a data set can't fill the episodes of a look or of a test."""
+        self.monitor(lambda text: None)
+        for each in self.served:
+            each.samplers("test", TEST_SEED)
+
+    def monitor(self, message: Message) -> Monitor:
+        """Scores a learner, in percent, on the meta-validation classes (selection="test": on the test's)."""
+        on_test = self.unit.selection == "test"
+        split, seed = ("test", TEST_SEED) if on_test else ("validation", VALIDATION_SEED)
+        samplers = self.samplers(split, seed)
+
+        def score(round_number: int, learner: MetaLearner) -> float:
+            accuracy = _scored(learner, samplers, self.profile.validation_episodes).mean
+            message(f"{self.unit.name}: round {round_number}, {split} accuracy {accuracy:.1f} %")
+            return accuracy
+
+        return score
+
+
+def known_record(run: Run, store: RecordStore) -> Record | None:
+    """The unit's record, if it stands: by its digest or, where data is missing, by all other settings.
+
+    Raises MissingDataError where the data is not at hand and no record fits.
+    """
+    try:
+        return store.adopt(run.unit.experiment, run.digest)
+    except MissingDataError:
+        for record in store.find({"experiment": run.unit.experiment, **run.settings}):
+            if is_the_pool(record["pool"], run.unit.dataset, run.profile, run.unit.seed):
+                return record
+        raise
+
+
+def run_unit(
+    unit: Unit,
+    profile: Profile,
+    store: RecordStore,
+    *,
+    cache: str | Path | None = None,
+    message: Message = lambda text: None,
+) -> Record:
+    """The unit's record: taken from the store where it stands, else made, written and returned.
+
+    Where the method's training does not use n_shot, the records of the profile's other shots come with it.
+    A run that was killed goes on from its checkpoint; of two processes with the same unit one computes, the
+    other waits and takes its record. message: called with a line of text now and then.
+    Raises, before anything is trained, ValueError for a config that does not fit the method, episodes that
+    the data can't fill and a store that can't be written, MissingDataError where the data is not there.
+    """
+    run = Run(unit, profile, cache)
+    if (record := known_record(run, store)) is not None:
+        return record
+    run.check()
+    store.check_writable(unit.experiment)
+    training = replace(run, unit=run.trained_as).digest
+    with one_at_a_time(training, cache):
+        if (record := known_record(run, store)) is None:
+            checkpoint = Checkpoint(cache_folder(cache) / "checkpoints" / f"{training}.pt")
+            missing = [each for each in run.served if known_record(each, store) is None]
+            records = [complete(fields) for fields in _execute(missing, checkpoint, message)]
+            for made in reversed(records):  # its own at the end: a run that is killed before goes on
+                store.put(made)
+            record = records[0]
+            checkpoint.remove()
+    return record
+
+
+def learner_file(digest: str, cache: str | Path | None = None) -> Path:
+    """Where the parameters of a record's trained learner are kept."""
+    return cache_folder(cache) / "learners" / f"{digest}.safetensors"
+
+
+def _execute(runs: Sequence[Run], checkpoint: Checkpoint, message: Message) -> list[dict[str, Any]]:
+    """Train once, as the first run says, and test all that the training serves; their records' fields."""
+    run = runs[0]
+    unit, profile = run.unit, run.profile
+    # The checkpoint knows its config: the same one, whichever number of shots is asked for first.
+    config = replace(run, unit=run.trained_as).settings["config"]
+    method, captured = get_method(unit.method), environment()
+    pool = get_pool(unit.dataset, profile, unit.seed, cache=run.cache)
+    began = clocks()
+    oracle = {"dataset": run.dataset("train")} if method.oracle else {}
+    learner = method.meta_train(
+        pool, config, seed=unit.seed, monitor=run.monitor(message), checkpoint=checkpoint, **oracle
+    )
+    log = learner.log
+    seconds = dict(log.seconds if log else {}) | time_spent(log, began, config.device)
+    if "training_cpu" not in seconds:
+        seconds.pop("monitor_cpu", None)
+    if (before := pretraining_seconds(pool)) is not None:
+        seconds["pretraining"] = before
+    split = "test" if unit.selection == "test" else "validation"
+    shared = {
+        **captured,
+        "experiment": unit.experiment,
+        "profile": profile.name,
+        "pool_digest": pool.digest,
+        "selection": unit.selection,
+        "history": None if log is None else _history(log.history, split),
+        "passes": None if log is None else log.passes,
+        "device": device_name(config.device),
+        "extra": {"selected_round": learner.selected_round},
+    }
+    seconds = {name: round(value, 3) for name, value in seconds.items()}
+    return [_tested(each, learner, shared, seconds, message) for each in runs]
+
+
+def time_spent(log: TrainingLog | None, began: dict[str, float], device: str) -> dict[str, float]:
+    """Seconds of a whole training, as a record has them: `training` and, on the CPU, `training_cpu`.
+
+    began: what the `clocks` read when this sitting began
+    """
+    spent = (log or TrainingLog()).spent(began)
+    return spent if torch.device(device).type == "cpu" else {"training": spent["training"]}
+
+
+def _tested(
+    run: Run, learner: MetaLearner, shared: dict[str, Any], seconds: dict[str, float], message: Message
+) -> dict[str, Any]:
+    """One run's test with a trained learner: the fields of its record; the learner is kept in the cache."""
+    message(f"{run.unit.name}: testing")
+    start = time.perf_counter()
+    scores = _test(run, learner)
+    score = scores["last"] if run.unit.selection == "last" else scores["selected"]
+    save_tensors(learner_file(run.digest, run.cache), learner.backbone.state_dict())
+    return {
+        **run.keyed,
+        **shared,
+        "accuracy": score.mean,
+        "accuracy_ci95": score.ci95,
+        "accuracy_last": scores["last"].mean,
+        "episode_accuracies": [round(value, 2) for value in score.accuracies.tolist()],
+        "seconds": {**seconds, "test": round(time.perf_counter() - start, 3)},
+        "peak_memory_mib": peak_memory_mib(),
+    }
+
+
+def _scored(learner: MetaLearner, samplers: Sequence[EpisodeSampler], n_episodes: int) -> Score:
+    """Accuracies on the first n_episodes of each sampler, one sampler's after the other's."""
+    scores = [evaluate(learner, sampler, n_episodes).accuracies for sampler in samplers]
+    return Score(torch.cat(scores), strata=len(scores))
+
+
+def _test(run: Run, learner: MetaLearner) -> dict[str, Score]:
+    """Scores on the meta-test episodes of the selected round and of the last one."""
+    samplers = run.samplers("test", TEST_SEED)
+    selected = _scored(learner, samplers, run.profile.n_episodes)
+    last = learner.last_params
+    if last is None or all(torch.equal(value, last[name]) for name, value in learner.params.items()):
+        return {"selected": selected, "last": selected}
+    kept = {name: value.detach().clone() for name, value in learner.params.items()}
+    learner.load_params(last)
+    score = _scored(learner, samplers, run.profile.n_episodes)
+    if run.unit.selection != "last":
+        learner.load_params(kept)
+    return {"selected": selected, "last": score}
+
+
+def _history(columns: dict[str, list[float]], split: str) -> dict[str, list[float | None]]:
+    """A training log's columns to six digits, the monitor's under the name of what it looked at.
+
+    A record is JSON: what is not finite is None in it.
+    """
+    names = {"monitor_round": f"{split}_round", "monitor_score": f"{split}_accuracy"}
+    return {
+        names.get(name, name): [float(f"{v:.6g}") if math.isfinite(v) else None for v in column]
+        for name, column in columns.items()
+    }
+
+
+def with_overrides(unit: Unit, **overrides: Any) -> Unit:
+    """The same unit with more fields of the method's config set."""
+    return replace(unit, overrides={**unit.overrides, **overrides})

@@ -1,0 +1,1 @@
+"""Measurements behind single figures that are worth a test of their own."""
