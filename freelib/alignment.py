@@ -10,7 +10,7 @@ from torch import Tensor
 
 from freelib.distillation import DISTILLATION_LOSSES, at_least_float32
 from freelib.fast.threads import twin
-from freelib.generator import RecoveredTask
+from freelib.generator import SynthesisedTask
 from freelib.meta_learner import MetaLearner
 from freelib.models.augmentation import random_crop_flip
 from freelib.models.checks import check_at_least, check_one_of
@@ -75,7 +75,7 @@ class DistillationBatch:
 
 @torch.no_grad()
 def distillation_batch(
-    task: RecoveredTask, rng: torch.Generator, *, padding: int = 4, flip: bool = True
+    task: SynthesisedTask, rng: torch.Generator, *, padding: int = 4, flip: bool = True
 ) -> DistillationBatch:
     """A recovered task's images, cropped and flipped anew, with the answers of its model."""
     images = random_crop_flip(task.images, rng, padding=padding, flip=flip)

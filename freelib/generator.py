@@ -79,7 +79,7 @@ class Generator(nn.Module):
 
 
 @dataclass(frozen=True)
-class RecoveredTask:
+class SynthesisedTask:
     """What inversion recovers from one model.
 
     images: `(n_way * images_per_class, C, H, W)` float32 in [0, 1]; labels: the intended classes, `(n,)`
@@ -135,7 +135,7 @@ class MetaGenerator:
         rng: torch.Generator,
         *,
         steps: int | None = None,
-    ) -> RecoveredTask:
+    ) -> SynthesisedTask:
         """Inner loop: k steps of Adam on a copy of θ_G and on z; the last step's images are the task.
 
         One generator serves models of all sizes: its pictures, as large as the largest needs, are shrunk
@@ -173,7 +173,7 @@ class MetaGenerator:
             assert gradient is not None
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
         curves = torch.stack(losses), torch.stack(agreements)
-        return RecoveredTask(images.detach(), labels, model, logits.detach(), *curves)
+        return SynthesisedTask(images.detach(), labels, model, logits.detach(), *curves)
 
     def meta_step(self) -> None:
         """Outer loop: one Adam step of θ_G on the sum of the copies' last gradients (first-order MAML)."""
@@ -199,22 +199,22 @@ class MetaGenerator:
         self.passes = state["passes"]
 
 
-class TaskRecovery(Protocol):
+class TaskSynthesis(Protocol):
     """What recovers tasks round by round: `MetaGenerator`, and what stands in for it."""
 
-    def adapt(self, model: PretrainedModel, student: Student | None, rng: torch.Generator) -> RecoveredTask:
+    def adapt(self, model: PretrainedModel, student: Student | None, rng: torch.Generator) -> SynthesisedTask:
         """A task of one model."""
 
     def meta_step(self) -> None:
         """Learns from the tasks since the last such step."""
 
 
-def recover_round(
-    generator: TaskRecovery,
+def synthesise_round(
+    generator: TaskSynthesis,
     models: Sequence[PretrainedModel],
     rng: torch.Generator,
     students: Sequence[Student | None] | None = None,
-) -> list[RecoveredTask]:
+) -> list[SynthesisedTask]:
     """One round of recovery (paper, algorithm 2): a task of each model, then the outer step on all of them.
 
     students: one a model, for the adversarial term, see `inversion_loss`; by default none, as in warm-up
@@ -222,3 +222,82 @@ def recover_round(
     tasks = adapt_each(generator, models, students or [None] * len(models), rng)
     generator.meta_step()
     return tasks
+
+
+def synthesise_from_scratch(
+    model: PretrainedModel,
+    config: InversionConfig,
+    rng: torch.Generator,
+    *,
+    steps: int,
+    student: Student | None = None,
+    image_size: int | None = None,
+    device: torch.device | str = "cpu",
+    precision: str = "float32",
+) -> SynthesisedTask:
+    """A freshly initialised generator and z, trained together for `steps` generate-forward-backward passes.
+
+    The same steps on the same loss as `MetaGenerator.adapt`, from random weights in place of θ_G; the task's
+    `losses` and `agreements` tell of every step.
+
+    student: for the adversarial term, see `inversion_loss`; image_size: by default the model's
+    """
+    fresh = MetaGenerator(
+        config,
+        image_size=image_size or model.image_size,
+        channels=len(model.mean),
+        seed=int(torch.randint(2**31 - 1, (), generator=rng)),
+        device=device,
+        precision=precision,
+    )
+    return fresh.adapt(model, student, rng, steps=steps)
+
+
+class ScratchGenerator:
+    """FIve's stand-in for the ablation: a generator of its own for every model, none learns from another.
+
+    config: as for `MetaGenerator`; steps: generate-forward-backward passes for each model
+    The interface is `MetaGenerator`'s; there is no θ_G, so the meta-step does nothing.
+
+    Raises ValueError for less than 1 step.
+    """
+
+    def __init__(
+        self,
+        config: InversionConfig,
+        *,
+        steps: int,
+        image_size: int,
+        device: torch.device | str = "cpu",
+        precision: str = "float32",
+    ) -> None:
+        if steps < 1:
+            raise ValueError(f"A task is recovered in at least 1 step, got {steps}.")
+        self.config, self.steps = config, steps
+        self.image_size, self.device, self.precision = image_size, device, precision
+        self.passes = 0  # generate-forward-backward passes so far
+
+    def adapt(self, model: PretrainedModel, student: Student | None, rng: torch.Generator) -> SynthesisedTask:
+        """A task from a generator that is drawn now and trained for this model alone."""
+        self.passes += self.steps
+        return synthesise_from_scratch(
+            model,
+            self.config,
+            rng,
+            steps=self.steps,
+            student=student,
+            image_size=self.image_size,
+            device=self.device,
+            precision=self.precision,
+        )
+
+    def meta_step(self) -> None:
+        """Nothing: no generator outlives its model."""
+
+    def state_dict(self) -> dict[str, int]:
+        """The count of passes."""
+        return {"passes": self.passes}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Back to a state that `state_dict` gave."""
+        self.passes = state["passes"]

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from freelib.datasets.episodes import Episode, class_major_labels, images_to_float, images_to_uint8
-from freelib.generator import RecoveredTask
+from freelib.generator import SynthesisedTask
 from freelib.models.pool import PretrainedModel
 from freelib.models.transform import resized
 
@@ -30,7 +30,7 @@ class TaskMemory:
         self._batches: dict[ClassKey, list[Tensor]] = {}  # each (m, C, H, W) uint8, the newest last
         self._sources: dict[ClassKey, list[str]] = {}  # the name of the model that each batch came from
 
-    def add(self, tasks: list[RecoveredTask]) -> None:
+    def add(self, tasks: list[SynthesisedTask]) -> None:
         """Keeps the images of some recovered tasks; the oldest batch of a class that has enough goes."""
         for task in tasks:
             stored = images_to_uint8(resized(task.images.detach(), self.image_size)).to(self.device)
@@ -109,7 +109,7 @@ class TaskMemory:
         pairs = zip(which.tolist(), (rows - bounds[which]).tolist(), strict=True)
         return torch.stack([batches[b][row] for b, row in pairs])
 
-    def recall(self, model: PretrainedModel, rng: torch.Generator) -> RecoveredTask | None:
+    def recall(self, model: PretrainedModel, rng: torch.Generator) -> SynthesisedTask | None:
         """A task that was recovered from a model and is still held, or None: what BelL distils again.
 
         Its images come class by class, `(n_way * images_per_class, C, H, W)` float in [0, 1].
@@ -123,7 +123,7 @@ class TaskMemory:
         counts = torch.tensor([len(batch) for batch in chosen])
         labels = torch.arange(model.n_way).repeat_interleave(counts)
         nothing = torch.empty(0, device=self.device)
-        return RecoveredTask(
+        return SynthesisedTask(
             images_to_float(torch.cat(chosen)), labels.to(self.device), model, nothing, nothing
         )
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import glob
 import hashlib
 import io
+import json
+import math
 import os
 import secrets
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +107,25 @@ def load_state_file(file: Path | str) -> dict[str, Tensor]:
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{file} holds no state dictionary (tensors by name) but a {type(state).__name__}.")
     return {str(name): tensor.detach() for name, tensor in state.items()}
+
+
+def plain(value: Any) -> Any:
+    """`value` with dataclasses, tuples, paths, mappings and infinite numbers turned into what JSON knows."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = asdict(value)
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, Path) or (isinstance(value, float) and not math.isfinite(value)):
+        return str(value)  # "inf" and "nan": JSON has no such numbers
+    return value
+
+
+def digest_of(value: Any) -> str:
+    """First 16 hex digits of the sha256 of `value`'s canonical JSON (sorted keys, no spaces, no NaN)."""
+    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 class Checkpoint:

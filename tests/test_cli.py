@@ -14,8 +14,8 @@ from freelib.cli import VERBS, main
 from freelib.methods import METHODS
 from freelib.run.notebooks import write_notebook
 from freelib.run.profiles import PROFILES
-from freelib.run.records import plain
 from freelib.run.units import Unit, unit_config
+from freelib.storage import plain
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from tiny_models import HandAdam, flat, rng, tiny_model
 from torch import nn
 
-from freelib.generator import Generator, MetaGenerator, UpsampleConv, recover_round
+from freelib.generator import Generator, MetaGenerator, UpsampleConv, synthesise_round
 from freelib.inversion import InversionConfig
 from freelib.models.augmentation import random_crop_flip
 
@@ -136,7 +136,7 @@ def test_a_round_is_a_task_of_each_model_and_one_meta_step(with_students):
     whole, parts = meta_generator(), meta_generator()
     draw, redraw = rng(3), rng(3)
 
-    tasks = recover_round(whole, models, draw, students)
+    tasks = synthesise_round(whole, models, draw, students)
 
     expected = [
         parts.adapt(model, student, redraw)
@@ -148,7 +148,7 @@ def test_a_round_is_a_task_of_each_model_and_one_meta_step(with_students):
     assert torch.equal(flat(whole.generator.parameters()), flat(parts.generator.parameters()))
     assert all(p.grad is None for p in whole.generator.parameters())
     with pytest.raises(ValueError, match="zip"):
-        recover_round(whole, models, draw, [None])
+        synthesise_round(whole, models, draw, [None])
 
 
 def test_a_recovered_task():

@@ -14,7 +14,7 @@ from freelib.alignment import DistillationHeads
 from freelib.datasets.episodes import Episode
 from freelib.environment import environment, set_lanes
 from freelib.fast import threads as lanes
-from freelib.generator import MetaGenerator, recover_round
+from freelib.generator import MetaGenerator, synthesise_round
 from freelib.inversion import InversionConfig
 from freelib.meta_learner import MetaLearner
 from freelib.methods.calibration import CalibratedLearner, CalibrationConfig
@@ -71,7 +71,7 @@ def test_recovery_has_the_same_bits(precision, kd_heads):
         heads, draw = DistillationHeads(learner(), n_ways), rng(3)
         generator.adapt(models[0], None, draw)  # a gradient that is there already stays in the sum
         students = [partial(heads.logits, model=model) for model in models]
-        tasks = [task for _ in range(2) for task in recover_round(generator, models, draw, students)]
+        tasks = [task for _ in range(2) for task in synthesise_round(generator, models, draw, students)]
         assert [task.model for task in tasks] == models * 2
         assert generator.passes == 21
         rows = [part for t in tasks for part in (t.images, t.teacher_logits, t.losses, t.agreements)]
@@ -93,7 +93,7 @@ def test_models_are_inverted_at_once_unless_they_share_layers(monkeypatch, numbe
     config = InversionConfig(ngf=2, z_dim=4, images_per_class=2, adapt_steps=1)
     models = [tiny_model(i) for i in range(3)]
     models[2].module.encoder = models[0].module.encoder
-    recover_round(MetaGenerator(config, image_size=16), [models[i] for i in numbers], rng())
+    synthesise_round(MetaGenerator(config, image_size=16), [models[i] for i in numbers], rng())
 
 
 def predictions(student: MetaLearner) -> torch.Tensor:

@@ -5,7 +5,7 @@ from tiny_models import tiny_pool
 
 from freelib.experiments import meta_training
 from freelib.experiments.meta_training import MetaTrainingConfig, measure, rows, weights_before_norm
-from freelib.generator import Generator, MetaGenerator, recover_round
+from freelib.generator import Generator, MetaGenerator, synthesise_round
 from freelib.methods.base import stream_seed
 from freelib.methods.free import FreeConfig
 from freelib.studies.recovery_cost import split_off
@@ -35,7 +35,7 @@ def test_a_look_is_the_meta_generators_adaptation():
     rng, same = (torch.Generator().manual_seed(stream_seed(0, name)) for name in ("meta_training", "looks"))
     generator = MetaGenerator(QUICK, image_size=pool.image_size, seed=stream_seed(0, "generator"))
     for _ in range(2):
-        recover_round(generator, met.sample(QUICK.meta_batch, rng), rng)
+        synthesise_round(generator, met.sample(QUICK.meta_batch, rng), rng)
     look = found["looks"][2]
     assert look["norm"] == weights_before_norm(generator.generator)
     task = generator.adapt(held, None, same)

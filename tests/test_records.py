@@ -15,11 +15,10 @@ from freelib.run.records import (
     complete,
     config_digest,
     counts_looks,
-    digest_of,
-    plain,
     training_seconds,
     validate,
 )
+from freelib.storage import digest_of, plain
 
 
 def fields(**changes):

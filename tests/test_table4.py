@@ -8,8 +8,8 @@ from test_tables import record
 from freelib.experiments import table4
 from freelib.methods.free import FreeConfig
 from freelib.run.profiles import get_profile
-from freelib.run.records import plain
 from freelib.run.units import make_config, unit_config
+from freelib.storage import plain
 
 FULL = FreeConfig(kd_heads="per_model", align_sweeps=3, lambda_bn=0.05)
 

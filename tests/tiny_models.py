@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freelib.datasets import FewShotDataset
-from freelib.generator import RecoveredTask
+from freelib.generator import SynthesisedTask
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Monitor
 from freelib.models.backbones import build_backbone
@@ -161,8 +161,8 @@ def numeric_gradient(function, x: Tensor, eps: float = 1e-6) -> Tensor:
     return gradient
 
 
-def task_of(model: PretrainedModel, images: Tensor, labels: Tensor) -> RecoveredTask:
+def task_of(model: PretrainedModel, images: Tensor, labels: Tensor) -> SynthesisedTask:
     """Images as if they had been recovered from a model."""
     with torch.no_grad():
         logits = model(images)
-    return RecoveredTask(images, labels, model, logits, F.cross_entropy(logits, labels)[None])
+    return SynthesisedTask(images, labels, model, logits, F.cross_entropy(logits, labels)[None])

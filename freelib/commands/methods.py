@@ -18,7 +18,7 @@ def methods(fields: str | None, as_json: bool) -> None:
     from dataclasses import asdict
 
     from freelib.methods import describe_methods, get_method
-    from freelib.run.records import plain
+    from freelib.storage import plain
 
     if fields:
         settings = plain(asdict(get_method(fields).Config()))

@@ -24,11 +24,11 @@ from freelib.run.grid import run_grid
 from freelib.run.measure import measured
 from freelib.run.pools import get_pool
 from freelib.run.profiles import Profile, get_profile
-from freelib.run.records import Record, RecordStore, digest_of
+from freelib.run.records import Record, RecordStore
 from freelib.run.runner import TEST_SEED, VALIDATION_SEED, Run
 from freelib.run.units import Unit, unit_config
 from freelib.show.tables import DATASET_TITLES, Table, by_chance, named, plus_minus, signed
-from freelib.storage import Checkpoint, load_tensors, save_tensors
+from freelib.storage import Checkpoint, digest_of, load_tensors, save_tensors
 
 EXPERIMENT = "beyond"
 METHOD = PoolDistillation.name

@@ -28,7 +28,7 @@ from freelib.alignment import (
 )
 from freelib.datasets.episodes import Episode
 from freelib.experiments.scene import WARMUP_ROUNDS, Scene
-from freelib.generator import RecoveredTask, recover_round
+from freelib.generator import SynthesisedTask, synthesise_round
 from freelib.memory import TaskMemory
 from freelib.methods.base import build_student
 from freelib.show.figures import PAGE_WIDTH, PALETTE, brief, new_figure, styled
@@ -46,7 +46,7 @@ class Moment:
     angle: between θ̃ − θ and that step, in degrees
     """
 
-    tasks: list[RecoveredTask]
+    tasks: list[SynthesisedTask]
     path: np.ndarray
     summed: np.ndarray
     rate: float
@@ -71,7 +71,7 @@ class Framework(Scene):
         optimizer = outer_optimizer(config, weights)
         memory = TaskMemory(image_size=pool.image_size, device=config.device)
         for number in range(ROUNDS):
-            tasks = recover_round(generator, pool.sample(config.meta_batch, rng), rng)
+            tasks = synthesise_round(generator, pool.sample(config.meta_batch, rng), rng)
             memory.add(tasks)
             padding, flip = config.augment_padding, config.augment_flip
             batches = [distillation_batch(task, rng, padding=padding, flip=flip) for task in tasks]

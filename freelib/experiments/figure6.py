@@ -11,7 +11,7 @@ from torch import Tensor
 
 from freelib.datasets.episodes import images_to_float
 from freelib.experiments.scene import WARMUP_ROUNDS, Scene
-from freelib.generator import RecoveredTask
+from freelib.generator import SynthesisedTask
 from freelib.run.measure import measured
 from freelib.run.records import Record
 from freelib.show.figures import new_figure, styled
@@ -25,7 +25,7 @@ class Recovered(Scene):
     experiment = "figure6"
 
     @cached_property
-    def tasks(self) -> list[RecoveredTask]:
+    def tasks(self) -> list[SynthesisedTask]:
         """The task after each number of updates; `adapt` counts passes, one more than updates."""
         rng = self.rng()
         generator = self.warm_generator(rng, rounds=WARMUP_ROUNDS)

@@ -12,7 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from freelib.generator import Generator, recover_round
+from freelib.generator import Generator, synthesise_from_scratch, synthesise_round
 from freelib.methods.base import stream_seed
 from freelib.methods.free import FreeConfig, build_meta_generator
 from freelib.models.pool import ModelPool
@@ -20,7 +20,6 @@ from freelib.run.profiles import Profile, get_profile
 from freelib.run.records import Record, RecordStore
 from freelib.run.runner import Run
 from freelib.run.units import Unit, checked_fields
-from freelib.scratch import recover_from_scratch
 from freelib.show.figures import LINE_STYLES, PALETTE, mean_and_each, new_figure, styled
 from freelib.show.tables import DATASET_TITLES
 from freelib.studies.recovery_cost import digits, measured_on_pool, split_off
@@ -70,7 +69,7 @@ def measure(pool: ModelPool, config: FreeConfig, own: MetaTrainingConfig, seed: 
         )
         for number in range(own.rounds + 1):
             if number > 0:
-                recover_round(generator, met.sample(config.meta_batch, rng), rng)
+                synthesise_round(generator, met.sample(config.meta_batch, rng), rng)
             if number % own.every == 0:
                 same = draws("looks")
                 tasks = [generator.adapt(model, None, same) for model in held]
@@ -84,7 +83,7 @@ def measure(pool: ModelPool, config: FreeConfig, own: MetaTrainingConfig, seed: 
         passes += generator.passes
     same, scratch = draws("looks"), []
     for model in held:
-        task = recover_from_scratch(
+        task = synthesise_from_scratch(
             model,
             config,
             same,

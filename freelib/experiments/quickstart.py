@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from freelib.experiments.scene import Scene
-from freelib.generator import RecoveredTask
+from freelib.generator import SynthesisedTask
 from freelib.meta_learner import MetaLearner
 from freelib.methods import get_method
 from freelib.methods.base import build_student
@@ -29,8 +29,8 @@ EXPERIMENT = "quickstart"
 class Recovery:
     """What a warm meta-generator recovers: a model's task, with all steps and with the first only."""
 
-    task: RecoveredTask
-    first_step: RecoveredTask
+    task: SynthesisedTask
+    first_step: SynthesisedTask
     losses: Tensor  # (n_models, steps): L_G of every step
     names: list[str]  # of these models
 

@@ -11,7 +11,7 @@ from typing import ClassVar, TypeVar
 import torch
 
 from freelib.datasets import FewShotDataset
-from freelib.generator import MetaGenerator, recover_round
+from freelib.generator import MetaGenerator, synthesise_round
 from freelib.methods.free import FreeConfig, build_meta_generator
 from freelib.models.pool import ModelPool
 from freelib.run.pools import get_pool
@@ -85,5 +85,5 @@ class Scene:
         config, pool = self.config, self.pool
         generator = build_meta_generator(pool, config, seed=self.unit.seed)
         for _ in range(rounds):
-            recover_round(generator, pool.sample(config.meta_batch, rng), rng)
+            synthesise_round(generator, pool.sample(config.meta_batch, rng), rng)
         return generator

@@ -22,7 +22,7 @@ from freelib.meta_learner import MetaLearner
 from freelib.models.pool import PretrainedModel
 
 if TYPE_CHECKING:
-    from freelib.generator import MetaGenerator, RecoveredTask, Student, TaskRecovery
+    from freelib.generator import MetaGenerator, Student, SynthesisedTask, TaskSynthesis
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -92,11 +92,11 @@ def backward_of_each(
 
 
 def adapt_each(
-    generator: TaskRecovery,
+    generator: TaskSynthesis,
     models: Sequence[PretrainedModel],
     students: Sequence[Student | None],
     rng: torch.Generator,
-) -> list[RecoveredTask]:
+) -> list[SynthesisedTask]:
     """`generator.adapt(model, student, rng)` of each model, in their order, `lanes` of them at once.
 
     A `MetaGenerator` on a CPU, and models that share no layer: else one after the other. Students have to

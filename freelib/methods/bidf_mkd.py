@@ -9,7 +9,7 @@ from torch import Tensor
 
 from freelib.alignment import DistillationBatch, distillation_batch, make_optimizer
 from freelib.distillation import kl_divergence
-from freelib.generator import RecoveredTask, Student
+from freelib.generator import Student, SynthesisedTask, synthesise_from_scratch
 from freelib.inversion import InversionConfig
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
@@ -18,7 +18,6 @@ from freelib.methods.black_box import BlackBox, black_box_model
 from freelib.methods.training import TrainingRun, check_pool, replay_and_log
 from freelib.models.pool import ModelPool, PretrainedModel
 from freelib.replay import ReplayConfig
-from freelib.scratch import recover_from_scratch
 from freelib.storage import Checkpoint
 
 
@@ -78,7 +77,7 @@ def boxed(
     )
 
 
-def shown(task: RecoveredTask, config: BidfMkdConfig, rng: torch.Generator) -> DistillationBatch:
+def shown(task: SynthesisedTask, config: BidfMkdConfig, rng: torch.Generator) -> DistillationBatch:
     """A recovered set as the student sees it."""
     return distillation_batch(task, rng, padding=config.augment_padding, flip=config.augment_flip)
 
@@ -214,8 +213,8 @@ class BidfMkd(Method):
         pool: ModelPool,
         config: BidfMkdConfig,
         rng: torch.Generator,
-    ) -> RecoveredTask:
-        return recover_from_scratch(
+    ) -> SynthesisedTask:
+        return synthesise_from_scratch(
             model,
             config,
             rng,

@@ -16,7 +16,7 @@ from freelib.alignment import (
     make_optimizer,
     outer_optimizer,
 )
-from freelib.generator import MetaGenerator, recover_round
+from freelib.generator import MetaGenerator, ScratchGenerator, synthesise_round
 from freelib.inversion import InversionConfig
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
@@ -25,7 +25,6 @@ from freelib.methods.training import TrainingRun, check_pool, replay_and_log
 from freelib.models.checks import check_at_least, check_one_of
 from freelib.models.pool import ModelPool
 from freelib.replay import ReplayConfig
-from freelib.scratch import ScratchGenerator
 from freelib.storage import Checkpoint
 
 
@@ -132,7 +131,7 @@ class Free(Method):
             models = pool.sample(config.meta_batch, rng)
             with log.phase("recovery"):
                 students = [partial(heads.logits, model=model) if warm else None for model in models]
-                tasks = recover_round(meta_generator, models, rng, students)
+                tasks = synthesise_round(meta_generator, models, rng, students)
             log.append(
                 round=round_number,
                 inversion_loss=torch.stack([task.losses[-1] for task in tasks]).mean(),

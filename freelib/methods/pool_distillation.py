@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from freelib.datasets.episodes import images_to_float, images_to_uint8
-from freelib.generator import MetaGenerator, recover_round
+from freelib.generator import MetaGenerator, synthesise_round
 from freelib.inversion import InversionConfig
 from freelib.meta_learner import CENTRES, MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
@@ -24,8 +24,7 @@ from freelib.models.backbones import Backbone
 from freelib.models.checks import check_above_zero, check_at_least, check_batchnorm, check_one_of
 from freelib.models.pool import ModelPool
 from freelib.models.transform import resized
-from freelib.run.records import digest_of
-from freelib.storage import Checkpoint
+from freelib.storage import Checkpoint, digest_of
 
 
 @dataclass(frozen=True)
@@ -126,7 +125,7 @@ def recovered_images(
     round_number = 0
     while sum(map(len, found)) < config.recovered:
         round_number += 1
-        tasks = recover_round(generator, pool.sample(config.meta_batch, rng), rng)
+        tasks = synthesise_round(generator, pool.sample(config.meta_batch, rng), rng)
         log.append(round=round_number, teacher_agreement=torch.stack([t.agreement for t in tasks]).mean())
         if round_number > config.warmup_rounds:
             found += [images_to_uint8(resized(task.images, pool.image_size)).cpu() for task in tasks]

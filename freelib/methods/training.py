@@ -17,8 +17,7 @@ from freelib.methods.base import Monitor
 from freelib.models.checks import check_batchnorm, check_replay
 from freelib.models.pool import ModelPool
 from freelib.replay import EpisodeShape, ReplayConfig, replay
-from freelib.run.records import digest_of
-from freelib.storage import Checkpoint, tensors_digest
+from freelib.storage import Checkpoint, digest_of, tensors_digest
 
 SAVE_AFTER = 5.0
 """Seconds after which a state is saved at the end of a round; a hundred times what saving takes, if more."""

@@ -20,7 +20,7 @@ from freelib.models.augmentation import random_crop_flip
 from freelib.models.backbones import ARCHITECTURES, build_backbone
 from freelib.models.checks import check_at_least, check_finite, check_one_of
 from freelib.models.pool import ModelPool, PretrainedModel, read_description, save_member
-from freelib.run.records import plain
+from freelib.storage import plain
 
 
 @dataclass(frozen=True)

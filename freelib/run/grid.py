@@ -19,10 +19,11 @@ from freelib.environment import accelerators, nothing_is_made
 from freelib.progress import Progress
 from freelib.run.pools import get_pool, is_the_pool, pool_seed
 from freelib.run.profiles import Profile
-from freelib.run.records import Record, RecordStore, plain
+from freelib.run.records import Record, RecordStore
 from freelib.run.runner import Run, known_record
 from freelib.run.units import Unit
 from freelib.run.worker import Job, Worker
+from freelib.storage import plain
 
 Plan = list[tuple[Profile, list[Unit]]]
 """Units, each part with the profile that they run in."""

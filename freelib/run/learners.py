@@ -12,9 +12,8 @@ from freelib.methods.base import MethodConfig, student_backbone
 from freelib.models.backbones import Backbone
 from freelib.models.checks import NUMBER, misfits
 from freelib.models.pool import ModelPool
-from freelib.run.records import plain
 from freelib.run.units import make_config
-from freelib.storage import load_tensors, save_tensors, tensors_digest, write_atomically
+from freelib.storage import load_tensors, plain, save_tensors, tensors_digest, write_atomically
 
 _RULE = {"head": str, "inner_lr": NUMBER, "inner_steps": int, "centre": str, "precision": str}
 _IMAGES = {"mean": [NUMBER], "std": [NUMBER], "image_size": int}

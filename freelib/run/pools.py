@@ -15,8 +15,8 @@ from freelib.environment import refuse_unguarded_script
 from freelib.models.pool import ModelPool
 from freelib.models.pretraining import PoolConfig, pretrain_pool
 from freelib.run.profiles import Profile
-from freelib.run.records import digest_of, plain
 from freelib.run.units import checked_fields, domains
+from freelib.storage import digest_of, plain
 
 
 def pool_config(dataset: str, profile: Profile, **fields: Any) -> PoolConfig:

@@ -8,16 +8,13 @@ serves several tables.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
 
-from freelib.storage import set_aside, write_atomically
+from freelib.storage import digest_of, plain, set_aside, write_atomically
 
 SCHEMA = 1
 
@@ -90,25 +87,6 @@ class RecordError(ValueError):
 
 class RecordSchemaError(RecordError):
     """A record was written under another schema."""
-
-
-def plain(value: Any) -> Any:
-    """`value` with dataclasses, tuples, paths, mappings and infinite numbers turned into what JSON knows."""
-    if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
-    if isinstance(value, Path) or (isinstance(value, float) and not math.isfinite(value)):
-        return str(value)  # "inf" and "nan": JSON has no such numbers
-    return value
-
-
-def digest_of(value: Any) -> str:
-    """First 16 hex digits of the sha256 of `value`'s canonical JSON (sorted keys, no spaces, no NaN)."""
-    text = json.dumps(plain(value), sort_keys=True, separators=(",", ":"), allow_nan=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def config_digest(fields: Mapping[str, Any]) -> str:

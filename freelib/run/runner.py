@@ -24,9 +24,9 @@ from freelib.models.pretraining import pretraining_seconds
 from freelib.run.evaluation import Score, evaluate
 from freelib.run.pools import get_pool, is_the_pool, pool_parts, pool_seed, whole_identity
 from freelib.run.profiles import Profile
-from freelib.run.records import Record, RecordStore, complete, config_digest, digest_of
+from freelib.run.records import Record, RecordStore, complete, config_digest
 from freelib.run.units import Unit, unit_config
-from freelib.storage import Checkpoint, save_tensors
+from freelib.storage import Checkpoint, digest_of, save_tensors
 
 TEST_SEED, VALIDATION_SEED = 1, 2
 """One for all methods, shots and seeds of a profile: all are compared on the same episodes."""

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from freelib.datasets import FewShotDataset
 from freelib.datasets.episodes import EpisodeSampler
 from freelib.environment import keep_freed_memory, peak_memory_mib, process_context
-from freelib.generator import Generator, MetaGenerator, RecoveredTask
+from freelib.generator import Generator, MetaGenerator, SynthesisedTask
 from freelib.inversion import InversionConfig
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
@@ -140,7 +140,7 @@ class Ours:
         for i, teacher in enumerate(work.teachers):
             rows = torch.cat([torch.arange(work.remembered) + (5 * i + j) * per_class for j in range(5)])
             images, labels = work.images[rows] / 255, work.labels[rows] - 5 * i
-            self.memory.add([RecoveredTask(images, labels, teacher, torch.empty(0), torch.empty(0))])
+            self.memory.add([SynthesisedTask(images, labels, teacher, torch.empty(0), torch.empty(0))])
 
     def pretraining(self) -> nn.Module:
         """One epoch of a Conv4 on `size.images` images."""

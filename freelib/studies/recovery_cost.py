@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from freelib.generator import recover_round
+from freelib.generator import synthesise_from_scratch, synthesise_round
 from freelib.inversion import InversionConfig
 from freelib.methods.base import stream_seed
 from freelib.methods.free import FreeConfig, build_meta_generator
@@ -27,7 +27,6 @@ from freelib.run.profiles import Profile, get_profile
 from freelib.run.records import Record, RecordStore
 from freelib.run.runner import Run
 from freelib.run.units import Unit, checked_fields
-from freelib.scratch import recover_from_scratch
 
 NAME = "recovery_cost"
 WAYS = {"five": "FIve, warm", "scratch": "a generator from scratch", "pixels": "pixels, as PURER's"}
@@ -100,7 +99,7 @@ def measure(pool: ModelPool, config: FreeConfig, cost: CostConfig, seed: int) ->
     generator = build_meta_generator(pool, config, seed=stream_seed(seed, "generator"))
     start = clock()
     for _ in range(cost.rounds):
-        recover_round(generator, met.sample(config.meta_batch, rng), rng)
+        synthesise_round(generator, met.sample(config.meta_batch, rng), rng)
     before: dict[str, Any] = {"passes": generator.passes, "seconds": round(clock() - start, 4)}
 
     def five(model: PretrainedModel) -> Curve:
@@ -109,7 +108,7 @@ def measure(pool: ModelPool, config: FreeConfig, cost: CostConfig, seed: int) ->
         return task.losses, task.agreements
 
     def scratch(model: PretrainedModel) -> Curve:
-        task = recover_from_scratch(
+        task = synthesise_from_scratch(
             model, config, rng, steps=cost.steps, image_size=size, device=device, precision=precision
         )
         return task.losses, task.agreements

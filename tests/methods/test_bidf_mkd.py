@@ -123,13 +123,13 @@ def test_the_frozen_student_answers_with_the_given_weights_and_lets_only_images_
 def test_queries_seek_the_boundary_from_the_batch_on_that_is_set(
     tiny_dataset: FewShotDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recover, seen = bidf_mkd.recover_from_scratch, []
+    recover, seen = bidf_mkd.synthesise_from_scratch, []
 
     def watch(*args, student, **settings):
         seen.append(student is not None)
         return recover(*args, student=student, **settings)
 
-    monkeypatch.setattr(bidf_mkd, "recover_from_scratch", watch)
+    monkeypatch.setattr(bidf_mkd, "synthesise_from_scratch", watch)
     # batches: 1 of distillation and 3 of replay in the first round
     config = tiny_config(adapt_steps=1, replay_patience=0, adversarial_from=4)
     BidfMkd().meta_train(trained_pool(tiny_dataset), config, seed=0)

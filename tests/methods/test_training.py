@@ -12,7 +12,8 @@ import torch
 from tiny_models import Killed, flat, kill_at, rng, smooth_learner, tiny_pool, weights
 
 from freelib.memory import TaskMemory
-from freelib.methods import METHODS, get_method, running
+from freelib.methods import METHODS, get_method
+from freelib.methods import training as running
 from freelib.methods.free import FreeConfig
 from freelib.methods.training import Selection, TrainingLog, TrainingRun
 from freelib.storage import Checkpoint
