@@ -11,8 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from freelib.methods import METHODS
-from freelib.models.checks import check_at_least
 from freelib.run.sizes import CPU, PAPER, SMOKE
+from freelib.settings import check_at_least
 
 
 @dataclass(frozen=True)
