@@ -45,7 +45,7 @@ class Spread(Scene):
     def _measure(self, n_models: int, n_eyes: int) -> dict[str, Any]:
         rng = self.rng()
         generator = self.warm_generator(rng)
-        before = generator.passes
+        before = generator.iterations
         models = evenly(self.pool, n_models)
         eyes = evenly(self.pool, n_eyes)
         recoveries = [[generator.adapt(model, None, rng).images for model in models] for _ in range(2)]
@@ -63,7 +63,7 @@ class Spread(Scene):
             "eyes": [model.name for model in eyes],
             "kinds": [[kind_of_pair(a, b) for b in models] for a in models],
             "distances": [[round(value, 5) for value in row] for row in distances(first, second).tolist()],
-            "passes": generator.passes - before,
+            "passes": generator.iterations - before,
         }
 
 

@@ -105,7 +105,7 @@ class Framework(Scene):
             _arrow(axis, (37.3, min(max(y, 24), 44)), (41.3, y))
             for c in range(min(5, task.model.n_way)):
                 _picture(axis, task.images[task.labels == c][0], 42.5 + 5.2 * c, y - 2.5, 5)
-            share = f"{100 * float(task.agreement):.0f} % agree"
+            share = f"{100 * float(task.teacher_accuracy):.0f} % agree"
             axis.text(42.5, y + 3.0, share, size=5.5, color=INK, va="bottom")
         axis.text(55.5, 56.5, "2  recovered tasks", ha="center", size=8, weight="bold")
         self._draw_student(axis, rows)
@@ -241,7 +241,7 @@ def _picture(axis: Axes, image: Tensor, x: float, y: float, side: float) -> None
 
 def conclusion(moment: Moment) -> str:
     """What the round held, in a sentence."""
-    shares = [100 * float(task.agreement) for task in moment.tasks]
+    shares = [100 * float(task.teacher_accuracy) for task in moment.tasks]
     return (
         f"{len(moment.tasks)} models drawn; they agree with {min(shares):.0f} to {max(shares):.0f} % of what "
         f"was recovered from them; the memory holds {len(moment.memory)} images of "

@@ -12,7 +12,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from freelib.generator import Generator, synthesise_from_scratch, synthesise_round
+from freelib.generator import Generator, ScratchGenerator, synthesise_round
 from freelib.methods.base import stream_seed
 from freelib.methods.free import FreeConfig, build_meta_generator
 from freelib.models.pool import ModelPool
@@ -76,23 +76,17 @@ def measure(pool: ModelPool, config: FreeConfig, own: MetaTrainingConfig, seed: 
                 generator.discard_gradients()
                 last = {
                     "loss": digits(torch.stack([task.losses[-1] for task in tasks])),
-                    "agreement": digits(torch.stack([task.agreements[-1] for task in tasks])),
+                    "agreement": digits(torch.stack([task.teacher_accuracies[-1] for task in tasks])),
                 }
                 norm = weights_before_norm(generator.generator)
                 looks.append({"meta_lr": meta_lr, "round": number, "norm": norm, **last})
-        passes += generator.passes
+        passes += generator.iterations
     same, scratch = draws("looks"), []
+    size, device, precision = pool.image_size, config.device, config.precision
+    fresh = ScratchGenerator(config, steps=own.steps, image_size=size, device=device, precision=precision)
     for model in held:
-        task = synthesise_from_scratch(
-            model,
-            config,
-            same,
-            steps=own.steps,
-            image_size=pool.image_size,
-            device=config.device,
-            precision=config.precision,
-        )
-        scratch.append({"loss": digits(task.losses), "agreement": digits(task.agreements)})
+        task = fresh.adapt(model, None, same)
+        scratch.append({"loss": digits(task.losses), "agreement": digits(task.teacher_accuracies)})
         passes += own.steps
     return {"models": [model.name for model in held], "looks": looks, "scratch": scratch, "passes": passes}
 

@@ -65,10 +65,10 @@ class Recovery(Scene):
             "png": base64.b64encode(buffer.getvalue()).decode(),
             "models": [task.model.name for task in tasks],
             "class_names": [list(task.model.class_names) for task in tasks],
-            "agreement": [round(float(task.agreement), 4) for task in tasks],
+            "agreement": [round(float(task.teacher_accuracy), 4) for task in tasks],
             "pool": len(self.pool),
             "steps": self.config.adapt_steps,
-            "passes": generator.passes,
+            "passes": generator.iterations,
         }
 
 

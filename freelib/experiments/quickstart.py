@@ -37,7 +37,7 @@ class Recovery:
     @property
     def agreement(self) -> float:
         """Share of the task's images that the model puts in the intended class, in [0, 1]."""
-        return float(self.task.agreement)
+        return float(self.task.teacher_accuracy)
 
 
 class Quickstart(Scene):
@@ -79,7 +79,7 @@ class Quickstart(Scene):
             place = {"xy": (0, 1), "xycoords": "axes fraction", "xytext": (0, 1.5)}
             text = axis.annotate(name.lower(), textcoords="offset points", fontsize=6, **place)
             text.set_in_layout(False)
-        before, after = (100 * float(t.agreement) for t in (recovery.first_step, task))
+        before, after = (100 * float(t.teacher_accuracy) for t in (recovery.first_step, task))
         figure.suptitle(
             f"The model agrees: {before:.0f} % before adaptation, {after:.0f} % at the last step", size=8
         )

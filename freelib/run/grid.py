@@ -44,7 +44,7 @@ def run_grid(
     """The units' records, in their order; those that stand are read, the others made, the longest first.
 
     workers: processes at a time; `Profile.processes` if None. Where there are fewer runs to be made, each
-      has so many more lanes, see `freelib.fast.threads`; the results are the same bits.
+      has so many episodes at once, see `freelib.fast.threads`; the results are the same bits.
 
     With FREELIB_RUNS=none in the environment nothing is made: the records that stand are given.
 
@@ -140,7 +140,7 @@ def _run_all(
     idle: SimpleQueue[tuple[Worker | None, str | None]] = SimpleQueue()  # None: one may be started; its GPU
     busy: list[Worker] = []
     gpus = accelerators() if profile.device == "cuda" else []
-    lanes = max(1, workers // len(units))  # where there are fewer runs than cores
+    episode_threads = max(1, workers // len(units))  # where there are fewer runs than cores
     workers = min(workers, len(units))
     for i in range(workers):
         idle.put((None, gpus[i % len(gpus)] if gpus else None))
@@ -151,7 +151,7 @@ def _run_all(
             if worker is None:
                 worker = Worker(profile.threads, gpu)
                 busy.append(worker)
-            return _error(*worker.run(Job(unit, profile, store.root, cache, lanes), progress.note))
+            return _error(*worker.run(Job(unit, profile, store.root, cache, episode_threads), progress.note))
         except Exception as error:  # no process to be had, no room for a note: this unit's failure alone
             if worker is not None:
                 with suppress(ValueError):  # the end of the grid may have closed it

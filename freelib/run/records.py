@@ -71,7 +71,7 @@ seconds: of wall-clock time, by phase. A run has `training` (the whole of it, al
   `training_cpu`: processor time, all threads, so that what else the machine did does not count, and, of it,
   the looks' `monitor_cpu`; and `pretraining`, the sum over the pool's models, where those tell it. Older
   records have no `monitor_cpu`, or no `training_cpu` either, and the last sitting's time as `training`.
-threads: of torch, in all lanes (`freelib.fast.threads`) together
+threads: of torch, times those that episodes are shared out to (`freelib.fast.threads`)
 """
 
 KEYED = (

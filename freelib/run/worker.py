@@ -28,13 +28,13 @@ END = "\0"
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker is told; lanes: see `freelib.fast.threads`."""
+    """What a worker is told; episode_threads: see `freelib.fast.threads`."""
 
     unit: Unit
     profile: Profile
     records: Path
     cache: str | Path | None
-    lanes: int = 1
+    episode_threads: int = 1
 
 
 class Worker:
@@ -114,20 +114,21 @@ def _do(job: Job, lifeline: int) -> None:
     """In the child: the job's record."""
     import torch
 
-    from freelib.environment import keep_freed_memory, set_lanes
+    from freelib.environment import keep_freed_memory
+    from freelib.fast import episode_threads
     from freelib.run.records import RecordStore
     from freelib.run.runner import run_unit
 
     threading.Thread(target=_end_with_parent, args=(lifeline,), daemon=True).start()
     torch.set_num_threads(job.profile.threads)
-    set_lanes(job.lanes)
     keep_freed_memory()
 
     def note(text: str) -> None:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
 
-    run_unit(job.unit, job.profile, RecordStore(job.records), cache=job.cache, message=note)
+    with episode_threads(job.episode_threads):
+        run_unit(job.unit, job.profile, RecordStore(job.records), cache=job.cache, message=note)
 
 
 def main() -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from freelib.generator import synthesise_from_scratch, synthesise_round
+from freelib.generator import ScratchGenerator, synthesise_round
 from freelib.inversion import InversionConfig
 from freelib.methods.base import stream_seed
 from freelib.methods.free import FreeConfig, build_meta_generator
@@ -97,21 +97,20 @@ def measure(pool: ModelPool, config: FreeConfig, cost: CostConfig, seed: int) ->
     met, held, rng = split_off(pool, cost.held_out, seed)
     clock, size, device, precision = _clock(config), pool.image_size, config.device, config.precision
     generator = build_meta_generator(pool, config, seed=stream_seed(seed, "generator"))
+    fresh = ScratchGenerator(config, steps=cost.steps, image_size=size, device=device, precision=precision)
     start = clock()
     for _ in range(cost.rounds):
         synthesise_round(generator, met.sample(config.meta_batch, rng), rng)
-    before: dict[str, Any] = {"passes": generator.passes, "seconds": round(clock() - start, 4)}
+    before: dict[str, Any] = {"passes": generator.iterations, "seconds": round(clock() - start, 4)}
 
     def five(model: PretrainedModel) -> Curve:
         task = generator.adapt(model, None, rng)
         generator.discard_gradients()  # it is to stay a stranger
-        return task.losses, task.agreements
+        return task.losses, task.teacher_accuracies
 
     def scratch(model: PretrainedModel) -> Curve:
-        task = synthesise_from_scratch(
-            model, config, rng, steps=cost.steps, image_size=size, device=device, precision=precision
-        )
-        return task.losses, task.agreements
+        task = fresh.adapt(model, None, rng)
+        return task.losses, task.teacher_accuracies
 
     ways: dict[str, Callable[[PretrainedModel], Curve]] = {
         "five": five,
