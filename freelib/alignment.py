@@ -30,8 +30,7 @@ class AlignmentConfig:
     align_optimizer: "adam" (inner state fresh each round, θ − θ̃ fed to the outer Adam as its gradient),
       "sgd" (plain gradient steps inside and outside, the form that Lemma 1 speaks of), or "sgd_inside" (plain
       steps inside, Adam outside: a fresh Adam's first steps have the gradients' signs and not their sizes)
-    align_sweeps: distillation steps a round; the first over the round's tasks, the others over tasks from the
-      memory
+    align_sweeps: distillation steps a round; the first over its tasks, the others over tasks from the memory
     distillation: "kl", or the public release's mistaken form, "release"
     kd_heads: "shared", the student's one head answers for all models (as in the public release), though
       class 0 of one model is class 3 of another; or "per_model", a head for each on the shared features, as
@@ -121,11 +120,11 @@ class DistillationHeads:
         n_ways = {d["name"]: len(d["class_names"]) for d in pool.descriptions}
         if kind == "per_model":
             return cls(learner, n_ways, seed=seed)
-        own = len(learner.params["head.weight"])
-        if set(n_ways.values()) != {own}:
+        own, classes = len(learner.params["head.weight"]), sorted(set(n_ways.values()))
+        if classes != [own]:
             raise ValueError(
-                f"One {own}-way head can't be distilled from models with {sorted(set(n_ways.values()))} "
-                'classes: set kd_heads="per_model".'
+                f"One {own}-way head can't be distilled from models with {classes} classes: "
+                'set kd_heads="per_model".'
             )
         return cls(learner)
 
@@ -239,10 +238,8 @@ def gradient_agreement(
     """
     if len(batches) < 2:
         raise ValueError(f"An inner product across tasks needs at least two of them, got {len(batches)}.")
-    own = heads.learner.params
-    params = heads.trained(batches)
-    shared = [name for name in params if name in own]
-    rows = []
+    params, rows = heads.trained(batches), []
+    shared = [name for name in params if name in heads.learner.params]
     for batch in batches:
         loss = distillation_loss(heads, params, batch, kind)
         gradients = torch.autograd.grad(loss, [params[name] for name in shared])

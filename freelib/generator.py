@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -132,18 +133,16 @@ class MetaGenerator:
         precision: str = "float32",
     ) -> None:
         self.config, self.device = config, torch.device(device)
-        self.generator = Generator(image_size, channels, z_dim=config.z_dim, ngf=config.ngf, seed=seed).to(
-            self.device
-        )
+        generator = Generator(image_size, channels, z_dim=config.z_dim, ngf=config.ngf, seed=seed)
+        self.generator = generator.to(self.device)
         self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=config.meta_lr, fused=True)
         self.bf16 = precision == "bfloat16"
         self.iterations = 0  # generator iterations so far: generate, forward, backward
 
     def augment(self, images: Tensor, rng: torch.Generator) -> Tensor:
         """Random crop and flip, as the config says; the shape stays."""
-        return random_crop_flip(
-            images, rng, padding=self.config.augment_padding, flip=self.config.augment_flip
-        )
+        c = self.config
+        return random_crop_flip(images, rng, padding=c.augment_padding, flip=c.augment_flip)
 
     def adapt(
         self,
@@ -245,22 +244,15 @@ class ScratchGenerator:
     ) -> None:
         if steps < 1:
             raise ValueError(f"A task is synthesised in at least 1 step, got {steps}.")
-        self.config, self.steps = config, steps
-        self.image_size, self.device, self.precision = image_size, device, precision
-        self.iterations = 0  # generator iterations so far
+        self.fresh = partial(MetaGenerator, config, image_size=image_size, device=device, precision=precision)
+        self.steps, self.iterations = steps, 0  # generator iterations: for each model, and so far
 
     def adapt(self, model: PretrainedModel, student: Student | None, rng: torch.Generator) -> SynthesisedTask:
         """A task from a generator that is drawn now, and trained for this model alone."""
         self.iterations += self.steps
-        fresh = MetaGenerator(
-            self.config,
-            image_size=self.image_size,
-            channels=len(model.mean),
-            seed=int(torch.randint(2**31 - 1, (), generator=rng)),
-            device=self.device,
-            precision=self.precision,
-        )
-        return fresh.adapt(model, student, rng, steps=self.steps)
+        seed = int(torch.randint(2**31 - 1, (), generator=rng))
+        generator = self.fresh(channels=len(model.mean), seed=seed)
+        return generator.adapt(model, student, rng, steps=self.steps)
 
     def meta_step(self) -> None:
         """Nothing: no generator outlives its model."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,7 @@ from freelib.distillation import at_least_float32, kl_divergence
 from freelib.models.pool import PretrainedModel
 from freelib.settings import check_at_least
 
-Student = Callable[[Tensor], Tensor]
-"""From images `(n, C, H, W)` in [0, 1] to logits `(n, n_way)`."""
+Student = Callable[[Tensor], Tensor]  # from images (n, C, H, W) in [0, 1] to logits (n, n_way)
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,11 @@ def batchnorm_inputs(module: nn.Module) -> Iterator[list[tuple[nn.BatchNorm2d, T
     def collect(layer: nn.BatchNorm2d, args: tuple[Tensor, ...]) -> None:
         seen.append((layer, args[0]))
 
-    layers = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None]
-    handles = [layer.register_forward_pre_hook(collect) for layer in layers]
-    try:
+    with ExitStack() as hooks:
+        for layer in module.modules():
+            if isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None:
+                hooks.enter_context(layer.register_forward_pre_hook(collect))
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _ChannelMoments(torch.autograd.Function):

@@ -92,8 +92,7 @@ class PrototypeClassifier(Classifier):
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
         """Scaled cosine similarities to the class means, `(n, n_way)`."""
-        query = self.learner.embed(images)
-        c = self.learner.centre
+        c, query = self.learner.centre, self.learner.embed(images)
         return prototype_logits(self.support, self.labels, query, centre=c, n_way=self.n_way)
 
 

@@ -93,8 +93,7 @@ def replay(
 ) -> list[tuple[float, float]]:
     """Cross-task replay: batches of MAML on episodes from the memory, until their accuracy stalls.
 
-    optimizer: of θ, the outer step's; rng: what the episodes are drawn from; shape: of the episodes
-    maml_step: how a batch is learned
+    optimizer: the outer step's; rng: what episodes of this shape are drawn from; maml_step: learns a batch
 
     Gives each batch's (loss, accuracy in [0, 1]); none where the memory holds too little, or the config says
     to leave replay out.

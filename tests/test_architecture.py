@@ -160,6 +160,11 @@ def test_the_heart_of_free_reads_in_one_sitting() -> None:
     assert sum(code_lines((PACKAGE / name).read_text(encoding="utf-8")) for name in HEART) < 900
 
 
+@pytest.mark.parametrize("name", HEART[:-1])
+def test_the_heart_does_not_know_what_makes_it_faster(name: str) -> None:
+    assert not {m for m in imported_modules(PACKAGE / name) if m.startswith("freelib.fast")}
+
+
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_nothing_imports_what_stands_above_it(path: Path) -> None:
     if path == PACKAGE / "__init__.py":

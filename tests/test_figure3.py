@@ -40,7 +40,7 @@ def test_a_live_round_and_its_drawing(tiny_world, tmp_path, monkeypatch):
     assert sum(isinstance(patch, FancyArrowPatch) for patch in axis.patches) > 10
     words = " ".join(text.get_text() for text in axis.texts)
     assert "pool: 2 models, 2 drawn" in words
-    assert f"{100 * float(moment.tasks[0].agreement):.0f} % agree" in words
+    assert f"{100 * float(moment.tasks[0].teacher_accuracy):.0f} % agree" in words
     assert "80 images\nof" in words
     assert "2 models drawn" in figure3.conclusion(moment)
 

@@ -40,7 +40,7 @@ def test_a_look_is_the_meta_generators_adaptation():
     assert look["norm"] == weights_before_norm(generator.generator)
     task = generator.adapt(held, None, same)
     assert look["loss"] == [pytest.approx(task.losses[-1].item(), rel=1e-4)]
-    assert look["agreement"] == [pytest.approx(task.agreements[-1].item(), rel=1e-4)]
+    assert look["agreement"] == [pytest.approx(task.teacher_accuracies[-1].item(), rel=1e-4)]
 
 
 def test_batchnorm_cancels_these_weights_scale():

@@ -50,7 +50,7 @@ def test_recovery_is_the_last_step_of_five_and_its_losses_are_drawn(tour):
     # the same codes, before adaptation and at its last step
     assert recovery.first_step.losses.tolist() == pytest.approx([float(recovery.task.losses[0])])
     assert not torch.equal(recovery.first_step.images, recovery.task.images)
-    assert recovery.agreement == float(recovery.task.agreement)
+    assert recovery.agreement == float(recovery.task.teacher_accuracy)
     lines = tour.adaptation_figure(recovery).axes[0].lines
     for line, losses in zip(lines, recovery.losses, strict=True):
         assert list(line.get_ydata()) == pytest.approx(losses.tolist())

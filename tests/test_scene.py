@@ -22,7 +22,10 @@ def test_the_first_of_each_is_taken(tiny_world, tmp_path):
 def test_a_warm_generator_has_taken_meta_steps(tiny_world, tmp_path):
     scene = Scene.of(SMALL, results=tmp_path)
     cold, warm = (scene.warm_generator(scene.rng(), rounds=n) for n in (0, 2))
-    assert (cold.passes, warm.passes) == (0, 2 * 2 * 5)  # two models in each of two rounds, five steps
+    assert (cold.iterations, warm.iterations) == (
+        0,
+        2 * 2 * 5,
+    )  # models, rounds, steps
     again = scene.warm_generator(scene.rng(), rounds=2)
     pairs = zip(warm.generator.parameters(), again.generator.parameters(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)

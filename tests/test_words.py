@@ -35,4 +35,4 @@ def test_a_pass_more_than_updates_as_the_glossary_says(monkeypatch):
     config = InversionConfig(ngf=4, images_per_class=2, adapt_steps=3)
     generator = MetaGenerator(config, image_size=16, channels=3, seed=0)
     task = generator.adapt(tiny_model(), None, torch.Generator().manual_seed(0))
-    assert (generator.passes, len(task.losses), len(updates)) == (3, 3, 2)
+    assert (generator.iterations, len(task.losses), len(updates)) == (3, 3, 2)

@@ -9,6 +9,7 @@ holds both to the same numbers.
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -21,12 +22,8 @@ from freelib.models.backbones import Backbone, ConvBlock
 
 aten = torch.ops.aten
 PIXELS = (0, 2, 3)
+convolution = partial(F.conv2d, padding=1)  # 3x3, to the same size
 CONVOLUTION = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)  # stride 1, padding 1, and what else aten asks
-
-
-def convolution(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
-    """3x3, padded to the same size."""
-    return F.conv2d(x, w, bias, padding=1)
 
 
 def weight_gradient(dy: Tensor, x: Tensor, w: Tensor) -> Tensor:
