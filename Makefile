@@ -1,6 +1,5 @@
-# make reproduce: every table and figure on one page.   make test: everything that can be checked.   make help: the rest.
+# make reproduce: every table and figure.   make test: everything that can be checked.   make help: the rest.
 PYTHON  ?= python3
-PROFILE ?= smoke
 DATASET ?=
 NOTEBOOK ?=
 
@@ -12,7 +11,7 @@ STAMP := $(VENV)/.installed
 SAME_BITS := OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce bench bench-compiled test test-lib test-notebooks lint types format notebooks lab clean
+.PHONY: help setup reproduce book bench bench-compiled test test-lib test-notebooks test-browser lint types format notebooks lab clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -28,8 +27,24 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-reproduce: $(STAMP) ## run the notebooks with papermill: results/PROFILE/index.html
-	$(BIN)/freelib reproduce --profile $(PROFILE) $(if $(DATASET),--dataset $(DATASET)) $(NOTEBOOK:%=--notebook %)
+reproduce: PROFILE ?= smoke
+reproduce: $(STAMP) ## run the notebooks with papermill, and make a book of them
+	@status=0; $(BIN)/freelib reproduce --profile $(PROFILE) $(if $(DATASET),--dataset $(DATASET)) $(NOTEBOOK:%=--notebook %) || status=$$?; \
+	test $$status = 2 || $(MAKE) --no-print-directory book PROFILE=$(PROFILE) NOTEBOOKS=results/$(PROFILE)/notebooks; \
+	exit $$status
+
+# The sources of the book are laid out as in the checkout, so that links between pages work in both.
+book: PROFILE ?= cpu
+book: NOTEBOOKS ?= $(if $(filter cpu,$(PROFILE)),notebooks,results/$(PROFILE)/notebooks)
+book: BOOK = build/book/$(PROFILE)
+book: $(STAMP) ## notebooks, guide, results and reference as one site: build/book/PROFILE/index.html
+	@test -d $(NOTEBOOKS) || { echo "there is no $(NOTEBOOKS): make reproduce PROFILE=$(PROFILE) writes it" >&2; exit 2; }
+	@rm -rf $(BOOK) $(BOOK).sources && mkdir -p $(BOOK).sources
+	@cp -r docs $(NOTEBOOKS) $(BOOK).sources
+	@ln -s $(addprefix $(CURDIR)/,README.md CHANGELOG.md CONTRIBUTING.md freelib results workflow) $(BOOK).sources
+	PROFILE=$(PROFILE) $(BIN)/sphinx-build -q -j auto $(if $(filter notebooks,$(NOTEBOOKS)),-W --keep-going) \
+	    -d $(BOOK).doctrees -c $(BOOK).sources/docs $(BOOK).sources $(BOOK)
+	@echo $(CURDIR)/$(BOOK)/index.html
 
 bench: $(STAMP) ## each piece against a straightforward implementation, ten minutes of two quiet cores
 	$(BIN)/python benchmarks/run.py
@@ -45,6 +60,11 @@ test-lib: $(STAMP) ## library tests, two at a time, with coverage
 test-notebooks: $(STAMP) ## run the notebooks and compare what they print with what is committed
 	$(SAME_BITS) FREELIB_WORKERS=1 $(BIN)/pytest --nbval-lax --nbval-current-env -p no:cacheprovider -W ignore \
 	    -n 2 --dist loadfile --no-loadscope-reorder --durations=5 notebooks
+
+test-browser: book ## read the book and run a notebook in JupyterLab, in a real browser
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[browser]'
+	command -v chromium google-chrome > /dev/null || $(BIN)/python -m playwright install --with-deps chromium
+	$(BIN)/pytest -m browser tests/browser
 
 lint: $(STAMP) ## style and formatting
 	$(BIN)/ruff check
