@@ -37,14 +37,13 @@ reproduce: $(STAMP) ## run the notebooks with papermill, and make a book of them
 book: PROFILE ?= cpu
 book: NOTEBOOKS ?= $(if $(filter cpu,$(PROFILE)),notebooks,results/$(PROFILE)/notebooks)
 book: BOOK = build/book/$(PROFILE)
-book: $(STAMP) ## notebooks, guide, results and reference as one site: build/book/PROFILE/index.html
+book: $(STAMP) ## notebooks, guide, results and reference as one site: build/book/PROFILE/html/index.html
 	@test -d $(NOTEBOOKS) || { echo "there is no $(NOTEBOOKS): make reproduce PROFILE=$(PROFILE) writes it" >&2; exit 2; }
-	@rm -rf $(BOOK) $(BOOK).sources && mkdir -p $(BOOK).sources
-	@cp -r docs $(NOTEBOOKS) $(BOOK).sources
-	@ln -s $(addprefix $(CURDIR)/,README.md CHANGELOG.md CONTRIBUTING.md freelib results workflow) $(BOOK).sources
+	@rm -rf $(BOOK) && mkdir -p $(BOOK)/sources/results
+	@cp -r docs $(NOTEBOOKS) *.md $(BOOK)/sources && cp -r results/README.md results/cpu $(BOOK)/sources/results
 	PROFILE=$(PROFILE) $(BIN)/sphinx-build -q -j auto $(if $(filter notebooks,$(NOTEBOOKS)),-W --keep-going) \
-	    -d $(BOOK).doctrees -c $(BOOK).sources/docs $(BOOK).sources $(BOOK)
-	@echo $(CURDIR)/$(BOOK)/index.html
+	    -d $(BOOK)/doctrees -c $(BOOK)/sources/docs $(BOOK)/sources $(BOOK)/html
+	@echo $(CURDIR)/$(BOOK)/html/index.html
 
 bench: $(STAMP) ## each piece against a straightforward implementation, ten minutes of two quiet cores
 	$(BIN)/python benchmarks/run.py

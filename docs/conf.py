@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from importlib.metadata import files
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from docutils.utils import new_document
-from myst_parser.parsers.sphinx_ import MystParser
+from myst_parser.mdit_to_docutils.sphinx_ import SphinxRenderer
+from myst_parser.parsers.mdit import create_md_parser
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 
@@ -33,12 +35,13 @@ apidoc_modules = [
     {
         "path": str(Path(freelib.__file__).parent),
         "destination": "docs/api",
-        "max_depth": 2,
+        "max_depth": 1,
         "module_first": True,
         "automodule_options": {"members", "show-inheritance"},
     }
 ]
 autodoc_member_order = "bysource"
+autodoc_inherit_docstrings = False
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
 
@@ -74,20 +77,23 @@ if repository:
 
 
 class Markdown(SphinxDirective):
-    """Its content, read as Markdown."""
+    """Its content, read as Markdown in which `<class>` is no HTML."""
 
     has_content = True
 
     def run(self) -> list[nodes.Node]:
         """The nodes of the content."""
         document = new_document("", self.state.document.settings)
-        MystParser().parse("\n".join(self.content), document)
+        settings = replace(self.env.myst_config, disable_syntax=["html_inline", "html_block"])
+        parser = create_md_parser(settings, SphinxRenderer)
+        parser.options["document"] = document
+        parser.render("\n".join(self.content))
         return document.children
 
 
 def as_markdown(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
     """Docstrings are Markdown; lines such as `images, labels: what they are` become a list, examples code."""
-    text = re.sub(r"(?m)^(\w+(?:, \w+)*): ", r"- `\1`: ", "\n".join(lines))
+    text = re.sub(r"\n(\w+(?:, \w+)*): ", r"\n- `\1`: ", "\n".join(lines))
     text = re.sub(r"(?m)^(>>> .*\n(?:.+\n?)*)", r"```pycon\n\1\n```\n", text)
     lines[:] = [".. markdown::", "", *(f"   {line}" for line in text.splitlines()), ""]
 
@@ -102,9 +108,15 @@ def describe_figures(app: Sphinx, document: nodes.document) -> None:
             image["alt"] = f"Figure: {section[0].astext()}"
 
 
+def link_pages(app: Sphinx, page: str, source: list[str]) -> None:
+    """results/README.md speaks of the notebooks that were executed with `cpu`: they are this book's."""
+    source[0] = source[0].replace("](cpu/notebooks/", "](../notebooks/")
+
+
 def setup(app: Sphinx) -> dict[str, bool]:
     """What Sphinx calls first."""
     app.add_directive("markdown", Markdown)
     app.connect("autodoc-process-docstring", as_markdown)
+    app.connect("source-read", link_pages)
     app.connect("doctree-read", describe_figures)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
