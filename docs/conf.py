@@ -27,8 +27,11 @@ repository = os.environ.get("GITHUB_REPOSITORY")  # owner/name, where a workflow
 project, author, version = "freelib", "the freelib authors", freelib.__version__
 extensions = ["myst_nb", "sphinx.ext.apidoc", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 root_doc = "docs/index"
-include_patterns = ["docs/**", "notebooks/*.ipynb", "results/README.md"]
-exclude_patterns = ["docs/api/modules.rst"]  # apidoc's own list of packages
+include_patterns = ["docs/**", "notebooks/*.ipynb", "results/README.md", "results/cpu/tables/*.md"]
+exclude_patterns = [
+    "docs/pages",  # what results/README.md is filled in from
+    "docs/api/modules.rst",  # apidoc's own list of packages
+]
 templates_path = ["templates"]
 
 apidoc_modules = [
@@ -42,7 +45,7 @@ apidoc_modules = [
 ]
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
-autodoc_preserve_defaults = True
+autodoc_use_type_comments = False
 python_use_unqualified_type_names = True
 
 myst_enable_extensions = ["amsmath", "dollarmath", "substitution"]
@@ -108,15 +111,16 @@ def describe_figures(app: Sphinx, document: nodes.document) -> None:
             image["alt"] = f"Figure: {section[0].astext()}"
 
 
-def link_pages(app: Sphinx, page: str, source: list[str]) -> None:
-    """results/README.md speaks of the notebooks that were executed with `cpu`: they are this book's."""
-    source[0] = source[0].replace("](cpu/notebooks/", "](../notebooks/")
+def name_tables(app: Sphinx, page: str, source: list[str]) -> None:
+    """A table of the results is a page of its own, outside of the navigation, under its file's name."""
+    if page.startswith("results/cpu/tables/"):
+        source[0] = f"---\norphan: true\n---\n# {Path(page).name}\n\n{source[0]}"
 
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """What Sphinx calls first."""
     app.add_directive("markdown", Markdown)
     app.connect("autodoc-process-docstring", as_markdown)
-    app.connect("source-read", link_pages)
+    app.connect("source-read", name_tables)
     app.connect("doctree-read", describe_figures)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
