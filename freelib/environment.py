@@ -9,6 +9,8 @@ import platform
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
 from multiprocessing.context import BaseContext
@@ -146,3 +148,14 @@ def keep_freed_memory() -> bool:
         return False
     trim_threshold, mmap_max = -1, -4  # names and numbers: malloc.h
     return bool(mallopt(trim_threshold, 2**31 - 1)) and bool(mallopt(mmap_max, 0))
+
+
+@contextmanager
+def torch_threads(n: int) -> Iterator[None]:
+    """Torch computes with n threads in the body: the bits of a result depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

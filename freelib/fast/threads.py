@@ -10,6 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import chain, islice
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from freelib.environment import lanes
+from freelib.environment import lanes, set_lanes
 from freelib.meta_learner import MetaLearner
 from freelib.models.pool import PretrainedModel
 
@@ -137,3 +138,14 @@ def _ahead(generator: MetaGenerator, model: PretrainedModel, rng: torch.Generato
     for _ in range(generator.config.adapt_steps):
         generator.augment(torch.empty(n, 1, 1, 1), rng)
     return own
+
+
+@contextmanager
+def episode_threads(n: int) -> Iterator[None]:
+    """So many episodes at once in the body."""
+    before = lanes()
+    set_lanes(n)
+    try:
+        yield
+    finally:
+        set_lanes(before)

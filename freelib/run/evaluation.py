@@ -33,19 +33,6 @@ def mean_and_interval(values: Tensor, *, strata: int = 1) -> tuple[float, float]
     return float(parts.mean()), 1.96 * spread / math.sqrt(len(values))
 
 
-def mean_over_seeds(values: Tensor) -> tuple[float, float]:
-    """Mean of `(n,)` values and half-width of its 95 % interval by Student's t, NaN for one value.
-
-    For a handful of seeds, where 1.96 would make the interval far too short.
-    """
-    from scipy.stats import t  # takes half a second to import
-
-    values, n = values.double(), len(values)
-    if n < 2:
-        return float(values.mean()), math.nan
-    return float(values.mean()), float(t.ppf(0.975, n - 1)) * float(values.std()) / math.sqrt(n)
-
-
 @dataclass(frozen=True)
 class Score:
     """Accuracies over episodes `(n_episodes,)` in percent, their mean, and the 95 % interval's half-width.

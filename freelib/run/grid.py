@@ -1,179 +1,167 @@
-"""Many units: those without a record run side by side, each in a process with its own threads.
-
-A process a unit, so that the bits of a result do not depend on how many run at once, a crash takes one unit
-and not its neighbours, and memory goes back to the system.
-"""
+"""Many units: those without a record are run, several side by side in a process each."""
 
 from __future__ import annotations
 
 import math
-import sys
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from contextlib import suppress
+import os
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
+from multiprocessing import parent_process
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import SimpleQueue
+from typing import Any
 
-from freelib.environment import accelerators, nothing_is_made
+from freelib.datasets import MissingDataError
+from freelib.environment import accelerators, keep_freed_memory, process_context, torch_threads
+from freelib.fast.threads import episode_threads
 from freelib.progress import Progress
-from freelib.run.pools import get_pool, is_the_pool, pool_seed
+from freelib.run.pools import get_pool, pool_seed
 from freelib.run.profiles import Profile
 from freelib.run.records import Record, RecordStore
-from freelib.run.runner import Run, known_record
+from freelib.run.runner import Run, run_unit
 from freelib.run.units import Unit
-from freelib.run.worker import Job, Worker
-from freelib.storage import plain
-
-Plan = list[tuple[Profile, list[Unit]]]
-"""Units, each part with the profile that they run in."""
 
 
 class GridError(RuntimeError):
-    """Some units of a grid failed; the records of the others are written."""
+    """Some units failed; the records of the others are written."""
 
 
-def run_grid(
+def run_units(
     units: Sequence[Unit],
     profile: Profile,
-    store: RecordStore,
+    results: str | Path,
     *,
     workers: int | None = None,
     cache: str | Path | None = None,
 ) -> list[Record]:
-    """The units' records, in their order; those that stand are read, the others made, the longest first.
+    """The units' records, in their order: those in `<results>/<profile>/records` are read, the others made.
 
-    workers: processes at a time; `Profile.processes` if None. Where there are fewer runs to be made, each
-      has so many more lanes, see `freelib.fast.threads`; the results are the same bits.
+    Records are found by all that determines a result but for the data itself, so that reading them needs no
+    data. Missing ones are made, the longest first: side by side in a process each, so that a crash takes one
+    unit alone; in this process where only one runs at a time. The results are the same bits either way.
 
-    With FREELIB_RUNS=none in the environment nothing is made: the records that stand are given.
+    workers: runs side by side; `Profile.processes` if None. Where there are fewer runs, each takes more
+      episodes at once.
 
-    Raises ValueError and MissingDataError before anything runs: also where a data set can't fill the episodes
-    or the store can't be written. GridError at the end, naming the units that failed or have no record.
+    Raises ValueError and MissingDataError before anything runs, also where the data is not that of the
+    records that are there. GridError at the end, naming the units that failed.
     """
-    if nothing_is_made():
-        return _some([(units, profile, store)])
-    known = {unit.name: known_record(Run(unit, profile, cache), store) for unit in units}
-    missing = [unit for unit in units if known[unit.name] is None]
+    store = RecordStore(Path(results) / profile.name / "records")
+    runs = [Run(unit, profile, cache) for unit in units]
+    known = _found(runs, store.all())
+    missing = [run.unit for run, record in zip(runs, known, strict=True) if record is None]
     if missing:
         shots = dict.fromkeys((*profile.shots, *(unit.n_shot for unit in missing)))  # its first stays first
         served = replace(profile, shots=tuple(shots))
-        _check(missing, served, store, cache)
-        _make_pools(missing, profile, cache)
-        trainings = {Run(unit, profile).trained_as.name: unit for unit in missing}  # one may serve many units
-        ordered = _longest_first(list(trainings.values()), store)
+        _check(missing, served, store, known, cache)
+        for dataset, seed in sorted({(unit.dataset, pool_seed(profile, unit.seed)) for unit in missing}):
+            with Progress(f"pool of {dataset}") as progress:
+                get_pool(dataset, profile, seed, cache=cache, progress=progress)
+        trainings = {Run(unit, served).trained_as.name: unit for unit in missing}  # one may serve many units
+        ordered = _longest_first(trainings.values(), store.all())
         _run_all(ordered, served, store, workers or profile.processes, cache)
-    records = [known[unit.name] or known_record(Run(unit, profile, cache), store) for unit in units]
-    if lost := [unit.name for unit, record in zip(units, records, strict=True) if record is None]:
+        known = _found(runs, store.all())
+    if lost := [run.unit.name for run, record in zip(runs, known, strict=True) if record is None]:
         raise GridError(f"{len(lost)} of {len(units)} units ended without a record: {'; '.join(lost)}")
-    return [record for record in records if record is not None]
+    return [record for record in known if record is not None]
 
 
-def run_plan(plan: Plan, results: str | Path, *, cache: str | Path | None = None) -> list[Record]:
-    """The records of all units of a plan, kept in `<results>/<profile>/records`; see `run_grid`."""
-    grids = [(units, p, RecordStore(Path(results) / p.name / "records")) for p, units in plan]
-    if nothing_is_made():
-        return _some(grids)
-    return [record for each in grids for record in run_grid(*each, cache=cache)]
+def find_records(units: Sequence[Unit], profile: Profile, results: str | Path) -> list[Record]:
+    """The records that are there of some units, in the units' order; nothing is made."""
+    there = RecordStore(Path(results) / profile.name / "records").all()
+    return [r for r in _found([Run(unit, profile) for unit in units], there) if r is not None]
 
 
-def _some(grids: Sequence[tuple[Sequence[Unit], Profile, RecordStore]]) -> list[Record]:
-    """The records that stand of one grid or several. Raises ValueError where there is none at all."""
-    found = [record for each in grids for record in standing(*each)]
-    if not found:
-        n, root = sum(len(units) for units, *_ in grids), grids[0][2].root
-        raise ValueError(f"none of the {n} runs has a record in {root}, and none is made")
-    return found
+def _found(runs: Sequence[Run], records: Iterable[Record]) -> list[Record | None]:
+    by_method: dict[str, list[Record]] = {}
+    for record in records:
+        by_method.setdefault(record["method"], []).append(record)
+    return [
+        next((r for r in by_method.get(run.unit.method, ()) if run.is_served_by(r)), None) for run in runs
+    ]
 
 
-def standing(units: Sequence[Unit], profile: Profile, store: RecordStore) -> list[Record]:
-    """The records of those units that have one, in their order; none is made, and no data is needed."""
-    there = [record for experiment in store.experiments() for record in store.all(experiment)]
-    found = (record_of(unit, profile, there) for unit in units)
-    return [record for record in found if record is not None]
-
-
-def record_of(unit: Unit, profile: Profile, there: Iterable[Record]) -> Record | None:
-    """The first of some records that is a unit's, under the unit's experiment; no data is read."""
-    wanted = plain(Run(unit, profile).settings)
-    for record in there:
-        same = all(record[name] == wanted[name] for name in wanted)
-        if same and is_the_pool(record["pool"], unit.dataset, profile, unit.seed):
-            return dict(record, experiment=unit.experiment)
-    return None
-
-
-def _check(units: Iterable[Unit], profile: Profile, store: RecordStore, cache: str | Path | None) -> None:
-    """Raises ValueError where a unit would fail after its training: once for each distinct setting."""
+def _check(
+    units: Iterable[Unit],
+    profile: Profile,
+    store: RecordStore,
+    known: Iterable[Record | None],
+    cache: str | Path | None,
+) -> None:
+    """Raises what would otherwise be raised after a training: once for each distinct setting."""
+    digests = {record["dataset"]: record["data_digest"] for record in known if record is not None}
     runs = [Run(unit, profile, cache) for unit in units]
     settings = {(r.unit.dataset, r.unit.n_shot, r.shares_training, r.unit.selection): r for r in runs}
     for run in settings.values():
         run.check()
+        if digests.get(run.unit.dataset, run.keyed["data_digest"]) != run.keyed["data_digest"]:
+            raise ValueError(
+                f"the records in {store.root} were made from other images of {run.unit.dataset} than those "
+                "at hand: choose another results folder"
+            )
     for experiment in {run.unit.experiment for run in runs}:
         store.check_writable(experiment)
 
 
-def _make_pools(units: Iterable[Unit], profile: Profile, cache: str | Path | None) -> None:
-    """Pre-train the pools that the units need, before they run: with all workers on one pool at a time."""
-    for dataset, seed in sorted({(unit.dataset, pool_seed(profile, unit.seed)) for unit in units}):
-        with Progress(f"pool of {dataset}") as progress:
-            get_pool(dataset, profile, seed, cache=cache, progress=progress)
-
-
-def _longest_first(units: Sequence[Unit], store: RecordStore) -> list[Unit]:
+def _longest_first(units: Iterable[Unit], records: Iterable[Record]) -> list[Unit]:
     """The units by the time that their methods took before; those not seen before lead, in the order given.
 
     A long unit that starts last leaves the other cores idle at the end.
     """
     spent: dict[str, float] = {}
-    for experiment in store.experiments():
-        for record in store.all(experiment):
-            seconds = (record["seconds"] or {}).get("training", 0.0)
-            spent[record["method"]] = max(spent.get(record["method"], 0.0), seconds)
+    for record in records:
+        seconds = (record["seconds"] or {}).get("training", 0.0)
+        spent[record["method"]] = max(spent.get(record["method"], 0.0), seconds)
     return sorted(units, key=lambda unit: -spent.get(unit.method, math.inf))
 
 
 def _run_all(
     units: Sequence[Unit], profile: Profile, store: RecordStore, workers: int, cache: str | Path | None
 ) -> None:
-    failures: dict[str, str] = {}
-    idle: SimpleQueue[tuple[Worker | None, str | None]] = SimpleQueue()  # None: one may be started; its GPU
-    busy: list[Worker] = []
-    gpus = accelerators() if profile.device == "cuda" else []
-    lanes = max(1, workers // len(units))  # where there are fewer runs than cores
+    at_once = max(1, workers // len(units))  # episodes, where there are fewer runs than cores
     workers = min(workers, len(units))
+    gpus = accelerators() if profile.device == "cuda" else []
+    places: SimpleQueue[str | None] = SimpleQueue()
     for i in range(workers):
-        idle.put((None, gpus[i % len(gpus)] if gpus else None))
+        places.put(gpus[i % len(gpus)] if gpus else None)
+    running: set[BaseProcess] = set()
+    failures: dict[str, str] = {}
 
-    def do(unit: Unit) -> str | None:
-        worker, gpu = idle.get()
+    def one(unit: Unit, note: Callable[[str], None]) -> str | None:
+        job = (unit, profile, store, cache, at_once)
+        if workers == 1:
+            try:
+                _run_one(*job, note)
+            except (ValueError, RuntimeError, OSError) as error:
+                return f"{type(error).__name__}: {error}"
+            return None
+        gpu = places.get()
         try:
-            if worker is None:
-                worker = Worker(profile.threads, gpu)
-                busy.append(worker)
-            return _error(*worker.run(Job(unit, profile, store.root, cache, lanes), progress.note))
-        except Exception as error:  # no process to be had, no room for a note: this unit's failure alone
-            if worker is not None:
-                with suppress(ValueError):  # the end of the grid may have closed it
-                    busy.remove(worker)
-                    worker.close()  # it may be in the middle of a job, whose notes are not the next one's
-            worker = None
-            return f"{type(error).__name__}: {error}"
-        finally:  # whoever waits for a place goes on
-            idle.put((worker if worker and worker.alive else None, gpu))
+            return _in_a_process(job, gpu, note, running)
+        finally:
+            places.put(gpu)
 
     with Progress(units[0].experiment) as progress, ThreadPoolExecutor(workers) as executor:
         progress(0, len(units))
-        jobs: dict[Future, Unit] = {executor.submit(do, unit): unit for unit in units}
         try:
-            for done, job in enumerate(as_completed(jobs), start=1):
-                if (error := job.result()) is not None:
-                    failures[jobs[job].name] = error
+            if workers == 1:  # in this thread, so that an interrupt reaches the run
+                results: Iterable[tuple[Unit, str | None]] = ((u, one(u, progress.note)) for u in units)
+            else:
+                jobs = {executor.submit(one, unit, progress.note): unit for unit in units}
+                results = ((jobs[job], job.result()) for job in as_completed(jobs))
+            for done, (unit, error) in enumerate(results, start=1):
+                if error is not None:
+                    failures[unit.name] = error
                 progress(done, len(units))
-        finally:  # also an interrupt: what waits is dropped, what runs is ended
+        finally:  # also at an interrupt: what waits is dropped, what runs is ended
             executor.shutdown(wait=False, cancel_futures=True)
-            while busy:  # each is closed by whoever takes it out
-                busy.pop().close()
+            for process in tuple(running):
+                process.terminate()
     if failures:
         reports = "\n\n".join(f"{name}\n{error}" for name, error in sorted(failures.items()))
         raise GridError(
@@ -181,13 +169,60 @@ def _run_all(
         )
 
 
-def _error(status: int, written: str) -> str | None:
-    """None for a unit that went well, else the end of what it wrote on standard error."""
-    if status == 0:
-        if written:  # a warning, such as that of a damaged record
-            sys.stderr.write(written + "\n")
-        return None
-    if status < 0:
-        written = f"{written}\nended by signal {-status}".strip()
-        written += " (memory ran out?)" if status == -9 else ""
-    return "\n".join(written.splitlines()[-15:])
+def _run_one(
+    unit: Unit,
+    profile: Profile,
+    store: RecordStore,
+    cache: str | Path | None,
+    at_once: int,
+    note: Callable[[str], None],
+) -> None:
+    with torch_threads(profile.threads), episode_threads(at_once):
+        run_unit(unit, profile, store, cache=cache, message=note)
+
+
+def _in_a_process(
+    job: tuple[Any, ...], gpu: str | None, note: Callable[[str], None], running: set[BaseProcess]
+) -> str | None:
+    """Runs a unit in a process of its own; gives None, or what went wrong."""
+    receive, send = process_context().Pipe(duplex=False)
+    process = process_context().Process(target=_child, args=(send, gpu, job), daemon=True)
+    process.start()
+    running.add(process)
+    send.close()
+    error = None
+    try:
+        while True:
+            kind, text = receive.recv()
+            if kind == "error":
+                error = text
+            else:
+                note(text)
+    except (EOFError, OSError):  # the child has ended
+        process.join()
+    running.discard(process)
+    if error is None and process.exitcode:
+        killed = " (memory ran out?)" if process.exitcode == -9 else ""
+        error = f"its process ended with {process.exitcode}{killed}"
+    return error
+
+
+def _child(send: Connection, gpu: str | None, job: tuple[Any, ...]) -> None:
+    """In the process: the unit's record; notes and errors go to the parent, without whom it ends."""
+
+    def end_with_parent() -> None:
+        parent = parent_process()
+        assert parent is not None
+        wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    if gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    keep_freed_memory()
+    try:
+        _run_one(*job, lambda text: send.send(("note", text)))
+    except MissingDataError as error:
+        send.send(("error", str(error)))
+    except Exception:
+        send.send(("error", "\n".join(traceback.format_exc().splitlines()[-15:])))
