@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +77,15 @@ class Shotless(Drifting):
     """The same walk; it does not look at n_shot."""
 
     uses_shots = False
+
+
+class Doomed(Drifting):
+    """The same walk; with seed 0 its process is killed, as when memory runs out."""
+
+    def meta_train(self, pool, config, *, seed, monitor=None, checkpoint=None):
+        if seed == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().meta_train(pool, config, seed=seed, monitor=monitor, checkpoint=checkpoint)
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,9 @@
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
 
 import pytest
 from fake_methods import TINY
 
-from freelib.run.units import (
-    Unit,
-    checked_fields,
-    grid,
-    make_config,
-    parse_overrides,
-    unit_config,
-)
+from freelib.run.units import Unit, fitted, grid, make_config, parse_overrides, table_units, unit_config
 
 DRIFTING = "fake_methods:Drifting"
 
@@ -39,7 +31,7 @@ def test_a_unit_says_what_it_is():
 
 
 def test_unknown_selection():
-    with pytest.raises(ValueError, match="last, validation or test"):
+    with pytest.raises(ValueError, match="validation, last, test"):
         Unit("table1", "free", "glyphs", 1, 0, selection="best")
 
 
@@ -88,19 +80,8 @@ def test_values_are_fitted_to_the_field(given, stored):
 )
 def test_values_of_another_type_are_refused(given):
     (name,) = given
-    with pytest.raises(ValueError, match=f"{name} is .*expected"):
+    with pytest.raises(ValueError, match=rf"Expected .* at `\$.{name}`"):
         make_config(DRIFTING, given)
-
-
-def test_literal_fields():
-    @dataclass(frozen=True)
-    class Config:
-        mode: Literal["a", "b"] = "a"
-
-    Config.__annotations__["mode"] = Literal["a", "b"]
-    assert checked_fields(Config, {"mode": "b"}, "x") == {"mode": "b"}
-    with pytest.raises(ValueError, match="'a', 'b'"):
-        checked_fields(Config, {"mode": "c"}, "x")
 
 
 def test_overrides_from_words():
@@ -124,25 +105,21 @@ def test_overrides_from_words():
 
 
 def test_an_infinite_number_is_read_as_records_have_it():
-    assert checked_fields(Fading, {"rate": "inf"}, "Fading") == {"rate": float("inf")}
-    assert checked_fields(Fading, {"rate": "-inf"}, "Fading") == {"rate": float("-inf")}
-    with pytest.raises(ValueError, match="Fading: rate is 'nan', expected float"):
-        checked_fields(Fading, {"rate": "nan"}, "Fading")
+    assert fitted(Fading, {"rate": "-inf"}, "Fading").rate == float("-inf")
+    with pytest.raises(ValueError, match="Fading: Expected `float`"):
+        fitted(Fading, {"rate": "nan"}, "Fading")
 
 
-@dataclass(frozen=True)
-class Either:
-    mode: int | str = "auto"
-    rate: float | int | None = None
-
-
-def test_a_field_of_several_types_takes_each_its_own_first():
-    given = {"mode": "auto", "rate": 3}
-    fitted = checked_fields(Either, given, "Either")
-    assert (fitted, type(fitted["rate"])) == (given, int)
-    assert checked_fields(Either, {"mode": 2, "rate": None}, "Either") == {"mode": 2, "rate": None}
-    with pytest.raises(ValueError, match=r"Either: mode is \[1\], expected int or str"):
-        checked_fields(Either, {"mode": [1]}, "Either")
+def test_a_deterministic_method_of_one_pool_has_one_unit():
+    profile = replace(TINY, seeds=(0, 1, 2), shots=(1, 5))
+    units = table_units("table1", profile, ["free", "average"], n_query=3)
+    assert len(units) == 12  # without a pool of all seeds' own, each seed has another pool
+    units = table_units("table1", replace(profile, pool_seed=0), ["free", "average"], datasets=["cub"])
+    assert [(u.method, u.n_shot, u.seed) for u in units] == [
+        *(("free", n_shot, seed) for n_shot in (1, 5) for seed in (0, 1, 2)),
+        ("average", 1, 0),
+        ("average", 5, 0),
+    ]
 
 
 def test_a_value_that_is_no_yaml_is_bad_input():

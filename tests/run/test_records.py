@@ -14,7 +14,7 @@ from freelib.run.records import (
     RecordStore,
     complete,
     config_digest,
-    counts_looks,
+    is_upper_bound,
     training_seconds,
     validate,
 )
@@ -54,19 +54,19 @@ def fields(**changes):
 @pytest.mark.parametrize(
     ("seconds", "threads", "spent", "bound"),
     [
-        ({"training_cpu": 80.0}, 1, 80, False),  # no looks
+        ({"training_cpu": 80.0}, 1, 80, False),  # no validation checks
         ({"training_cpu": 80.0, "monitor": 40.0, "monitor_cpu": 15.0}, 1, 65, False),
-        ({"training_cpu": 50.0, "monitor": 40.0}, 1, 50, True),  # the looks may have had none of it
-        ({"training_cpu": 90.0, "monitor": 40.0}, 1, 60, True),  # 30 at least were the looks'
+        ({"training_cpu": 50.0, "monitor": 40.0}, 1, 50, True),  # the checks may have had none of it
+        ({"training_cpu": 90.0, "monitor": 40.0}, 1, 60, True),  # 30 at least were the checks'
         ({"training_cpu": 190.0, "monitor": 40.0}, 2, 120, True),
         ({"training_cpu": 90.0, "monitor": 40.0}, None, 60, True),
     ],
 )
-def test_processor_time_of_training_is_without_the_looks_or_a_bound(seconds, threads, spent, bound):
+def test_cpu_time_of_training_is_without_the_validation_checks_or_a_bound(seconds, threads, spent, bound):
     record = complete(fields(seconds={"training": 100.0} | seconds, threads=threads))
-    assert training_seconds(record, by_processor=True) == spent
+    assert training_seconds(record, "training_cpu") == spent
     assert training_seconds(record) == 100 - seconds.get("monitor", 0)
-    assert counts_looks(record) == bound
+    assert is_upper_bound(record) == bound
 
 
 def test_golden_digest():
@@ -128,8 +128,8 @@ def test_put_and_get(tmp_path):
     record = complete(fields())
     path = store.put(record)
     assert path == tmp_path / "table1" / f"{record['config_digest']}.json"
-    assert store.get("table1", record["config_digest"]) == record
-    assert store.get("table1", "0" * 16) is None
+    assert store.get(record["config_digest"]) == record
+    assert store.get("0" * 16) is None
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]  # no temporary file stays
 
 
@@ -143,8 +143,7 @@ def test_all_is_sorted_by_content(tmp_path):
     store = RecordStore(tmp_path)
     for seed, n_shot in [(1, 5), (0, 5), (1, 1)]:
         store.put(complete(fields(seed=seed, n_shot=n_shot)))
-    assert [(r["n_shot"], r["seed"]) for r in store.all("table1")] == [(1, 1), (5, 0), (5, 1)]
-    assert store.all("table9") == []
+    assert [(r["n_shot"], r["seed"]) for r in store.all()] == [(1, 1), (5, 0), (5, 1)]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "\x00", '{"schema": 1}'])
@@ -153,9 +152,9 @@ def test_a_damaged_record_is_set_aside_by_name(tmp_path, content):
     path = store.put(complete(fields()))
     path.write_text(content)
     with pytest.warns(UserWarning, match=path.name):
-        assert store.get("table1", path.stem) is None
+        assert store.get(path.stem) is None
     assert path.with_name(path.name + ".damaged").read_text() == content
-    assert store.all("table1") == []
+    assert store.all() == []
 
 
 def test_a_changed_number_in_the_key_is_damage(tmp_path):
@@ -163,7 +162,7 @@ def test_a_changed_number_in_the_key_is_damage(tmp_path):
     path = store.put(complete(fields()))
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 7', 1))
     with pytest.warns(UserWarning, match="digest"):
-        assert store.get("table1", path.stem) is None
+        assert store.get(path.stem) is None
 
 
 def test_another_schema_is_an_error_and_stays(tmp_path):
@@ -171,27 +170,17 @@ def test_another_schema_is_an_error_and_stays(tmp_path):
     path = store.put(complete(fields()))
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
     with pytest.raises(RecordSchemaError, match="schema 99"):
-        store.get("table1", path.stem)
+        store.get(path.stem)
     assert path.exists()
 
 
-def test_adopt_takes_a_run_over_from_another_experiment(tmp_path):
+def test_a_record_is_found_whichever_experiment_made_it(tmp_path):
     store = RecordStore(tmp_path)
     record = complete(fields())
     store.put(record)
-    taken = store.adopt("table4", record["config_digest"])
-    assert taken == record | {"experiment": "table4"}
-    assert store.get("table4", record["config_digest"]) == taken
-    assert store.adopt("table4", "0" * 16) is None
-    assert store.experiments() == ["table1", "table4"]
-
-
-def test_find_by_fields(tmp_path):
-    store = RecordStore(tmp_path)
-    store.put(complete(fields()))
-    store.put(complete(fields(seed=1)))
-    assert [r["seed"] for r in store.find({"method": "free", "seed": 1})] == [1]
-    assert list(store.find({"config": {"rounds": 9}})) == []
+    store.put(record | {"experiment": "table4"})
+    assert store.get(record["config_digest"]) == record
+    assert [found["config_digest"] for found in store.all()] == [record["config_digest"]]
 
 
 def test_sigkill_while_writing_leaves_a_whole_record(tmp_path):
@@ -207,11 +196,11 @@ def test_sigkill_while_writing_leaves_a_whole_record(tmp_path):
     process.stdin.close()
     store = RecordStore(tmp_path)
     deadline = time.monotonic() + 60
-    while store.get("table1", record["config_digest"]) is None and time.monotonic() < deadline:
+    while store.get(record["config_digest"]) is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()
     process.wait()
-    assert store.get("table1", record["config_digest"]) == record
+    assert store.get(record["config_digest"]) == record
 
 
 @pytest.mark.parametrize(

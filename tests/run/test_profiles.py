@@ -30,10 +30,10 @@ def test_an_experiment_lays_its_own_settings_over_the_rest():
         overrides={"free": {"ngf": 8, "rounds": 9}, "dro": {"rounds": 2}},
         experiments={"table4": {"seeds": (1, 2), "overrides": {"free": {"rounds": 3}}}},
     )
-    changed = profile.for_experiment("table4")
+    changed = get_profile(profile, "table4")
     assert (changed.name, changed.seeds) == ("mine", (1, 2))
     assert changed.overrides == {"free": {"ngf": 8, "rounds": 3}, "dro": {"rounds": 2}}
-    assert profile.for_experiment("table1") == profile
+    assert get_profile(profile, "table1") == profile
     assert [profile.size_of(name) for name in ("glyphs", "cub")] == [32, 84]
 
 
@@ -106,7 +106,40 @@ def test_a_profile_that_cannot_be_run_is_refused(changes, words):
         Profile(**{"name": "mine", "datasets": ("glyphs",), **changes})
 
 
-def test_what_overrides_may_be_for():
-    keys = ("*", "free", "free 5", "mymeth:Mine", "mymeth:Mine 1", "recovery_cost", "meta_training")
-    profile = Profile(name="mine", datasets=("glyphs",), overrides={key: {"rounds": 3} for key in keys})
-    assert profile.method_fields("mymeth:Mine", 1) == {"rounds": 3}
+def test_overrides_at_one_number_of_shots():
+    own = {"mymeth:Mine": {"rounds": 3}, "*": {"width": 8}}
+    profile = Profile(
+        "mine", ("glyphs",), overrides=own, overrides_by_shots={5: {"mymeth:Mine": {"rounds": 2}}}
+    )
+    assert [profile.method_fields("mymeth:Mine", n)["rounds"] for n in (1, 5)] == [3, 2]
+
+
+def test_a_section_is_laid_over_the_one_that_it_extends():
+    sections = {"a": {"shots": [1], "pool": {"epochs": 2}}, "b": {"extends": "a", "pool": {"width": 8}}}
+    profile = Profile("mine", ("glyphs",), pool={"epochs": 9, "n_models": 3}, experiments=sections)
+    found = get_profile(profile, "b")
+    assert (found.shots, found.pool) == ((1,), {"epochs": 2, "n_models": 3, "width": 8})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("datasets: [glyphs]\ncolour: red", "no field colour"),
+        ("datasets: [glyphs]\nshots: five", "Expected `array`, got `str` - at `\\$.shots`"),
+        ("datasets: [glyphs]\nn_way: 1", "n_way must be at least 2"),
+        ("datasets: [", "is no profile"),
+        ("- glyphs", "no mapping"),
+        ("datasets: &a [glyphs]\nmethods: *a", "aliases"),
+        ("datasets: [glyphs]\nexperiments: {a: {extends: b}, b: {extends: a}}", "extends"),
+        (None, "is no profile"),
+    ],
+)
+def test_a_file_of_ones_own(tmp_path, text, words):
+    file = tmp_path / "mine.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ValueError, match=words):
+        get_profile(file, "a")
+    file.write_text("datasets: [glyphs]\nseeds: [4]\noverrides: {free: {align_lr: 0.5}}")
+    mine = get_profile(str(file))
+    assert (mine.name, mine.seeds, mine.method_fields("free", 1)) == ("mine", (4,), {"align_lr": 0.5})

@@ -5,7 +5,7 @@ import pytest
 from fake_methods import TINY
 
 from freelib.run.measure import computed, measured
-from freelib.run.records import RecordStore, validate
+from freelib.run.records import validate
 from freelib.run.runner import Run
 from freelib.run.units import Unit
 
@@ -13,7 +13,7 @@ RUN = Run(Unit("figure9", "fake_methods:Drifting", "cifar-fs", 1, 3), TINY)
 
 
 def test_a_measurement_is_a_record_and_is_made_once(tiny_world, tmp_path, monkeypatch):
-    store, calls = RecordStore(tmp_path), []
+    store, calls = tmp_path, []
 
     def make():
         calls.append(1)
@@ -52,7 +52,7 @@ def test_a_measurement_is_a_record_and_is_made_once(tiny_world, tmp_path, monkey
 
 def test_of_two_at_once_one_makes_it(tmp_path, monkeypatch):
     monkeypatch.setenv("FREELIB_CACHE", str(tmp_path / "cache"))
-    store, calls = RecordStore(tmp_path / "records"), []
+    store, calls = tmp_path / "records", []
 
     def make():
         calls.append(1)
@@ -60,24 +60,26 @@ def test_of_two_at_once_one_makes_it(tmp_path, monkeypatch):
         return {"slope": 3.0}
 
     with ThreadPoolExecutor(2) as both:
-        waits = [both.submit(computed, "lemma", "slope", {"n": 5}, make, store) for _ in range(2)]
+        waits = [
+            both.submit(computed, "lemma", "slope", {"n": 5}, make, store, profile="cpu") for _ in range(2)
+        ]
     assert waits[0].result() == waits[1].result()
     assert len(calls) == 1
 
 
 def test_what_needs_no_data_has_a_record_too(tmp_path):
-    store = RecordStore(tmp_path)
-    record = computed("lemma", "slope", {"n": 2}, lambda: {"slope": 3.0}, store, seed=1)
+    store = tmp_path
+    record = computed("lemma", "slope", {"n": 2}, lambda: {"slope": 3.0}, store, seed=1, profile="cpu")
     validate(record)
     assert (record["dataset"], record["data_digest"], record["pool"]) == ("none", None, None)
     assert (record["extra"], record["seed"], record["precision"]) == ({"slope": 3.0}, 1, "float64")
-    assert computed("lemma", "slope", {"n": 2}, lambda: pytest.fail("ran again"), store, seed=1) == record
+    again = computed("l", "slope", {"n": 2}, lambda: pytest.fail("ran again"), store, seed=1, profile="cpu")
+    assert again == record
 
 
 def test_where_nothing_can_be_written_nothing_is_measured(tmp_path):
-    (tmp_path / "t").symlink_to(tmp_path / "a file")
-    (tmp_path / "a file").write_text("no folder")
+    (tmp_path / "cpu").write_text("no folder")
     made = []
     with pytest.raises(ValueError, match="no record can be written into"):
-        computed("t", "sum", {}, lambda: made.append(1) or {}, RecordStore(tmp_path))
+        computed("t", "sum", {}, lambda: made.append(1) or {}, tmp_path, profile="cpu")
     assert made == []

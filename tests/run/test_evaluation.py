@@ -7,7 +7,7 @@ import torch
 
 from freelib.datasets.episodes import EpisodeSampler
 from freelib.meta_learner import Classifier
-from freelib.run.evaluation import Score, evaluate, mean_and_interval, mean_over_seeds, paired_difference
+from freelib.run.evaluation import Score, evaluate, mean_and_interval, paired_difference
 
 
 class Knows(Classifier):
@@ -84,10 +84,3 @@ def test_a_paired_comparison_by_hand():
 def test_no_episodes_is_an_error(tiny_dataset):
     with pytest.raises(ValueError, match="at least 1, got 0"):
         evaluate(Cheater(tiny_dataset, True), EpisodeSampler(tiny_dataset, n_query=6), 0)
-
-
-def test_a_few_seeds_have_students_interval():
-    mean, half_width = mean_over_seeds(torch.tensor([1.0, 2.0, 6.0]))
-    assert mean == 3
-    assert half_width == pytest.approx(4.302653 * 7**0.5 / 3**0.5, rel=1e-6)  # t(0.975, 2), variance 7
-    assert mean_over_seeds(torch.tensor([2.0]))[1] != mean_over_seeds(torch.tensor([2.0]))[1]  # NaN

@@ -13,7 +13,7 @@ from freelib.run.records import RecordStore
 from freelib.run.runner import Run
 from freelib.run.units import Unit
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 LISTED = json.loads((ROOT / "tests/committed_records.json").read_text(encoding="utf-8"))
 
 
