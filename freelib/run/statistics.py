@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -53,7 +54,7 @@ def one_seed_floor(spreads: Iterable[tuple[float, int]]) -> float:
     return float(student.ppf(0.975, freedom)) * pooled
 
 
-def significance(row: Mapping[str, float], floor: float = 0.0) -> int:
+def significance(row: Mapping[Hashable, Any] | pd.Series, floor: float = 0.0) -> int:
     """1 or −1 where a row of `compare` is significantly above or below its reference, else 0.
 
     All its intervals have to lie on one side of 0: over episodes, and over seeds where there are several.
@@ -61,7 +62,7 @@ def significance(row: Mapping[str, float], floor: float = 0.0) -> int:
     """
 
     def sign(mean: float, half_width: float) -> int:
-        return (mean > half_width) - (mean < -half_width)
+        return int(mean > half_width) - int(mean < -half_width)
 
     over_episodes = sign(row["difference"], row["difference_ci95"])
     if math.isnan(row["seed_difference_ci95"]):
