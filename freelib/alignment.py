@@ -12,9 +12,9 @@ from freelib.distillation import DISTILLATION_LOSSES, at_least_float32
 from freelib.fast.threads import twin
 from freelib.generator import SynthesisedTask
 from freelib.meta_learner import MetaLearner
-from freelib.models.augmentation import random_crop_flip
-from freelib.models.checks import check_at_least, check_one_of
 from freelib.models.pool import ModelPool, PretrainedModel
+from freelib.models.transform import random_crop_flip
+from freelib.settings import check_at_least, check_one_of
 
 ALIGNMENTS = ("sequential", "summed")
 OPTIMIZERS = {"adam": ("adam", "adam"), "sgd": ("sgd", "sgd"), "sgd_inside": ("sgd", "adam")}

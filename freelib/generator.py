@@ -15,9 +15,8 @@ from freelib.datasets.episodes import class_major_labels
 from freelib.distillation import at_least_float32
 from freelib.fast.threads import adapt_each
 from freelib.inversion import InversionConfig, inversion_loss
-from freelib.models.augmentation import random_crop_flip
 from freelib.models.pool import PretrainedModel
-from freelib.models.transform import resized
+from freelib.models.transform import random_crop_flip, resized
 
 Student = Callable[[Tensor], Tensor]
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freelib.distillation import at_least_float32, kl_divergence
-from freelib.models.checks import check_at_least
 from freelib.models.pool import PretrainedModel
+from freelib.settings import check_at_least
 
 
 @dataclass(frozen=True)

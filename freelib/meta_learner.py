@@ -15,8 +15,8 @@ from torch.func import functional_call
 from freelib.datasets.episodes import Episode, check_labels, checked_images, images_to_float
 from freelib.distillation import at_least_float32
 from freelib.fast.conv4_derivatives import InnerLoop, weight_names
-from freelib.models.checks import check_one_of
 from freelib.models.transform import ImageTransform
+from freelib.settings import check_one_of
 
 HEADS = ("maml", "anil", "prototypes")
 CENTRES = ("none", "support", "episode")

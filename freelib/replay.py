@@ -14,7 +14,7 @@ from freelib.fast import vmap as side_by_side
 from freelib.fast.threads import backward_of_each
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
-from freelib.models.checks import check_at_least, check_one_of
+from freelib.settings import check_at_least, check_one_of
 
 
 @dataclass(frozen=True)

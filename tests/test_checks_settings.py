@@ -14,8 +14,8 @@ from freelib.methods.pool_distillation import PoolDistillationConfig
 from freelib.methods.pool_features import PoolFeaturesConfig
 from freelib.methods.pool_opinions import PoolOpinionsConfig
 from freelib.methods.purer import PurerConfig
-from freelib.models.checks import check_device
 from freelib.models.pretraining import PoolConfig
+from freelib.settings import check_device
 
 NAN, INF = float("nan"), float("inf")
 

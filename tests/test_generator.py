@@ -13,7 +13,7 @@ from torch import nn
 
 from freelib.generator import Generator, MetaGenerator, UpsampleConv, synthesise_round
 from freelib.inversion import InversionConfig
-from freelib.models.augmentation import random_crop_flip
+from freelib.models.transform import random_crop_flip
 
 TINY = InversionConfig(
     ngf=2, z_dim=4, images_per_class=2, adapt_steps=3, generator_lr=0.02, z_lr=0.05, meta_lr=0.01

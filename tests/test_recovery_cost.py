@@ -4,9 +4,9 @@ import pandas as pd
 import pytest
 import torch
 from fake_methods import TINY
+from freelib.experiments import figure1
 from tiny_models import rng, tiny_model, tiny_pool
 
-from freelib.experiments import figure1
 from freelib.methods.free import FreeConfig
 from freelib.studies import recovery_cost
 from freelib.studies.recovery_cost import WAYS, CostConfig, measure, pixels, rows, steps_to_equal

@@ -63,7 +63,6 @@ def train(
     from freelib.datasets import load_dataset
     from freelib.methods import get_method
     from freelib.methods.training import clocks
-    from freelib.models.checks import check_device
     from freelib.models.pool import ModelPool
     from freelib.progress import Progress
     from freelib.run.learners import check_room, save_learner
@@ -72,6 +71,7 @@ def train(
     from freelib.run.records import digest_of
     from freelib.run.runner import Run, time_spent
     from freelib.run.units import Unit, parse_overrides, unit_config
+    from freelib.settings import check_device
     from freelib.storage import Checkpoint
 
     chosen, trained_with = get_profile(profile), get_method(method)

@@ -12,8 +12,8 @@ import torch
 
 from freelib.meta_learner import HEADS, MetaLearner
 from freelib.models.backbones import ARCHITECTURES, Backbone, build_backbone
-from freelib.models.checks import check_at_least, check_device, check_finite, check_one_of
 from freelib.models.pool import ModelPool
+from freelib.settings import check_at_least, check_device, check_finite, check_one_of
 from freelib.storage import Checkpoint
 
 PRECISIONS = ("float32", "bfloat16")

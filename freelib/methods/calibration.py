@@ -13,8 +13,8 @@ from freelib.alignment import make_optimizer
 from freelib.datasets.episodes import class_major_labels
 from freelib.inversion import InversionConfig, total_variation
 from freelib.meta_learner import Classifier, GradientClassifier, MetaLearner
-from freelib.models.checks import check_at_least
 from freelib.models.transform import channel_constants
+from freelib.settings import check_at_least
 
 
 @dataclass(frozen=True)

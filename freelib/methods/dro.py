@@ -13,8 +13,8 @@ from freelib.meta_learner import MetaLearner
 from freelib.methods.average import require_same_architecture
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
 from freelib.methods.training import TrainingRun
-from freelib.models.checks import check_at_least
 from freelib.models.pool import ModelPool
+from freelib.settings import check_at_least
 from freelib.storage import Checkpoint
 
 

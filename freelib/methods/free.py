@@ -22,9 +22,9 @@ from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
 from freelib.methods.training import TrainingRun, check_pool, replay_and_log
-from freelib.models.checks import check_at_least, check_one_of
 from freelib.models.pool import ModelPool
 from freelib.replay import ReplayConfig
+from freelib.settings import check_at_least, check_one_of
 from freelib.storage import Checkpoint
 
 

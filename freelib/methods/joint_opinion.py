@@ -12,8 +12,8 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from freelib.datasets.episodes import images_to_float
 from freelib.models.backbones import ConvBlock
-from freelib.models.checks import check_one_of
 from freelib.models.pool import PretrainedModel
+from freelib.settings import check_one_of
 
 TEACH = ("probabilities", "features")
 

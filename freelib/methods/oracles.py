@@ -12,9 +12,9 @@ from freelib.datasets.episodes import EpisodeSampler
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student
 from freelib.methods.training import TrainingRun
-from freelib.models.checks import check_at_least
 from freelib.models.pool import ModelPool
 from freelib.replay import maml_step
+from freelib.settings import check_at_least
 from freelib.storage import Checkpoint
 
 

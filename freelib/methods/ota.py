@@ -12,8 +12,8 @@ from torch import Tensor
 from freelib.meta_learner import MetaLearner
 from freelib.methods.average import require_same_architecture
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student
-from freelib.models.checks import check_above_zero, check_one_of
 from freelib.models.pool import ModelPool
+from freelib.settings import check_above_zero, check_one_of
 from freelib.storage import Checkpoint
 
 TRANSPORTS = ("exact", "sinkhorn")

@@ -11,8 +11,8 @@ from freelib.methods.base import Method, Monitor, stream_seed
 from freelib.methods.joint_opinion import JointOpinion
 from freelib.methods.pool_features import PoolFeaturesConfig
 from freelib.methods.procedural import check_colour, procedural_images
-from freelib.models.checks import check_above_zero, check_at_least
 from freelib.models.pool import ModelPool
+from freelib.settings import check_above_zero, check_at_least
 from freelib.storage import Checkpoint
 
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from freelib.datasets import FewShotDataset
 from freelib.datasets.episodes import images_to_float
 from freelib.environment import keep_freed_memory, process_context
-from freelib.models.augmentation import random_crop_flip
 from freelib.models.backbones import ARCHITECTURES, build_backbone
-from freelib.models.checks import check_at_least, check_finite, check_one_of
 from freelib.models.pool import ModelPool, PretrainedModel, read_description, save_member
+from freelib.models.transform import random_crop_flip
+from freelib.settings import check_at_least, check_finite, check_one_of
 from freelib.storage import plain
 
 

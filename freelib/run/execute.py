@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import math
 import os
-import threading
 import traceback
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
-from multiprocessing import parent_process
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
 from freelib.datasets import MissingDataError
-from freelib.environment import accelerators, keep_freed_memory, process_context, torch_threads
+from freelib.environment import (
+    accelerators,
+    end_with_parent,
+    keep_freed_memory,
+    process_context,
+    torch_threads,
+)
 from freelib.fast.threads import episode_threads
 from freelib.progress import Progress
 from freelib.run.pools import get_pool, pool_seed
@@ -210,13 +214,7 @@ def _in_a_process(
 def _child(send: Connection, gpu: str | None, job: tuple[Any, ...]) -> None:
     """In the process: the unit's record; notes and errors go to the parent, without whom it ends."""
 
-    def end_with_parent() -> None:
-        parent = parent_process()
-        assert parent is not None
-        wait([parent.sentinel])
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
+    end_with_parent()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     keep_freed_memory()

@@ -12,7 +12,7 @@ import msgspec
 import yaml
 
 from freelib.methods import METHODS
-from freelib.models.checks import check_at_least
+from freelib.settings import check_at_least
 
 FOLDER = Path(__file__).parents[1] / "profiles"
 PROFILES = ("smoke", "cpu", "paper")
