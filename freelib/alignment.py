@@ -1,4 +1,4 @@
-"""BelL, Better generalization via meta-Learner: distillation whose steps agree across models (part 2)."""
+"""BelL, Better generalization via meta-Learner: distillation by steps that agree across models."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from freelib.distillation import DISTILLATION_LOSSES, at_least_float32
-from freelib.fast.threads import twin
 from freelib.generator import SynthesisedTask
 from freelib.meta_learner import MetaLearner
 from freelib.models.pool import ModelPool, PretrainedModel
@@ -23,15 +22,15 @@ OPTIMIZERS = {"adam": ("adam", "adam"), "sgd": ("sgd", "sgd"), "sgd_inside": ("s
 
 @dataclass(frozen=True)
 class AlignmentConfig:
-    """The outer step over a meta-batch of recovered tasks; the defaults are the public release's.
+    """The outer step over a meta-batch of synthesised tasks; the defaults are the public release's.
 
-    alignment: "sequential" is BelL's implicit gradient alignment; "summed" the plain sum of the tasks'
-      gradients at θ
+    alignment: "sequential" takes one step a task (Reptile-style), which is BelL's implicit gradient
+      alignment; "summed" is its control, joint gradients: the plain sum of the tasks' gradients at θ
     align_inner_lr: α, of the sequential steps; align_lr: β, of the outer step
     align_optimizer: "adam" (inner state fresh each round, θ − θ̃ fed to the outer Adam as its gradient),
       "sgd" (plain gradient steps inside and outside, the form that Lemma 1 speaks of), or "sgd_inside" (plain
       steps inside, Adam outside: a fresh Adam's first steps have the gradients' signs and not their sizes)
-    align_sweeps: outer steps a round; the first over the round's tasks, the others over tasks from the memory
+    align_sweeps: distillation steps a round; the first over its tasks, the others over tasks from the memory
     distillation: "kl", or the public release's mistaken form, "release"
     kd_heads: "shared", the student's one head answers for all models (as in the public release), though
       class 0 of one model is class 3 of another; or "per_model", a head for each on the shared features, as
@@ -66,7 +65,10 @@ def make_optimizer(kind: str, params: Sequence[Tensor], lr: float) -> torch.opti
 
 @dataclass(frozen=True)
 class DistillationBatch:
-    """What the student learns from one task: augmented images in [0, 1], their model's logits and name."""
+    """What the student learns from one task.
+
+    images: augmented, `(n, C, H, W)` in [0, 1]; teacher_logits: their model's, `(n, n_way)`; model: its name
+    """
 
     images: Tensor
     teacher_logits: Tensor
@@ -77,7 +79,10 @@ class DistillationBatch:
 def distillation_batch(
     task: SynthesisedTask, rng: torch.Generator, *, padding: int = 4, flip: bool = True
 ) -> DistillationBatch:
-    """A recovered task's images, cropped and flipped anew, with the answers of its model."""
+    """A synthesised task's images, cropped and flipped anew, with the answers of its model.
+
+    padding: of the random crop, in pixels; flip: whether images are mirrored at random
+    """
     images = random_crop_flip(task.images, rng, padding=padding, flip=flip)
     return DistillationBatch(images, at_least_float32(task.model(images)), task.model.name)
 
@@ -115,11 +120,11 @@ class DistillationHeads:
         n_ways = {d["name"]: len(d["class_names"]) for d in pool.descriptions}
         if kind == "per_model":
             return cls(learner, n_ways, seed=seed)
-        own = len(learner.params["head.weight"])
-        if set(n_ways.values()) != {own}:
+        own, classes = len(learner.params["head.weight"]), sorted(set(n_ways.values()))
+        if classes != [own]:
             raise ValueError(
-                f"One {own}-way head can't be distilled from models with {sorted(set(n_ways.values()))} "
-                'classes: set kd_heads="per_model".'
+                f"One {own}-way head can't be distilled from models with {classes} classes: "
+                'set kd_heads="per_model".'
             )
         return cls(learner)
 
@@ -140,12 +145,9 @@ class DistillationHeads:
         return chosen | {f"head.{kind}": params[f"{model}.{kind}"] for kind in ("weight", "bias")}
 
     def logits(self, images: Tensor, model: PretrainedModel) -> Tensor:
-        """The student's logits `(n, n_way_i)` for a model's images in [0, 1], what L_adv looks at.
-
-        Several threads may ask at once, see `freelib.fast.threads`.
-        """
+        """The student's logits `(n, n_way_i)` for a model's images in [0, 1], what L_adv looks at."""
         params = self.student({**self.learner.params, **self.params}, model.name)
-        return twin(self.learner).forward(params, self.learner.transform(images))
+        return self.learner.forward(params, self.learner.transform(images))
 
     def state_dict(self) -> dict[str, Tensor]:
         """The models' heads, for a checkpoint."""
@@ -161,7 +163,7 @@ class DistillationHeads:
 def distillation_loss(
     heads: DistillationHeads, params: Mapping[str, Tensor], batch: DistillationBatch, kind: str = "kl"
 ) -> Tensor:
-    """L_KD of the student with weights `params`: the mean over images of KL(teacher ‖ student); a scalar."""
+    """L_KD = mean over images of KL(M_i(x) ‖ f_θ(x)), of the student with weights `params`; a scalar."""
     learner = heads.learner
     logits = learner.forward(heads.student(params, batch.model), learner.transform(batch.images))
     return DISTILLATION_LOSSES[kind](batch.teacher_logits, logits).mean()
@@ -170,9 +172,11 @@ def distillation_loss(
 def aligned_displacement(
     heads: DistillationHeads, batches: Sequence[DistillationBatch], config: AlignmentConfig
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """θ − θ̃ by name, and the mean loss: θ̃ is θ after one inner step a batch, in the order given.
+    """θ − θ̃ by name, and the mean loss: θ̃ is θ after θ̃ ← θ̃ − α ∇L_KD(θ̃; task_i), in the order given.
 
-    With plain steps, E[θ − θ̃] over random orders is α Σ g_i − α²/2 Σ_{i<j} ∇(g_i·g_j) + O(α³): Lemma 1.
+    Lemma 1: with plain steps and g_i = ∇L_KD(θ; task_i), over a random order,
+    E[θ − θ̃] = α Σ_i g_i − α²/2 Σ_{i<j} ∇(g_i·g_j) + O(α³): it goes down the losses, and up the inner products
+    of the tasks' gradients.
     """
     start = heads.trained(batches)
     params = {name: p.detach().clone().requires_grad_() for name, p in start.items()}
@@ -191,7 +195,7 @@ def aligned_displacement(
 def summed_gradient(
     heads: DistillationHeads, batches: Sequence[DistillationBatch], config: AlignmentConfig
 ) -> tuple[dict[str, Tensor], Tensor]:
-    """Σ_i ∇L_KD(θ; task_i) by name, and the mean loss: what BelL is compared with."""
+    """Joint gradients, Σ_i ∇L_KD(θ; task_i) by name, and the mean loss: what BelL is compared with."""
     params = heads.trained(batches)
     losses = [distillation_loss(heads, params, batch, config.distillation) for batch in batches]
     total = torch.stack(losses)
@@ -206,9 +210,12 @@ def align(
     optimizer: torch.optim.Optimizer,
     rng: torch.Generator,
 ) -> Tensor:
-    """The outer step θ ← θ − β(θ − θ̃) over the batches in random order; gives the mean L_KD, a scalar.
+    """BelL's outer step, θ ← θ − β(θ − θ̃), over the batches in random order; gives the mean L_KD, a scalar.
 
-    optimizer: see `outer_optimizer`
+    With joint gradients Σ_i ∇L_KD(θ; task_i) stands in the place of θ − θ̃.
+
+    heads: of the student, which is changed in place; batches: one a task of the meta-batch
+    optimizer: see `outer_optimizer`, over all that is trained; rng: what the order is drawn from
     """
     order = torch.randperm(len(batches), generator=rng).tolist()
     direction = aligned_displacement if config.alignment == "sequential" else summed_gradient
@@ -223,17 +230,16 @@ def align(
 def gradient_agreement(
     heads: DistillationHeads, batches: Sequence[DistillationBatch], kind: str = "kl"
 ) -> tuple[Tensor, Tensor]:
-    """How far the tasks' gradients at θ agree: mean inner product and mean cosine over pairs (figure 5).
+    """How far the tasks' gradients at θ agree: mean inner product and mean cosine over pairs, two scalars.
 
     With a head for each model, only the features' gradients count: the heads have none in common.
+
     Raises ValueError for fewer than two tasks.
     """
     if len(batches) < 2:
         raise ValueError(f"An inner product across tasks needs at least two of them, got {len(batches)}.")
-    own = heads.learner.params
-    params = heads.trained(batches)
-    shared = [name for name in params if name in own]
-    rows = []
+    params, rows = heads.trained(batches), []
+    shared = [name for name in params if name in heads.learner.params]
     for batch in batches:
         loss = distillation_loss(heads, params, batch, kind)
         gradients = torch.autograd.grad(loss, [params[name] for name in shared])

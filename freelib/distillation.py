@@ -13,7 +13,11 @@ def at_least_float32(x: Tensor) -> Tensor:
 
 
 def kl_divergence(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
-    """KL(softmax teacher ‖ softmax student) by image: `(n, n_way)` twice -> `(n,)`, in nats, at least 0."""
+    """KL(softmax teacher ‖ softmax student) of each image: `(n, n_way)` twice -> `(n,)`, in nats, at least 0.
+
+    >>> kl_divergence(torch.zeros(1, 2), torch.zeros(1, 2))
+    tensor([0.])
+    """
     teacher = F.log_softmax(at_least_float32(teacher_logits), 1)
     student = F.log_softmax(at_least_float32(student_logits), 1)
     return (teacher.exp() * (teacher - student)).sum(1)

@@ -24,20 +24,6 @@ import torch
 from freelib import __version__
 
 PACKAGE = Path(__file__).parent
-_lanes = 1
-
-
-def lanes() -> int:
-    """On how many episodes this process works at once (`freelib.fast.threads`)."""
-    return _lanes
-
-
-def set_lanes(n: int) -> None:
-    """Sets `lanes` for the whole process, which has 1 at first. Raises ValueError for less than 1."""
-    global _lanes
-    if n < 1:
-        raise ValueError(f"There is at least 1 lane, got {n}.")
-    _lanes = n
 
 
 def environment() -> dict[str, Any]:
@@ -48,7 +34,7 @@ def environment() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "cpu": cpu_model(),
-        "threads": torch.get_num_threads() * lanes(),
+        "threads": torch.get_num_threads(),
         "instruction_set": torch.backends.cpu.get_cpu_capability(),
         "started": datetime.now(UTC).isoformat(timespec="seconds"),
     }

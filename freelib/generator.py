@@ -1,10 +1,10 @@
-"""FIve, Faster Inversion via meta-generator: one generator that fits any model after five steps."""
+"""FIve, Faster Inversion via meta-generator: one generator that fits any model after a few steps."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +13,9 @@ from torch.func import functional_call
 
 from freelib.datasets.episodes import class_major_labels
 from freelib.distillation import at_least_float32
-from freelib.fast.threads import adapt_each
-from freelib.inversion import InversionConfig, inversion_loss
+from freelib.inversion import InversionConfig, Student, inversion_loss
 from freelib.models.pool import PretrainedModel
 from freelib.models.transform import random_crop_flip, resized
-
-Student = Callable[[Tensor], Tensor]
 
 
 class UpsampleConv(nn.Conv2d):
@@ -40,13 +37,19 @@ class UpsampleConv(nn.Conv2d):
 
 
 class Generator(nn.Module):
-    """G(z): `(n, z_dim)` standard normal -> images `(n, channels, image_size, image_size)` in (0, 1).
+    """G(z; θ_G): from noise to images in (0, 1), the network of the paper's public release.
 
-    The public release's network: linear, BatchNorm, then twice ×2 upsampling with a 3x3 convolution,
-    BatchNorm and LeakyReLU, then a 3x3 convolution to pixels and a sigmoid. BatchNorm is on the batch's
-    statistics.
+    A linear layer and BatchNorm, then twice ×2 upsampling with a 3x3 convolution, BatchNorm and LeakyReLU,
+    then a 3x3 convolution to pixels and a sigmoid. BatchNorm is on the batch's own statistics.
+
+    image_size: the images' height and width in pixels, a multiple of 4; channels: 3 for colour, 1 for grey
+    z_dim: how many numbers a code z has; ngf: the width of the last hidden layer
+    seed: of the initial weights; torch's global generator is left as it was
 
     Raises ValueError for an image size that is no multiple of 4.
+
+    >>> Generator(image_size=32, z_dim=8, ngf=4)(torch.randn(6, 8)).shape
+    torch.Size([6, 3, 32, 32])
     """
 
     def __init__(
@@ -69,7 +72,7 @@ class Generator(nn.Module):
             self.to_pixels = nn.Conv2d(ngf, channels, 3, padding=1)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Images of codes z."""
+        """Images `(n, channels, image_size, image_size)` of standard normal codes `(n, z_dim)`."""
         x = self.project(z).view(len(z), 2 * self.ngf, self.side, self.side)
         x = self.norm0(x.contiguous(memory_format=torch.channels_last))
         x = F.leaky_relu(self.norm1(self.conv1(x)), 0.2)
@@ -79,12 +82,13 @@ class Generator(nn.Module):
 
 @dataclass(frozen=True)
 class SynthesisedTask:
-    """What inversion recovers from one model.
+    """A task that model inversion has synthesised from one pre-trained model.
 
-    images: `(n_way * images_per_class, C, H, W)` float32 in [0, 1]; labels: the intended classes, `(n,)`
-      int64
-    teacher_logits: the model's, for the images as the last step augmented them, `(n, n_way)`
-    losses, agreements: of every step, `(steps,)`
+    images: `(n_way * images_per_class, C, H, W)` float32 in [0, 1]; labels: the classes that they were made
+      for, `(n,)` int64, class by class
+    model: the model they were made from; teacher_logits: its answers to the images as the last step augmented
+      them, `(n, n_way)`
+    losses, teacher_accuracies: L_G and the teacher's accuracy at every step, `(steps,)` each
     """
 
     images: Tensor
@@ -92,16 +96,31 @@ class SynthesisedTask:
     model: PretrainedModel
     teacher_logits: Tensor
     losses: Tensor
-    agreements: Tensor = field(default_factory=lambda: torch.empty(0))
+    teacher_accuracies: Tensor = field(default_factory=lambda: torch.empty(0))
 
     @property
-    def agreement(self) -> Tensor:
-        """Share of images that the teacher puts in the intended class, in [0, 1]; a scalar tensor."""
+    def teacher_accuracy(self) -> Tensor:
+        """The share of images that the teacher puts in the intended class, in [0, 1]; a scalar tensor."""
         return (self.teacher_logits.argmax(1) == self.labels).float().mean()
 
 
 class MetaGenerator:
-    """FIve (paper, part 1, algorithm 2): θ_G, its five-step adaptation, and the first-order outer step."""
+    """FIve (the paper's algorithm 2): θ_G, its adaptation to one model, and the first-order outer step.
+
+    config: the weights of L_G's terms, the number of inner steps and all learning rates
+    image_size, channels: of the largest images that any model of the pool takes, see `Generator`
+    seed: of θ_G's initial weights; device: where θ_G is, and where the models have to be
+    precision: "float32", or "bfloat16" for the convolutions of the inner loop
+
+    >>> from freelib.models.backbones import build_backbone
+    >>> about = {"class_names": ("cat", "dog"), "mean": (0.5,) * 3, "std": (0.25,) * 3, "image_size": 16}
+    >>> model = PretrainedModel(build_backbone("conv4", n_way=2, image_size=16), **about)
+    >>> generator = MetaGenerator(InversionConfig(images_per_class=3, ngf=4), image_size=16)
+    >>> task = generator.adapt(model, student=None, rng=torch.Generator().manual_seed(0))
+    >>> generator.meta_step()
+    >>> task.images.shape
+    torch.Size([6, 3, 16, 16])
+    """
 
     def __init__(
         self,
@@ -114,18 +133,16 @@ class MetaGenerator:
         precision: str = "float32",
     ) -> None:
         self.config, self.device = config, torch.device(device)
-        self.generator = Generator(image_size, channels, z_dim=config.z_dim, ngf=config.ngf, seed=seed).to(
-            self.device
-        )
+        generator = Generator(image_size, channels, z_dim=config.z_dim, ngf=config.ngf, seed=seed)
+        self.generator = generator.to(self.device)
         self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=config.meta_lr, fused=True)
         self.bf16 = precision == "bfloat16"
-        self.passes = 0  # generate-forward-backward passes so far
+        self.iterations = 0  # generator iterations so far: generate, forward, backward
 
     def augment(self, images: Tensor, rng: torch.Generator) -> Tensor:
-        """Random crop and flip, as the config says."""
-        return random_crop_flip(
-            images, rng, padding=self.config.augment_padding, flip=self.config.augment_flip
-        )
+        """Random crop and flip, as the config says; the shape stays."""
+        c = self.config
+        return random_crop_flip(images, rng, padding=c.augment_padding, flip=c.augment_flip)
 
     def adapt(
         self,
@@ -135,17 +152,20 @@ class MetaGenerator:
         *,
         steps: int | None = None,
     ) -> SynthesisedTask:
-        """Inner loop: k steps of Adam on a copy of θ_G and on z; the last step's images are the task.
+        """The inner loop: k steps of Adam on L_G, on a copy of θ_G and on z; the last images are the task.
 
-        One generator serves models of all sizes: its pictures, as large as the largest needs, are shrunk
-        to the model's own, so that a recovered image has no detail that its model could not see.
+        The copy's last gradient is added to θ_G's, where `meta_step` finds it. The copy is not updated after
+        it: no one would see that. A model of smaller images gets the generator's images shrunk to its size,
+        so that a task has no detail that its model could not see.
 
-        Adds the copy's last gradient to θ_G's, where `meta_step` finds it. The copy is not updated after the
-        last gradient: no one would see it.
+        student: for the adversarial term, see `inversion_loss`; rng: what z and the augmentation draw from
+        steps: k, at least 1; by default the config's
+
+        Raises ValueError for less than 1 step.
         """
         c, n_steps = self.config, self.config.adapt_steps if steps is None else steps
         if n_steps < 1:
-            raise ValueError(f"A task is recovered in at least 1 step, got {n_steps}.")
+            raise ValueError(f"A task is synthesised in at least 1 step, got {n_steps}.")
         labels = class_major_labels(model.n_way, c.images_per_class).to(self.device)
         z = torch.randn(len(labels), c.z_dim, generator=rng).to(self.device).requires_grad_()
         params = {name: p.detach().clone().requires_grad_() for name, p in self.generator.named_parameters()}
@@ -154,7 +174,7 @@ class MetaGenerator:
             betas=(0.5, 0.999),
             fused=True,
         )
-        losses, agreements = [], []
+        losses, accuracies = [], []
         for step in range(n_steps):
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
                 images = functional_call(self.generator, params, (z,))
@@ -163,102 +183,54 @@ class MetaGenerator:
             inner.zero_grad()
             loss.backward(inputs=[*params.values(), z])  # the student's weights get no gradient
             losses.append(loss.detach())
-            agreements.append((logits.detach().argmax(1) == labels).float().mean())
+            accuracies.append((logits.detach().argmax(1) == labels).float().mean())
             if step < n_steps - 1:
                 inner.step()
-        self.passes += n_steps
+        self.iterations += n_steps
         for name, parameter in self.generator.named_parameters():
             gradient = params[name].grad
             assert gradient is not None
             parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
-        curves = torch.stack(losses), torch.stack(agreements)
+        curves = torch.stack(losses), torch.stack(accuracies)
         return SynthesisedTask(images.detach(), labels, model, logits.detach(), *curves)
 
     def meta_step(self) -> None:
-        """Outer loop: one Adam step of θ_G on the sum of the copies' last gradients (first-order MAML)."""
+        """The outer loop: an Adam step of θ_G on the sum of the copies' last gradients (first-order MAML)."""
         self.optimizer.step()
         self.optimizer.zero_grad()
 
     def discard_gradients(self) -> None:
-        """Forgets the gradients gathered since the last meta-step: they leave no trace in θ_G."""
+        """Forgets the gradients since the last meta-step: what was adapted to leaves no trace in θ_G."""
         self.optimizer.zero_grad()
 
     def state_dict(self) -> dict:
-        """θ_G, its optimiser's state and the count of passes."""
+        """θ_G, its optimiser's state and the count of iterations, for a checkpoint."""
         return {
             "generator": self.generator.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "passes": self.passes,
+            "passes": self.iterations,
         }
 
     def load_state_dict(self, state: dict) -> None:
         """Back to a state that `state_dict` gave."""
         self.generator.load_state_dict(state["generator"])
         self.optimizer.load_state_dict(state["optimizer"])
-        self.passes = state["passes"]
-
-
-class TaskSynthesis(Protocol):
-    """What recovers tasks round by round: `MetaGenerator`, and what stands in for it."""
-
-    def adapt(self, model: PretrainedModel, student: Student | None, rng: torch.Generator) -> SynthesisedTask:
-        """A task of one model."""
-
-    def meta_step(self) -> None:
-        """Learns from the tasks since the last such step."""
-
-
-def synthesise_round(
-    generator: TaskSynthesis,
-    models: Sequence[PretrainedModel],
-    rng: torch.Generator,
-    students: Sequence[Student | None] | None = None,
-) -> list[SynthesisedTask]:
-    """One round of recovery (paper, algorithm 2): a task of each model, then the outer step on all of them.
-
-    students: one a model, for the adversarial term, see `inversion_loss`; by default none, as in warm-up
-    """
-    tasks = adapt_each(generator, models, students or [None] * len(models), rng)
-    generator.meta_step()
-    return tasks
-
-
-def synthesise_from_scratch(
-    model: PretrainedModel,
-    config: InversionConfig,
-    rng: torch.Generator,
-    *,
-    steps: int,
-    student: Student | None = None,
-    image_size: int | None = None,
-    device: torch.device | str = "cpu",
-    precision: str = "float32",
-) -> SynthesisedTask:
-    """A freshly initialised generator and z, trained together for `steps` generate-forward-backward passes.
-
-    The same steps on the same loss as `MetaGenerator.adapt`, from random weights in place of θ_G; the task's
-    `losses` and `agreements` tell of every step.
-
-    student: for the adversarial term, see `inversion_loss`; image_size: by default the model's
-    """
-    fresh = MetaGenerator(
-        config,
-        image_size=image_size or model.image_size,
-        channels=len(model.mean),
-        seed=int(torch.randint(2**31 - 1, (), generator=rng)),
-        device=device,
-        precision=precision,
-    )
-    return fresh.adapt(model, student, rng, steps=steps)
+        self.iterations = state["passes"]
 
 
 class ScratchGenerator:
-    """FIve's stand-in for the ablation: a generator of its own for every model, none learns from another.
+    """FIve's stand-in for the ablation: a randomly initialised generator for every model, none learns.
 
-    config: as for `MetaGenerator`; steps: generate-forward-backward passes for each model
-    The interface is `MetaGenerator`'s; there is no θ_G, so the meta-step does nothing.
+    It takes the same steps on the same loss as `MetaGenerator`, whose interface it has: there is no θ_G, so
+    that the meta-step does nothing.
+
+    config, image_size, device, precision: as for `MetaGenerator`
+    steps: generator iterations for each model, at least 1
 
     Raises ValueError for less than 1 step.
+
+    >>> ScratchGenerator(InversionConfig(), steps=200, image_size=32).iterations
+    0
     """
 
     def __init__(
@@ -271,32 +243,52 @@ class ScratchGenerator:
         precision: str = "float32",
     ) -> None:
         if steps < 1:
-            raise ValueError(f"A task is recovered in at least 1 step, got {steps}.")
-        self.config, self.steps = config, steps
-        self.image_size, self.device, self.precision = image_size, device, precision
-        self.passes = 0  # generate-forward-backward passes so far
+            raise ValueError(f"A task is synthesised in at least 1 step, got {steps}.")
+        self.fresh = partial(MetaGenerator, config, image_size=image_size, device=device, precision=precision)
+        self.steps, self.iterations = steps, 0  # generator iterations: for each model, and so far
 
     def adapt(self, model: PretrainedModel, student: Student | None, rng: torch.Generator) -> SynthesisedTask:
-        """A task from a generator that is drawn now and trained for this model alone."""
-        self.passes += self.steps
-        return synthesise_from_scratch(
-            model,
-            self.config,
-            rng,
-            steps=self.steps,
-            student=student,
-            image_size=self.image_size,
-            device=self.device,
-            precision=self.precision,
-        )
+        """A task from a generator that is drawn now, and trained for this model alone."""
+        self.iterations += self.steps
+        seed = int(torch.randint(2**31 - 1, (), generator=rng))
+        generator = self.fresh(channels=len(model.mean), seed=seed)
+        return generator.adapt(model, student, rng, steps=self.steps)
 
     def meta_step(self) -> None:
         """Nothing: no generator outlives its model."""
 
     def state_dict(self) -> dict[str, int]:
-        """The count of passes."""
-        return {"passes": self.passes}
+        """The count of iterations, for a checkpoint."""
+        return {"passes": self.iterations}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Back to a state that `state_dict` gave."""
-        self.passes = state["passes"]
+        self.iterations = state["passes"]
+
+
+def adapt_each(
+    generator: MetaGenerator | ScratchGenerator,
+    models: Sequence[PretrainedModel],
+    students: Sequence[Student | None],
+    rng: torch.Generator,
+) -> list[SynthesisedTask]:
+    """A synthesised task of each model, one after the other, in their order."""
+    return [generator.adapt(model, student, rng) for model, student in zip(models, students, strict=True)]
+
+
+def synthesise_round(
+    generator: MetaGenerator | ScratchGenerator,
+    models: Sequence[PretrainedModel],
+    rng: torch.Generator,
+    students: Sequence[Student | None] | None = None,
+    *,
+    adapt_each: Callable[..., list[SynthesisedTask]] = adapt_each,
+) -> list[SynthesisedTask]:
+    """One round of FIve (the paper's algorithm 2): a task of each model, then the outer step on all of them.
+
+    students: one a model, for the adversarial term, see `inversion_loss`; by default none, as in warm-up
+    adapt_each: how the tasks are made
+    """
+    tasks = adapt_each(generator, models, students or [None] * len(models), rng)
+    generator.meta_step()
+    return tasks

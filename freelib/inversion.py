@@ -1,9 +1,9 @@
-"""The terms of the inversion loss L_G (brief, part 1)."""
+"""The terms of the inversion loss L_G, which makes a generator's images look like a model's training data."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,14 +15,19 @@ from freelib.distillation import at_least_float32, kl_divergence
 from freelib.models.pool import PretrainedModel
 from freelib.settings import check_at_least
 
+Student = Callable[[Tensor], Tensor]  # from images (n, C, H, W) in [0, 1] to logits (n, n_way)
+
 
 @dataclass(frozen=True)
 class InversionConfig:
-    """Weights of L_G's terms, and how images are made from it; the defaults are the public release's.
+    """The weights of L_G's terms, and how images are made by it; the defaults are the public release's.
 
-    lambda_tv, lambda_l2: of the image priors, which FREE leaves out
-    adapt_steps: k, generate-forward-backward passes of the inner loop (the paper: 5)
-    images_per_class: of each recovered task
+    lambda_ce, lambda_bn, lambda_adv: of the terms of L_G, see `inversion_loss`; lambda_tv, lambda_l2: of the
+      image priors, which FREE leaves out
+    adapt_steps: k, generator iterations of the inner loop (the paper: 5)
+    images_per_class: of each synthesised task; z_dim, ngf: of the `Generator`
+    generator_lr, z_lr: of the inner loop's Adam; meta_lr: of the outer one
+    augment_padding, augment_flip: pixels of the random crop; whether images are mirrored at random
     """
 
     lambda_ce: float = 1.0
@@ -52,13 +57,11 @@ def batchnorm_inputs(module: nn.Module) -> Iterator[list[tuple[nn.BatchNorm2d, T
     def collect(layer: nn.BatchNorm2d, args: tuple[Tensor, ...]) -> None:
         seen.append((layer, args[0]))
 
-    layers = [m for m in module.modules() if isinstance(m, nn.BatchNorm2d) and m.running_mean is not None]
-    handles = [layer.register_forward_pre_hook(collect) for layer in layers]
-    try:
+    with ExitStack() as hooks:
+        for layer in module.modules():
+            if isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None:
+                hooks.enter_context(layer.register_forward_pre_hook(collect))
         yield seen
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 class _ChannelMoments(torch.autograd.Function):
@@ -85,7 +88,9 @@ class _ChannelMoments(torch.autograd.Function):
 
 
 def batchnorm_loss(inputs: list[tuple[nn.BatchNorm2d, Tensor]]) -> Tensor:
-    """Σ_l ‖μ_l − μ̂_l‖ + ‖σ²_l − σ̂²_l‖, Euclidean: the batch's statistics against the stored ones; a scalar.
+    """L_BN = Σ_l ‖μ_l − μ̂_l‖ + ‖σ²_l − σ̂²_l‖, the batch's statistics against the stored ones; a scalar.
+
+    inputs: what `batchnorm_inputs` has collected
 
     Raises ValueError where the model has no BatchNorm layer with stored statistics.
     """
@@ -100,7 +105,10 @@ def batchnorm_loss(inputs: list[tuple[nn.BatchNorm2d, Tensor]]) -> Tensor:
 
 
 def adversarial_loss(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
-    """L_adv = −mean[agree · KL(teacher ‖ student)]: where both give one class but still differ."""
+    """L_adv = −mean over images of [agree · KL(teacher ‖ student)]; logits `(n, n_way)` twice -> a scalar.
+
+    agree is 1 where both give the same class, else 0: it looks for images on which they still differ.
+    """
     agree = teacher_logits.argmax(1) == student_logits.argmax(1)
     return -(agree * kl_divergence(teacher_logits, student_logits)).mean()
 
@@ -118,12 +126,16 @@ def inversion_loss(
     labels: Tensor,
     config: InversionConfig,
     *,
-    student: Callable[[Tensor], Tensor] | None = None,
+    student: Student | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """L_G of images `(n, C, H, W)` in [0, 1] meant to be of classes `(n,)`: (scalar, teacher's logits).
+    """L_G = λ_ce CE(M(x), y) + λ_bn L_BN + λ_adv L_adv, a scalar, and the model's logits M(x), `(n, n_way)`.
 
-    student: images in [0, 1] -> logits; without one (warm-up), or with λ_adv = 0, there is no adversarial
-      term
+    The image priors λ_tv TV(x) + λ_l2 ‖x‖, of normalised images, are added where their weights are not 0.
+
+    images: x, `(n, C, H, W)` in [0, 1]; labels: y, the classes that they are meant to be of, `(n,)`
+    student: without one (warm-up), or with λ_adv = 0, there is no adversarial term
+
+    Raises ValueError for λ_bn above 0 and a model without BatchNorm statistics.
     """
     with batchnorm_inputs(model.module) as inputs:
         logits = at_least_float32(model(images))
@@ -131,7 +143,7 @@ def inversion_loss(
     if config.lambda_bn:
         loss = loss + config.lambda_bn * batchnorm_loss(inputs)
     if config.lambda_tv or config.lambda_l2:
-        x = model.transform(images)  # normalised, so that the l2 norm draws to the mean colour, not to black
+        x = model.transform(images)  # normalised, so that the l2 norm pulls to the mean colour, not to black
         loss = loss + config.lambda_tv * total_variation(x) + config.lambda_l2 * x.norm()
     if student is not None and config.lambda_adv:
         loss = loss + config.lambda_adv * adversarial_loss(logits, student(images))

@@ -1,4 +1,4 @@
-"""The replay memory: recovered images by class, and the cross-task episodes drawn from it (brief, part 2)."""
+"""The replay memory: synthesised images by class, and the cross-task episodes drawn from it."""
 
 from __future__ import annotations
 
@@ -11,13 +11,20 @@ from freelib.models.pool import PretrainedModel
 from freelib.models.transform import resized
 
 ClassKey = tuple[str, str]  # (domain, class name)
+Batch = tuple[str, Tensor]  # the name of the model that it came from, images (m, C, H, W) uint8
 
 
 class TaskMemory:
-    """Keeps the last `batches_per_class` batches of recovered images of each class, whatever their model.
+    """Keeps the last `batches_per_class` batches of synthesised images of each class, whatever their model.
 
     Images are kept as uint8: a 255th is below what the inversion can mean, and the memory takes a quarter of
-    the room. Images of another size than `image_size` are resized as they come in, so that domains can meet.
+    the room. They are resized to `image_size` pixels as they come in, so that domains can meet.
+
+    Raises ValueError for less than 1 batch a class.
+
+    >>> memory = TaskMemory(image_size=32)
+    >>> memory.ready(n_way=5, n_shot=1, n_query=15)
+    False
     """
 
     def __init__(
@@ -27,21 +34,16 @@ class TaskMemory:
             raise ValueError(f"The memory keeps at least 1 batch a class, got {batches_per_class}.")
         self.image_size, self.batches_per_class = image_size, batches_per_class
         self.device = torch.device(device)
-        self._batches: dict[ClassKey, list[Tensor]] = {}  # each (m, C, H, W) uint8, the newest last
-        self._sources: dict[ClassKey, list[str]] = {}  # the name of the model that each batch came from
+        self._batches: dict[ClassKey, list[Batch]] = {}  # the newest last
 
     def add(self, tasks: list[SynthesisedTask]) -> None:
-        """Keeps the images of some recovered tasks; the oldest batch of a class that has enough goes."""
+        """Keeps the images of some synthesised tasks; the oldest batch of a class that has enough goes."""
         for task in tasks:
             stored = images_to_uint8(resized(task.images.detach(), self.image_size)).to(self.device)
             for label, key in enumerate(task.model.classes):
-                self._append(key, stored[task.labels == label], task.model.name)
-
-    def _append(self, key: ClassKey, images: Tensor, source: str) -> None:
-        batches, sources = self._batches.setdefault(key, []), self._sources.setdefault(key, [])
-        batches.append(images)
-        sources.append(source)
-        del batches[: -self.batches_per_class], sources[: -self.batches_per_class]
+                batches = self._batches.setdefault(key, [])
+                batches.append((task.model.name, stored[task.labels == label]))
+                del batches[: -self.batches_per_class]
 
     @property
     def classes(self) -> list[ClassKey]:
@@ -50,38 +52,35 @@ class TaskMemory:
 
     def __len__(self) -> int:
         """How many images it holds."""
-        return sum(len(batch) for batches in self._batches.values() for batch in batches)
-
-    def _models(self) -> dict[str, list[ClassKey]]:
-        """Which classes came from which model, each model with all of its classes."""
-        models: dict[str, list[ClassKey]] = {}
-        for key, sources in self._sources.items():
-            for source in dict.fromkeys(sources):
-                models.setdefault(source, []).append(key)
-        return models
+        return sum(len(images) for batches in self._batches.values() for _, images in batches)
 
     def ready(self, n_way: int, n_shot: int, n_query: int, *, scope: str = "cross") -> bool:
-        """Whether an episode of this size can be drawn."""
-        return len(self._candidates(n_way, n_shot + n_query, scope)) > 0
+        """Whether an episode of this size can be drawn, see `episode`."""
+        return bool(self._candidates(n_way, n_shot + n_query, scope))
 
     def _candidates(self, n_way: int, per_class: int, scope: str) -> list[tuple[str | None, list[ClassKey]]]:
-        """Groups of at least n_way classes with enough images, from which an episode may take its classes."""
-        groups: list[tuple[str | None, list[ClassKey]]] = [(None, self.classes)]
-        if scope == "within":
-            groups = list(self._models().items())
-        able = [(m, [k for k in keys if sum(map(len, self._of(k, m))) >= per_class]) for m, keys in groups]
+        """Groups of at least n_way classes with enough images: each model's ("within"), or all ("cross")."""
+        counts: dict[str | None, dict[ClassKey, int]] = {}
+        for key, batches in self._batches.items():
+            for model, images in batches:
+                group = counts.setdefault(model if scope == "within" else None, {})
+                group[key] = group.get(key, 0) + len(images)
+        able = [(m, [key for key, n in group.items() if n >= per_class]) for m, group in counts.items()]
         return [(model, keys) for model, keys in able if len(keys) >= n_way]
 
     def _of(self, key: ClassKey, model: str | None) -> list[Tensor]:
-        pairs = zip(self._batches[key], self._sources[key], strict=True)
-        return [batch for batch, source in pairs if model is None or source == model]
+        """The batches of a class that came from a model, or from any."""
+        return [images for source, images in self._batches.get(key, []) if model in (None, source)]
 
     def episode(
         self, n_way: int, n_shot: int, n_query: int, rng: torch.Generator, *, scope: str = "cross"
     ) -> Episode:
-        """A new N-way task: its classes mix models ("cross"), or are those of one model ("within").
+        """A new N-way K-shot task, of different images; support and query are float in [0, 1].
 
-        Raises ValueError where the memory holds too little for it (see `ready`).
+        scope: "cross" mixes the classes of all models (cross-task replay), "within" takes one model's
+        rng: what classes and images are drawn from
+
+        Raises ValueError where the memory holds too little for it.
         """
         per_class = n_shot + n_query
         groups = self._candidates(n_way, per_class, scope)
@@ -101,20 +100,17 @@ class TaskMemory:
 
     def _draw(self, batches: list[Tensor], n: int, rng: torch.Generator) -> Tensor:
         """Draws n different images from some batches."""
-        total = sum(map(len, batches))
-        rows = torch.randperm(total, generator=rng)[:n]
-        # Only the rows that are asked for are copied: the batches themselves stay where they are.
-        bounds = torch.tensor([0, *map(len, batches)]).cumsum(0)
-        which = torch.searchsorted(bounds, rows, right=True) - 1
-        pairs = zip(which.tolist(), (rows - bounds[which]).tolist(), strict=True)
-        return torch.stack([batches[b][row] for b, row in pairs])
+        places = [(images, i) for images in batches for i in range(len(images))]
+        rows = torch.randperm(len(places), generator=rng)[:n].tolist()
+        return torch.stack([images[i] for images, i in (places[row] for row in rows)])
 
     def recall(self, model: PretrainedModel, rng: torch.Generator) -> SynthesisedTask | None:
-        """A task that was recovered from a model and is still held, or None: what BelL distils again.
+        """A task that was synthesised from a model and is still held, or None: what BelL distils again.
 
-        Its images come class by class, `(n_way * images_per_class, C, H, W)` float in [0, 1].
+        Its images come class by class, `(n_way * images_per_class, C, H, W)` float in [0, 1]; its logits and
+        curves are empty.
         """
-        batches = [self._of(key, model.name) if key in self._batches else [] for key in model.classes]
+        batches = [self._of(key, model.name) for key in model.classes]
         held = min(map(len, batches))
         if held == 0:
             return None
@@ -131,14 +127,14 @@ class TaskMemory:
         """All images with their classes and models, for a checkpoint."""
         return {
             "keys": [list(key) for key in self._batches],
-            "batches": list(self._batches.values()),
-            "sources": list(self._sources.values()),
+            "batches": [[images for _, images in batches] for batches in self._batches.values()],
+            "sources": [[source for source, _ in batches] for batches in self._batches.values()],
         }
 
     def load_state_dict(self, state: dict) -> None:
         """Back to a state that `state_dict` gave."""
-        keys: list[ClassKey] = [(domain, name) for domain, name in state["keys"]]
-        self._batches = {
-            k: [b.to(self.device) for b in v] for k, v in zip(keys, state["batches"], strict=True)
-        }
-        self._sources = dict(zip(keys, map(list, state["sources"]), strict=True))
+        self._batches = {}
+        rows = zip(state["keys"], state["sources"], state["batches"], strict=True)
+        for (domain, name), sources, batches in rows:
+            held = zip(sources, (images.to(self.device) for images in batches), strict=True)
+            self._batches[domain, name] = list(held)

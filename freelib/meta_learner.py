@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -14,27 +14,27 @@ from torch.func import functional_call
 
 from freelib.datasets.episodes import Episode, check_labels, checked_images, images_to_float
 from freelib.distillation import at_least_float32
-from freelib.fast.conv4_derivatives import InnerLoop, weight_names
 from freelib.models.transform import ImageTransform
 from freelib.settings import check_one_of
 
 HEADS = ("maml", "anil", "prototypes")
 CENTRES = ("none", "support", "episode")
+Params = dict[str, Tensor]  # a network's weights by name
 
 
 class Classifier:
-    """A meta-learner that has adapted to one support set."""
+    """A meta-learner that has adapted to one support set of n_way classes."""
 
     def logits(self, images: Tensor) -> Tensor:
         """Class scores `(n, n_way)` of images `(n, C, H, W)`, float in [0, 1] or uint8."""
         raise NotImplementedError
 
     def predict_proba(self, images: Tensor) -> Tensor:
-        """Class probabilities `(n, n_way)`."""
+        """Class probabilities `(n, n_way)` of images `(n, C, H, W)`, float in [0, 1] or uint8."""
         return self.logits(images).softmax(1)
 
     def predict(self, images: Tensor) -> Tensor:
-        """The most likely class of each image: `(n,)` int64."""
+        """The most likely class of each image `(n, C, H, W)`, float in [0, 1] or uint8: `(n,)` int64."""
         return self.logits(images).argmax(1)
 
 
@@ -43,7 +43,7 @@ class GradientClassifier(Classifier):
     """A network with the weights that the inner loop arrived at."""
 
     learner: MetaLearner
-    params: dict[str, Tensor]
+    params: Params
     n_way: int
 
     @torch.no_grad()
@@ -92,23 +92,30 @@ class PrototypeClassifier(Classifier):
     @torch.no_grad()
     def logits(self, images: Tensor) -> Tensor:
         """Scaled cosine similarities to the class means, `(n, n_way)`."""
-        query = self.learner.embed(images)
-        c = self.learner.centre
+        c, query = self.learner.centre, self.learner.embed(images)
         return prototype_logits(self.support, self.labels, query, centre=c, n_way=self.n_way)
 
 
 class MetaLearner:
-    """θ and the rule by which it adapts.
+    """A network f_θ, and the rule by which it adapts to a support set.
 
-    backbone: a network with batch-statistics BatchNorm (transductive, as all of this line of work); for
-      head="prototypes" anything with `features`
-    head: "maml" adapts all weights (Finn et al., 2017), "anil" the last layer (Raghu et al., 2020),
-      "prototypes" takes class means (Snell et al., 2017)
-    inner_lr, inner_steps: α and the number of gradient steps of cross-entropy on the support set (test: 10)
+    backbone: the network; its BatchNorm layers are to be on batch statistics (transductive, as in all of this
+      line of work). For head="prototypes" it is anything with `features`
     mean, std, image_size: how images in [0, 1] become the network's input
-    centre: for head="prototypes", see `prototype_logits`
+    head: "maml" adapts all weights (Finn et al., 2017), "anil" the last layer (Raghu et al., 2020),
+      "prototypes" takes class means of the features (Snell et al., 2017)
+    inner_lr, inner_steps: α and K, size and number of the gradient steps that `adapt` takes
+    centre: for head="prototypes" the mean that is taken off the features, see `prototype_logits`
+    precision: of the features for head="prototypes", "float32" or "bfloat16"
 
     Raises ValueError for an unknown head or centre.
+
+    >>> from freelib.models.backbones import build_backbone
+    >>> network = build_backbone("conv4", n_way=5, image_size=16, batch_stats=True)
+    >>> learner = MetaLearner(network, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25), image_size=16)
+    >>> classifier = learner.adapt(torch.rand(5, 3, 16, 16), torch.arange(5))
+    >>> classifier.predict_proba(torch.rand(15, 3, 16, 16)).shape
+    torch.Size([15, 5])
     """
 
     def __init__(
@@ -130,7 +137,7 @@ class MetaLearner:
         self.transform = ImageTransform(mean, std, image_size)
         self.log: Any = None  # what happened in training (TrainingLog), if it was trained
         self.selected_round: int | None = None
-        self.last_params: dict[str, Tensor] | None = None  # θ of the last round, where one was selected
+        self.last_params: Params | None = None  # θ of the last round, where one was selected
 
     @torch.no_grad()
     def load_params(self, params: Mapping[str, Tensor]) -> None:
@@ -145,7 +152,7 @@ class MetaLearner:
         return next((tensor.device for tensor in held), torch.device("cpu"))
 
     @property
-    def params(self) -> dict[str, Tensor]:
+    def params(self) -> Params:
         """θ by name: the module's own parameters, not copies."""
         return dict(self.backbone.named_parameters())
 
@@ -154,8 +161,8 @@ class MetaLearner:
         images = checked_images(images, len(self.transform.mean)).to(self.device)
         return self.transform(images_to_float(images))
 
-    def forward(self, params: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        """Logits of prepared images under some weights."""
+    def forward(self, params: Params, inputs: Tensor) -> Tensor:
+        """Logits `(n, n_way)` of prepared images under some weights."""
         return functional_call(self.backbone, params, (inputs,))
 
     def __call__(self, images: Tensor) -> Tensor:
@@ -177,43 +184,30 @@ class MetaLearner:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             return at_least_float32(self.backbone.features(inputs))  # type: ignore[operator]
 
-    def inner_loop(
-        self, inputs: Tensor, labels: Tensor, *, steps: int, second_order: bool = False
-    ) -> dict[str, Tensor]:
-        """θ after `steps` steps of θ ← θ − α ∇CE(θ; support), functionally: θ itself stays.
+    def gradient(self, loss: Callable[[Params], Tensor], params: Params, create_graph: bool) -> Params:
+        """∇loss at some weights, by name; with `create_graph` it can be differentiated itself."""
+        if not create_graph:
+            params = {name: p.detach().requires_grad_() for name, p in params.items()}
+        gradients = torch.autograd.grad(loss(params), list(params.values()), create_graph=create_graph)
+        return dict(zip(params, gradients, strict=True))
 
+    def inner_loop(self, inputs: Tensor, labels: Tensor, *, steps: int, second_order: bool = False) -> Params:
+        """θ' after `steps` steps of θ' ← θ' − α ∇CE(θ'; support) from θ, which itself stays.
+
+        inputs: prepared images; labels: their classes, `(n,)`
         second_order: keep the graph through the steps, for MAML's outer gradient; without it the result is
           detached
         """
-        params = self.params
-        adapted = [name for name in params if self.head == "maml" or name.startswith("head.")]
-        if self.head == "anil" and not second_order:
-            return self._inner_loop_of_head(params, inputs, labels, steps)
-        if not second_order:
-            params = {name: p.detach().requires_grad_(name in adapted) for name, p in params.items()}
-        for _ in range(steps):
-            loss = F.cross_entropy(at_least_float32(self.forward(params, inputs)), labels)
-            gradients = torch.autograd.grad(
-                loss, [params[name] for name in adapted], create_graph=second_order
-            )
-            for name, gradient in zip(adapted, gradients, strict=True):
-                new = params[name] - self.inner_lr * gradient
-                params[name] = new if second_order else new.detach().requires_grad_()
-        return params
+        params = self.params if second_order else {name: p.detach() for name, p in self.params.items()}
+        moving = {name: p for name, p in params.items() if self.head == "maml" or name.startswith("head.")}
 
-    def _inner_loop_of_head(
-        self, params: dict[str, Tensor], inputs: Tensor, labels: Tensor, steps: int
-    ) -> dict[str, Tensor]:
-        """ANIL without a graph: features are computed once, and the head's gradient has a closed form."""
-        with torch.no_grad():
-            features = self.backbone.features(inputs)  # type: ignore[operator]
-            weight, bias = params["head.weight"].clone(), params["head.bias"].clone()
-            targets = F.one_hot(labels, len(bias)).to(features.dtype)
-            for _ in range(steps):
-                error = ((features @ weight.T + bias).softmax(1) - targets) / len(labels)
-                weight -= self.inner_lr * error.T @ features
-                bias -= self.inner_lr * error.sum(0)
-        return {**params, "head.weight": weight, "head.bias": bias}
+        def loss(moving: Params) -> Tensor:
+            return F.cross_entropy(at_least_float32(self.forward({**params, **moving}, inputs)), labels)
+
+        for _ in range(steps):
+            gradients = self.gradient(loss, moving, second_order)
+            moving = {name: p - self.inner_lr * gradients[name] for name, p in moving.items()}
+        return {**params, **moving}
 
     def check_support(self, images: Tensor, labels: Tensor) -> int:
         """The largest label of a support set. Raises ValueError where it is none for this learner."""
@@ -226,9 +220,11 @@ class MetaLearner:
         return most
 
     def adapt(self, images: Tensor, labels: Tensor, *, steps: int | None = None) -> Classifier:
-        """Learns classes 0…n_way-1 from images `(n, C, H, W)`, in [0, 1] or uint8, with labels `(n,)`.
+        """Learns the classes of a support set; what it gives answers for other images. θ itself stays.
 
-        Classes above the largest label are no answers: of a 5-way learner three make a 3-way classifier.
+        images: `(n, C, H, W)` of any size, float in [0, 1] or uint8; labels: `(n,)` int64, from 0 on. Labels
+          above the largest one are no answers: of a 5-way learner three classes make a 3-way classifier
+        steps: K, at least 0; by default the learner's `inner_steps`. Prototypes take none
 
         Raises ValueError where images or labels are not such, a label is out of range, steps are below 0, or
         a head of prototypes is given labels with gaps.
@@ -247,38 +243,19 @@ class MetaLearner:
         return GradientClassifier(self, params, most + 1)
 
     def query_loss(self, episode: Episode, *, steps: int, second_order: bool = True) -> tuple[Tensor, Tensor]:
-        """MAML's outer loss on an episode of images in [0, 1]: the queries' mean cross-entropy and accuracy.
+        """MAML's outer loss on an episode: the queries' mean cross-entropy and accuracy, two scalars.
 
-        The loss is differentiable with respect to θ: through the inner steps (second order), or treating the
+        The loss is differentiable with respect to θ: through the inner steps (second order), or with the
         inner gradients as constants (first order). With head="prototypes" there are no steps.
         """
         support, query = self.transform(episode.support), self.transform(episode.query)
-        written_out = self.head == "maml" and weight_names(self.backbone) is not None
-        if written_out and second_order and torch.is_grad_enabled() and not support.requires_grad:
-            return self._query_loss_written_out(
-                support, episode.support_labels, query, episode.query_labels, steps
-            )
         if self.head == "prototypes":  # as at test time: each side with its own batch statistics
             support, query = self._features(support), self._features(query)
             logits = prototype_logits(support, episode.support_labels, query, centre=self.centre)
         else:
             params = self.inner_loop(support, episode.support_labels, steps=steps, second_order=second_order)
-            if not second_order:  # first order: θ' = θ + constant
+            if not second_order:  # θ' = θ + constant
                 params = {name: p + (params[name] - p).detach() for name, p in self.params.items()}
             logits = at_least_float32(self.forward(params, query))
         hits = (logits.argmax(1) == episode.query_labels).float().mean()
         return F.cross_entropy(logits, episode.query_labels), hits
-
-    def _query_loss_written_out(
-        self, support: Tensor, support_labels: Tensor, query: Tensor, query_labels: Tensor, steps: int
-    ) -> tuple[Tensor, Tensor]:
-        """`query_loss` of MAML on Conv4, its derivatives by formulas: the same numbers in less time."""
-        loop = InnerLoop(self.backbone, support, support_labels, lr=self.inner_lr, steps=steps)  # type: ignore[arg-type]
-        adapted = {name: p.detach().requires_grad_() for name, p in loop.params.items()}
-        logits = at_least_float32(self.forward(adapted, query))
-        loss = F.cross_entropy(logits, query_labels)
-        gradient = loop.pull_back(list(torch.autograd.grad(loss, [adapted[name] for name in loop.names])))
-        gradients = dict(zip(loop.names, gradient, strict=True))
-        # Adding (θ − θ) · gradient leaves the value; the convolutions' biases have the gradient 0.
-        terms = [((p - p.detach()) * gradients.get(name, 0.0)).sum() for name, p in self.params.items()]
-        return loss.detach() + torch.stack(terms).sum(), (logits.argmax(1) == query_labels).float().mean()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 
 from freelib.datasets.episodes import Episode
-from freelib.fast import vmap as side_by_side
-from freelib.fast.threads import backward_of_each
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
 from freelib.settings import check_at_least, check_one_of
@@ -21,11 +19,14 @@ from freelib.settings import check_at_least, check_one_of
 class ReplayConfig:
     """How the memory is replayed; the defaults are the public release's, but for `replay_batches`.
 
+    memory_batches: how many batches of a class the memory keeps; memory_tasks: "all" of a round's tasks enter
+      it, or the "last" alone
+    replay_scope: "cross" mixes models, "within" takes a model's own classes, "none" leaves replay out
+    replay_lr: of the outer step's Adam; replay_episodes: the meta-batch size, episodes a batch
     replay_patience: stop when so many batches in a row brought no better accuracy; 0: always `replay_batches`
     replay_batches: the most batches a round; the release has no such limit
-    replay_scope: "cross" mixes models, "within" takes a model's own classes, "none" leaves replay out
-    second_order: MAML's outer gradient goes through the inner steps
     replay_every: rounds from one replay to the next
+    second_order: MAML's outer gradient goes through the inner steps
     """
 
     memory_batches: int = 20
@@ -64,22 +65,17 @@ def maml_step(
     steps: int,
     second_order: bool = True,
 ) -> tuple[Tensor, Tensor]:
-    """MAML's outer step over a batch of episodes; gives (mean loss, mean accuracy in [0, 1]), two scalars."""
+    """MAML's outer step: one step of the optimizer on the mean of the episodes' `MetaLearner.query_loss`.
+
+    steps: of the inner loop, at least 0; second_order: whether the gradient goes through them
+
+    Gives the mean loss and the mean accuracy in [0, 1] on the queries, two scalars (Finn et al., 2017).
+    """
     totals, n = torch.zeros(2, device=learner.device), len(episodes)
-    if side_by_side.pays(learner):
-        at_once = side_by_side.TRAINED_AT_ONCE
-        for chunk in (episodes[i : i + at_once] for i in range(0, n, at_once)):
-            losses, hits = side_by_side.query_losses(learner, chunk, steps=steps, second_order=second_order)
-            (losses.sum() / n).backward()
-            totals += torch.stack([losses.detach().sum(), hits.sum()]) / n
-    else:
-
-        def share(own: MetaLearner, episode: Episode) -> tuple[Tensor, Tensor]:
-            loss, accuracy = own.query_loss(episode, steps=steps, second_order=second_order)
-            return loss / n, accuracy / n
-
-        for pair in backward_of_each(learner, share, episodes):
-            totals += torch.stack(pair)
+    for episode in episodes:
+        loss, accuracy = learner.query_loss(episode, steps=steps, second_order=second_order)
+        (loss / n).backward()
+        totals += torch.stack([loss.detach(), accuracy]) / n
     optimizer.step()
     optimizer.zero_grad()
     return totals[0], totals[1]
@@ -92,8 +88,16 @@ def replay(
     optimizer: torch.optim.Optimizer,
     rng: torch.Generator,
     shape: EpisodeShape,
+    *,
+    maml_step: Callable[..., tuple[Tensor, Tensor]] = maml_step,
 ) -> list[tuple[float, float]]:
-    """MAML on episodes from the memory: each batch's (loss, accuracy in [0, 1]), none if it is not ready."""
+    """Cross-task replay: batches of MAML on episodes from the memory, until their accuracy stalls.
+
+    optimizer: the outer step's; rng: what episodes of this shape are drawn from; maml_step: learns a batch
+
+    Gives each batch's (loss, accuracy in [0, 1]); none where the memory holds too little, or the config says
+    to leave replay out.
+    """
     history: list[tuple[Tensor, Tensor]] = []
     size = (shape.n_way, shape.n_shot, shape.n_query)
     if config.replay_scope == "none" or not memory.ready(*size, scope=config.replay_scope):

@@ -68,7 +68,7 @@ class Drifting(Method):
             run.log.append(
                 round=float(number), size=sum(float(p.detach().abs().sum()) for p in learner.params.values())
             )
-            run.log.passes += 1
+            run.log.iterations += 1
             time.sleep(config.pause)
         return run.finish()
 

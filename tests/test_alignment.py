@@ -37,37 +37,40 @@ def batches(n: int = 3) -> list[DistillationBatch]:
     ]
 
 
+def loss_and_gradients(learner, batch):
+    """L_KD(θ; task) and its gradients."""
+    loss = distillation_loss(DistillationHeads(learner), learner.params, batch)
+    return float(loss.detach()), torch.autograd.grad(loss, list(learner.params.values()))
+
+
 def gradient(learner, batch) -> torch.Tensor:
     """∇L_KD(θ; task) as one vector."""
-    loss = distillation_loss(DistillationHeads(learner), learner.params, batch)
-    found = torch.autograd.grad(loss, list(learner.params.values()))
-    return torch.cat([g.flatten() for g in found])
+    return flat(loss_and_gradients(learner, batch)[1])
+
+
+def displacement(learner, tasks, config=None):
+    return aligned_displacement(DistillationHeads(learner), tasks, config or AlignmentConfig())
+
+
+def outer_step(learner, tasks, config, kind, rate, draw) -> None:
+    optimizer = make_optimizer(kind, list(learner.params.values()), rate)
+    align(DistillationHeads(learner), tasks, config, optimizer, draw)
 
 
 def test_lemma_1_to_third_order():
     """Over all orders, θ − θ̃ is α Σ g_i − α²/2 Σ_{i<j} ∇(g_i·g_j) but for a residual that falls as α³."""
-    heads, tasks, rates = (
-        DistillationHeads(smooth_learner()),
-        batches(),
-        np.geomspace(0.003, 0.05, 4).tolist(),
-    )
-    assert slope(rates, residuals(heads, tasks, rates)) == pytest.approx(3, abs=0.1)
+    heads, rates = DistillationHeads(smooth_learner()), np.geomspace(0.003, 0.05, 4).tolist()
+    assert slope(rates, residuals(heads, batches(), rates)) == pytest.approx(3, abs=0.1)
 
 
 def test_plain_steps_by_hand():
-    learner, tasks = smooth_learner(), batches()
-    moving = smooth_learner()
-    losses = []
+    learner, moving, tasks, losses = smooth_learner(), smooth_learner(), batches(), []
     for task in tasks:
-        loss = distillation_loss(DistillationHeads(moving), moving.params, task)
-        steps = torch.autograd.grad(loss, list(moving.params.values()))
-        losses.append(float(loss.detach()))
-        with torch.no_grad():
-            for parameter, step in zip(moving.params.values(), steps, strict=True):
-                parameter -= 0.1 * step
-    moved, loss = aligned_displacement(
-        DistillationHeads(learner), tasks, AlignmentConfig(align_inner_lr=0.1, **SGD)
-    )
+        loss, steps = loss_and_gradients(moving, task)
+        losses.append(loss)
+        for parameter, step in zip(moving.params.values(), steps, strict=True):
+            parameter.data -= 0.1 * step
+    moved, loss = displacement(learner, tasks, AlignmentConfig(align_inner_lr=0.1, **SGD))
     torch.testing.assert_close(
         flat(moved.values()), flat(learner.params.values()) - flat(moving.params.values())
     )
@@ -81,26 +84,17 @@ def test_adam_inside_and_outside_by_hand():
     inner = HandAdam(0.01)
     for task in tasks:
         parameters = list(moving.params.values())
-        gradients = torch.autograd.grad(
-            distillation_loss(DistillationHeads(moving), moving.params, task), parameters
-        )
-        for parameter, value in zip(parameters, inner.step(parameters, gradients), strict=True):
+        new = inner.step(parameters, loss_and_gradients(moving, task)[1])
+        for parameter, value in zip(parameters, new, strict=True):
             parameter.data = value
     config = AlignmentConfig(align_inner_lr=0.01, align_lr=0.02)
-    moved = aligned_displacement(DistillationHeads(learner), tasks, config)[0]
     expected = [a - b.detach() for a, b in zip(start, moving.params.values(), strict=True)]
-    torch.testing.assert_close(list(moved.values()), expected)
+    torch.testing.assert_close(list(displacement(learner, tasks, config)[0].values()), expected)
 
     # the outer Adam takes θ − θ̃ as its gradient; find the order that `align` draws
     order = torch.randperm(2, generator=rng(1)).tolist()
-    moved = aligned_displacement(DistillationHeads(learner), [tasks[i] for i in order], config)[0]
-    align(
-        DistillationHeads(learner),
-        tasks,
-        config,
-        make_optimizer("adam", list(learner.params.values()), 0.02),
-        rng(1),
-    )
+    moved = displacement(learner, [tasks[i] for i in order], config)[0]
+    outer_step(learner, tasks, config, "adam", 0.02, rng(1))
     torch.testing.assert_close(
         [p.detach() for p in learner.params.values()], HandAdam(0.02).step(start, list(moved.values()))
     )
@@ -110,8 +104,8 @@ def test_adam_inside_and_outside_by_hand():
 def test_plain_steps_inside_and_adam_outside():
     learner, tasks = smooth_learner(), batches(2)
     config = AlignmentConfig(align_inner_lr=0.1, align_lr=0.02, align_optimizer="sgd_inside")
-    heads, plain = DistillationHeads(learner), AlignmentConfig(align_inner_lr=0.1, align_lr=0.02, **SGD)
-    moved, expected = (aligned_displacement(heads, tasks, each)[0] for each in (config, plain))
+    plain = AlignmentConfig(align_inner_lr=0.1, align_lr=0.02, **SGD)
+    moved, expected = (displacement(learner, tasks, each)[0] for each in (config, plain))
     torch.testing.assert_close(moved, expected, atol=0, rtol=0)
     outer = [outer_optimizer(each, list(learner.params.values())) for each in (config, plain)]
     assert [type(optimizer).__name__ for optimizer in outer] == ["Adam", "SGD"]
@@ -120,8 +114,7 @@ def test_plain_steps_inside_and_adam_outside():
 
 def test_the_inner_adam_is_fresh_each_round():
     learner, tasks = smooth_learner(), batches()
-    first = aligned_displacement(DistillationHeads(learner), tasks, AlignmentConfig())[0]
-    second = aligned_displacement(DistillationHeads(learner), tasks, AlignmentConfig())[0]
+    first, second = (displacement(learner, tasks)[0] for _ in range(2))
     assert torch.equal(flat(first.values()), flat(second.values()))
 
 
@@ -129,34 +122,19 @@ def test_an_outer_rate_of_one_with_plain_steps_walks_to_the_end():
     learner, tasks = smooth_learner(), batches(1)
     config = AlignmentConfig(align_inner_lr=0.1, align_lr=1.0, **SGD)
     expected = flat(learner.params.values()) - 0.1 * gradient(learner, tasks[0])
-    align(
-        DistillationHeads(learner),
-        tasks,
-        config,
-        make_optimizer("sgd", list(learner.params.values()), 1.0),
-        rng(),
-    )
+    outer_step(learner, tasks, config, "sgd", 1.0, rng())
     torch.testing.assert_close(flat(learner.params.values()), expected)
 
 
-def test_summed_is_the_sum_of_the_gradients():
+def test_joint_gradients_are_their_sum():
     learner, tasks = smooth_learner(), batches()
     expected = sum(gradient(learner, task) for task in tasks)
     total, loss = summed_gradient(DistillationHeads(learner), tasks, AlignmentConfig())
     torch.testing.assert_close(flat(total.values()), expected)
-    losses = torch.stack(
-        [distillation_loss(DistillationHeads(learner), learner.params, task) for task in tasks]
-    )
-    assert float(loss) == pytest.approx(float(losses.detach().mean()))
+    assert float(loss) == pytest.approx(sum(loss_and_gradients(learner, task)[0] for task in tasks) / 3)
     start = flat(learner.params.values())
     config = AlignmentConfig(alignment="summed", align_lr=0.05, **SGD)
-    align(
-        DistillationHeads(learner),
-        tasks,
-        config,
-        make_optimizer("sgd", list(learner.params.values()), 0.05),
-        rng(),
-    )
+    outer_step(learner, tasks, config, "sgd", 0.05, rng())
     torch.testing.assert_close(flat(learner.params.values()), start - 0.05 * expected)
 
 
@@ -164,14 +142,7 @@ def test_the_order_is_drawn_from_the_generator():
     ends = set()
     for seed in range(30):
         learner = smooth_learner()
-        optimizer = make_optimizer("sgd", list(learner.params.values()), 1.0)
-        align(
-            DistillationHeads(learner),
-            batches(),
-            AlignmentConfig(align_inner_lr=0.3, **SGD),
-            optimizer,
-            rng(seed),
-        )
+        outer_step(learner, batches(), AlignmentConfig(align_inner_lr=0.3, **SGD), "sgd", 1.0, rng(seed))
         ends.add(tuple(flat(learner.params.values()).tolist()))
     assert len(ends) == 6
 
@@ -190,7 +161,7 @@ def test_agreement_of_gradients_by_hand():
         gradient_agreement(DistillationHeads(learner), tasks[:1])
 
 
-def test_training_with_alignment_raises_the_inner_product_over_summed_gradients():
+def test_training_with_alignment_raises_the_inner_product_over_joint_gradients():
     """What Theorem 1 is about: at equal numbers of steps the tasks' gradients agree more."""
     products = {}
     for kind in ("sequential", "summed"):

@@ -1,4 +1,4 @@
-"""The generator and its meta-step, against plain autograd loops."""
+"""The generators and the meta-step, against plain autograd loops."""
 
 from __future__ import annotations
 
@@ -8,15 +8,20 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_models import HandAdam, flat, rng, tiny_model
+from tiny_models import HandAdam, flat, rng, tiny_model, trained_pool
 from torch import nn
 
-from freelib.generator import Generator, MetaGenerator, UpsampleConv, synthesise_round
+from freelib.generator import Generator, MetaGenerator, ScratchGenerator, UpsampleConv, synthesise_round
 from freelib.inversion import InversionConfig
+from freelib.meta_learner import MetaLearner
+from freelib.models.backbones import build_backbone
 from freelib.models.transform import random_crop_flip
 
 TINY = InversionConfig(
     ngf=2, z_dim=4, images_per_class=2, adapt_steps=3, generator_lr=0.02, z_lr=0.05, meta_lr=0.01
+)
+SCRATCH = InversionConfig(
+    images_per_class=4, z_dim=16, ngf=8, generator_lr=0.01, z_lr=0.01, augment_padding=1
 )
 
 
@@ -30,6 +35,10 @@ def double() -> Iterator[None]:
 
 def meta_generator(config: InversionConfig = TINY, seed: int = 0) -> MetaGenerator:
     return MetaGenerator(config, image_size=16, seed=seed)
+
+
+def scratch_generator(steps: int, image_size: int = 16) -> ScratchGenerator:
+    return ScratchGenerator(SCRATCH, steps=steps, image_size=image_size)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -151,7 +160,7 @@ def test_a_round_is_a_task_of_each_model_and_one_meta_step(with_students):
         synthesise_round(whole, models, draw, [None])
 
 
-def test_a_recovered_task():
+def test_a_synthesised_task():
     ours, model = meta_generator(), tiny_model()
     task = ours.adapt(model, None, rng())
     assert task.labels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4]
@@ -161,16 +170,20 @@ def test_a_recovered_task():
     assert task.model is model
     assert task.losses.shape == (3,)
     hits = (task.teacher_logits.argmax(1) == task.labels).sum()
-    assert float(task.agreement) == pytest.approx(int(hits) / 10)
+    assert float(task.teacher_accuracy) == pytest.approx(int(hits) / 10)
 
 
-def test_passes_are_counted():
+def test_iterations_are_counted():
     ours, model = meta_generator(), tiny_model()
     ours.adapt(model, None, rng())
     ours.adapt(model, None, rng(), steps=7)
-    assert ours.passes == 10
-    with pytest.raises(ValueError, match="at least 1 step, got 0"):
-        ours.adapt(model, None, rng(), steps=0)
+    assert ours.iterations == ours.state_dict()["passes"] == 10
+    scratch = scratch_generator(steps=2)
+    scratch.adapt(model, None, rng())
+    assert scratch.iterations == 2
+    for refused in (lambda: ours.adapt(model, None, rng(), steps=0), lambda: scratch_generator(steps=0)):
+        with pytest.raises(ValueError, match="at least 1 step, got 0"):
+            refused()
 
 
 def test_the_same_seed_gives_the_same_bits():
@@ -189,19 +202,16 @@ def test_adapting_lowers_the_loss_and_more_steps_lower_it_more():
 
 
 def test_neither_the_model_nor_the_student_learns_or_gets_gradients():
-    from freelib.meta_learner import MetaLearner
-    from freelib.models.backbones import build_backbone
-
-    student = MetaLearner(
-        build_backbone("conv4", image_size=16, width=4, batch_stats=True),
-        mean=(0.5,) * 3,
-        std=(0.25,) * 3,
-        image_size=16,
-    )
+    backbone = build_backbone("conv4", image_size=16, width=4, batch_stats=True)
+    student = MetaLearner(backbone, mean=(0.5,) * 3, std=(0.25,) * 3, image_size=16)
     model = tiny_model()
-    before = flat([*model.module.state_dict().values(), *student.params.values()])
+
+    def state():
+        return flat([*model.module.state_dict().values(), *student.params.values()])
+
+    before = state()
     meta_generator().adapt(model, student, rng())
-    assert torch.equal(flat([*model.module.state_dict().values(), *student.params.values()]), before)
+    assert torch.equal(state(), before)
     assert all(p.grad is None for p in [*model.module.parameters(), *student.params.values()])
 
 
@@ -235,7 +245,7 @@ def test_a_saved_state_goes_on_with_the_same_bits():
     second.load_state_dict(first.state_dict())
     work(second, 2)
     assert torch.equal(flat(straight.generator.parameters()), flat(second.generator.parameters()))
-    assert straight.passes == second.passes == 12
+    assert straight.iterations == second.iterations == 12
 
 
 def test_bfloat16_stays_close():
@@ -253,3 +263,28 @@ def test_pictures_are_shrunk_to_a_smaller_models_size_and_never_enlarged():
         assert task.images.shape[-1] == min(size, 32)
         assert torch.isfinite(task.losses).all()
     assert all(parameter.grad.abs().sum() > 0 for parameter in large.generator.parameters())
+
+
+def test_from_scratch_is_adaptation_from_weights_drawn_from_the_same_random_numbers():
+    model, draw, scratch = tiny_model(), rng(3), scratch_generator(steps=3)
+    task = scratch.adapt(model, None, rng(3))
+    seed = int(torch.randint(2**31 - 1, (), generator=draw))
+    by_hand = MetaGenerator(SCRATCH, image_size=16, seed=seed).adapt(model, None, draw, steps=3)
+    assert torch.equal(task.images, by_hand.images)
+    assert torch.equal(task.losses, by_hand.losses)
+
+
+def test_from_scratch_it_finds_images_of_the_wanted_classes_and_tells_of_every_step(tiny_dataset):
+    task = scratch_generator(steps=60).adapt(trained_pool(tiny_dataset)[0], None, rng(0))
+    assert task.losses.shape == task.teacher_accuracies.shape == (60,)
+    assert task.losses[-1] < 0.5 * task.losses[0]
+    assert task.teacher_accuracies[0] < 0.5
+    assert task.teacher_accuracies[-1] == task.teacher_accuracy > 0.9
+    assert task.labels.tolist() == [c for c in range(5) for _ in range(4)]
+
+
+def test_two_models_get_two_generators_and_the_size_that_is_asked_for():
+    draw, scratch = rng(0), scratch_generator(steps=1, image_size=8)
+    first, second = (scratch.adapt(tiny_model(), None, draw) for _ in range(2))
+    assert first.images.shape == second.images.shape == (20, 3, 8, 8)
+    assert (first.images - second.images).abs().mean() > 0.01

@@ -9,33 +9,31 @@ holds both to the same numbers.
 from __future__ import annotations
 
 import copy
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freelib.datasets.episodes import Episode
+from freelib.distillation import at_least_float32
+from freelib.meta_learner import MetaLearner
 from freelib.models.backbones import Backbone, ConvBlock
 
+aten = torch.ops.aten
 PIXELS = (0, 2, 3)
-
-
-def convolution(x: Tensor, w: Tensor, bias: Tensor | None = None) -> Tensor:
-    """3x3, padded to the same size."""
-    return F.conv2d(x, w, bias, padding=1)
+convolution = partial(F.conv2d, padding=1)  # 3x3, to the same size
+CONVOLUTION = ([1, 1], [1, 1], [1, 1], False, [0, 0], 1)  # stride 1, padding 1, and what else aten asks
 
 
 def weight_gradient(dy: Tensor, x: Tensor, w: Tensor) -> Tensor:
     """∂L/∂w of `convolution`."""
-    return torch.ops.aten.convolution_backward(
-        dy, x, w, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [False, True, False]
-    )[1]
+    return aten.convolution_backward(dy, x, w, None, *CONVOLUTION, [False, True, False])[1]
 
 
 def input_gradient(dy: Tensor, x: Tensor, w: Tensor) -> Tensor:
     """∂L/∂x of `convolution`."""
-    return torch.ops.aten.convolution_backward(
-        dy, x, w, None, [1, 1], [1, 1], [1, 1], False, [0, 0], 1, [True, False, False]
-    )[0]
+    return aten.convolution_backward(dy, x, w, None, *CONVOLUTION, [True, False, False])[0]
 
 
 def channel_sums(x: Tensor) -> Tensor:
@@ -45,7 +43,7 @@ def channel_sums(x: Tensor) -> Tensor:
 
 def where_positive(d: Tensor, o: Tensor) -> Tensor:
     """Through the ReLU whose output is o: d where o > 0, else 0."""
-    return torch.ops.aten.threshold_backward(d, o, 0)
+    return aten.threshold_backward(d, o, 0)
 
 
 class Block:
@@ -67,7 +65,7 @@ class Block:
         self.count = self.y.numel() // self.y.shape[1]
         self.r = (variance + self.eps).rsqrt()
         self.scale = self.gamma * self.r
-        pooled, self.argmax = torch.ops.aten.max_pool2d_with_indices(self.y, [2, 2], [2, 2])
+        pooled, self.argmax = aten.max_pool2d_with_indices(self.y, [2, 2], [2, 2])
         self.p = pooled * self.r
         self.o = torch.addcmul(beta.view(1, -1, 1, 1), self.p, self.gamma).relu_()
         return self.o
@@ -110,10 +108,8 @@ class Block:
 
     def unpool(self, d: Tensor) -> Tensor:
         """Back to the pixels that the pooling took; zero elsewhere."""
-        two = [2, 2]
-        return torch.ops.aten.max_pool2d_with_indices_backward(
-            d, self.y, two, two, [0, 0], [1, 1], False, self.argmax
-        )
+        pooling = ([2, 2], [2, 2], [0, 0], [1, 1], False)
+        return aten.max_pool2d_with_indices_backward(d, self.y, *pooling, self.argmax)
 
     def by_parameter(self, d_w: Tensor, d_gamma: Tensor, d_beta: Tensor) -> list[Tensor]:
         """Derivatives as w, γ and β are given: their shapes, γ's sign out of w again."""
@@ -235,14 +231,17 @@ def weight_names(backbone: nn.Module) -> list[str] | None:
 
     The convolutions' biases are not among them: BatchNorm takes them off again, their derivatives are 0.
     """
-    encoder = getattr(backbone, "encoder", None)
-    if type(backbone) is not Backbone or not all(type(block) is ConvBlock for block in encoder or [None]):
-        return None
-    norms = [getattr(block, "norm", None) for block in encoder or []]
-    if any(type(norm) is not nn.BatchNorm2d or norm.track_running_stats for norm in norms):
+    encoder = backbone.encoder if type(backbone) is Backbone else None
+    blocks = list(encoder) if isinstance(encoder, nn.Sequential) else []
+    norms = [block.norm for block in blocks if type(block) is ConvBlock]
+    known = [norm for norm in norms if type(norm) is nn.BatchNorm2d and not norm.track_running_stats]
+    if not blocks or len(known) < len(blocks):
         return None
     parts = ("conv.weight", "norm.weight", "norm.bias")
-    return [f"encoder.{i}.{part}" for i in range(len(norms)) for part in parts] + ["head.weight", "head.bias"]
+    return [f"encoder.{i}.{part}" for i in range(len(blocks)) for part in parts] + [
+        "head.weight",
+        "head.bias",
+    ]
 
 
 def _minus(weights: list[Tensor], step: list[Tensor], lr: float) -> list[Tensor]:
@@ -269,22 +268,31 @@ def pull_back(losses: list[SupportLoss], gradient: list[Tensor], lr: float) -> l
     return gradient
 
 
-class InnerLoop:
-    """MAML's inner loop on one support set, and the way back through it, for a Conv4 with `weight_names`."""
+def query_loss(
+    learner: MetaLearner, episode: Episode, *, steps: int, second_order: bool = True
+) -> tuple[Tensor, Tensor]:
+    """`MetaLearner.query_loss`: the same numbers, by formulas for MAML of second order on a Conv4.
 
-    @torch.no_grad()
-    def __init__(self, backbone: Backbone, images: Tensor, labels: Tensor, *, lr: float, steps: int) -> None:
-        names = weight_names(backbone)
-        if names is None:
-            raise TypeError(f"A Conv4 on batch statistics is expected, got {type(backbone).__name__}.")
-        params = dict(backbone.named_parameters())
-        eps = [layer.eps for layer in backbone.modules() if isinstance(layer, nn.BatchNorm2d)]
-        weights = [params[name].detach() for name in names]
-        self.lr, self.names = lr, names
-        self.losses, weights = descend(SupportLoss(images, labels, backbone.n_way, eps), weights, lr, steps)
-        self.params = params | dict(zip(names, weights, strict=True))
-
-    @torch.no_grad()
-    def pull_back(self, gradient: list[Tensor]) -> list[Tensor]:
-        """The gradient at the adapted weights, by `names` -> that at θ."""
-        return pull_back(self.losses, gradient, self.lr)
+    All other learners, and episodes whose images are learned, go the plain way.
+    """
+    names = weight_names(learner.backbone) if learner.head == "maml" and second_order else None
+    learned = episode.support.requires_grad or episode.query.requires_grad
+    if names is None or learned or not torch.is_grad_enabled():
+        return learner.query_loss(episode, steps=steps, second_order=second_order)
+    support, query = learner.transform(episode.support), learner.transform(episode.query)
+    with torch.no_grad():
+        eps = [layer.eps for layer in learner.backbone.modules() if isinstance(layer, nn.BatchNorm2d)]
+        start = SupportLoss(support, episode.support_labels, len(learner.params["head.bias"]), eps)
+        weights = [learner.params[name].detach() for name in names]
+        losses, weights = descend(start, weights, learner.inner_lr, steps)
+    adapted = learner.params | dict(zip(names, weights, strict=True))
+    adapted = {name: p.detach().requires_grad_() for name, p in adapted.items()}
+    logits = at_least_float32(learner.forward(adapted, query))
+    loss = F.cross_entropy(logits, episode.query_labels)
+    at_the_end = torch.autograd.grad(loss, [adapted[name] for name in names])
+    with torch.no_grad():
+        gradients = dict(zip(names, pull_back(losses, list(at_the_end), learner.inner_lr), strict=True))
+    # Adding (θ − θ) · gradient leaves the value; the convolutions' biases have the gradient 0.
+    terms = [((p - p.detach()) * gradients.get(name, 0.0)).sum() for name, p in learner.params.items()]
+    hits = (logits.argmax(1) == episode.query_labels).float().mean()
+    return loss.detach() + torch.stack(terms).sum(), hits

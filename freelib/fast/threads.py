@@ -1,4 +1,4 @@
-"""Lanes: several of one run's episodes or recovered tasks at once, a core each, with the bits of one lane.
+"""Several of one run's episodes or synthesised tasks at once, a core each: the bits stay the same.
 
 They share nothing but θ and θ_G, which none of them changes. PyTorch lets go of Python's lock in each
 operation, so that two of Python's threads, with one of torch's each, keep two cores busy: more than one
@@ -8,32 +8,52 @@ operation of Conv4's size does that is split over two.
 from __future__ import annotations
 
 import copy
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
+from functools import partial
 from itertools import chain, islice
-from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-from freelib.environment import lanes, set_lanes
+from freelib.alignment import DistillationHeads
+from freelib.generator import MetaGenerator, ScratchGenerator, SynthesisedTask
+from freelib.generator import adapt_each as one_after_the_other
+from freelib.inversion import Student
 from freelib.meta_learner import MetaLearner
 from freelib.models.pool import PretrainedModel
-
-if TYPE_CHECKING:
-    from freelib.generator import MetaGenerator, Student, SynthesisedTask, TaskSynthesis
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 AHEAD = 8
-"""Items that a lane is given at a time: so many wait in memory, and so seldom a lane for the others."""
+"""Items that a thread is given at a time: so many wait in memory, and so seldom a thread for the others."""
+_threads: ContextVar[int] = ContextVar("episode_threads", default=1)
 
 
-def twin(learner: MetaLearner) -> MetaLearner:
-    """A learner with the same weights, not copies of them, in modules of its own.
+@contextmanager
+def episode_threads(n: int) -> Iterator[None]:
+    """Within its body, n episodes or models at once; outside of any it is 1. Raises ValueError for less."""
+    if n < 1:
+        raise ValueError(f"Episodes take at least 1 thread, got {n}.")
+    token = _threads.set(n)
+    try:
+        yield
+    finally:
+        _threads.reset(token)
+
+
+def threads_at_work() -> int:
+    """How many threads a run keeps busy here: torch's, times those that episodes are shared out to."""
+    return torch.get_num_threads() * _threads.get()
+
+
+def with_own_modules(learner: MetaLearner) -> MetaLearner:
+    """A learner that shares the weights, which are not copied, but has modules of its own.
 
     `functional_call` puts other weights into a module for as long as it runs: two threads need two modules.
     """
@@ -43,90 +63,73 @@ def twin(learner: MetaLearner) -> MetaLearner:
     return own
 
 
-def in_lanes(learner: Any, work: Callable[[Any, Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """`work(learner, item)` of each item, in the items' order, `lanes` of them at once.
+def student_for(heads: DistillationHeads, model: PretrainedModel) -> Student:
+    """`DistillationHeads.logits` for a model's images, by modules of its own, as `adapt_each` needs it."""
+    own = copy.copy(heads)
+    own.learner = with_own_modules(heads.learner)
+    return partial(own.logits, model=model)
 
-    Each lane has a `twin` of the learner. What is no `MetaLearner` on a CPU, or is of a class derived from
-    it, may hold anything: it gets one lane.
+
+def in_threads(learner: Any, work: Callable[[Any, Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """`work(learner, item)` of each item, in the items' order, `episode_threads` of them at once.
+
+    Each thread has modules of its own. A learner that is no `MetaLearner` on a CPU, or is of a class derived
+    from it, may hold anything: it gets one thread.
     """
-    n = lanes()
+    n, own, gradients = _threads.get(), threading.local(), torch.is_grad_enabled()
     if n == 1 or type(learner) is not MetaLearner or learner.device.type != "cpu":
         yield from (work(learner, item) for item in items)
         return
-    free: SimpleQueue[MetaLearner] = SimpleQueue()
-    for _ in range(n):
-        free.put(twin(learner))
-    gradients = torch.is_grad_enabled()  # a new thread does not know
 
-    def do(item: Item) -> Result:
-        own = free.get()
-        try:
-            with torch.set_grad_enabled(gradients):
-                return work(own, item)
-        finally:
-            free.put(own)
+    def start() -> None:
+        torch.set_grad_enabled(gradients)  # a new thread does not know
+        own.learner = with_own_modules(learner)
 
     source = iter(items)
-    with ThreadPoolExecutor(n) as executor:
+    with ThreadPoolExecutor(n, initializer=start) as executor:
         while chunk := list(islice(source, n * AHEAD)):
-            yield from executor.map(do, chunk)
+            yield from executor.map(lambda item: work(own.learner, item), chunk)
 
 
-def backward_of_each(
-    learner: MetaLearner, losses: Callable[[MetaLearner, Item], tuple[Tensor, Tensor]], items: Iterable[Item]
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """`loss.backward()` for each item's `loss, value = losses(learner, item)`, see `in_lanes`.
-
-    The gradients are added up in the items' order, whatever the number of lanes. Gives the pairs, detached.
-    """
-    weights = list(learner.params.values())
-
-    def work(own: MetaLearner, item: Item) -> tuple[tuple[Tensor | None, ...], Tensor, Tensor]:
-        loss, value = losses(own, item)
-        return torch.autograd.grad(loss, weights, allow_unused=True), loss.detach(), value.detach()
-
-    for gradients, loss, value in in_lanes(learner, work, items):
-        for weight, gradient in zip(weights, gradients, strict=True):
-            if gradient is not None:
-                weight.grad = gradient if weight.grad is None else weight.grad + gradient
-        yield loss, value
+def add_gradients(weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    """Adds gradients to those that the weights have."""
+    for weight, gradient in zip(weights, gradients, strict=True):
+        if gradient is not None:
+            weight.grad = gradient if weight.grad is None else weight.grad + gradient
 
 
 def adapt_each(
-    generator: TaskSynthesis,
+    generator: MetaGenerator | ScratchGenerator,
     models: Sequence[PretrainedModel],
     students: Sequence[Student | None],
     rng: torch.Generator,
 ) -> list[SynthesisedTask]:
-    """`generator.adapt(model, student, rng)` of each model, in their order, `lanes` of them at once.
+    """`freelib.generator.adapt_each`, `episode_threads` of the models at once.
 
-    A `MetaGenerator` on a CPU, and models that share no layer: else one after the other. Students have to
-    stand being called at once, as `DistillationHeads.logits` does. Gradients are added up in the models'
-    order.
+    It takes a `MetaGenerator` on a CPU and models that share no layer: else one follows the other. Students
+    are called at once, see `student_for`. Gradients are added up in the models' order.
     """
-    from freelib.generator import MetaGenerator
-
-    n, pairs = lanes(), list(zip(models, students, strict=True))
-    layers = [id(layer) for model in models for layer in model.module.modules()]
-    one = n == 1 or len(set(layers)) < len(layers)
-    if one or not isinstance(generator, MetaGenerator) or generator.device.type != "cpu":
-        return [generator.adapt(model, student, rng) for model, student in pairs]
+    n, layers = _threads.get(), [id(layer) for model in models for layer in model.module.modules()]
+    alone = n == 1 or len(set(layers)) < len(layers)
+    if alone or not isinstance(generator, MetaGenerator) or generator.device.type != "cpu":
+        return one_after_the_other(generator, models, students, rng)
     own = [(_apart(generator), _ahead(generator, model, rng)) for model in models]
     with ThreadPoolExecutor(n) as executor:
-        jobs = [executor.submit(g.adapt, *pair, r) for (g, r), pair in zip(own, pairs, strict=True)]
+        jobs = [
+            executor.submit(each.adapt, model, student, draws)
+            for (each, draws), model, student in zip(own, models, students, strict=True)
+        ]
         tasks = [job.result() for job in jobs]
     for each, _ in own:
-        generator.passes += each.passes
-        for weight, alike in zip(generator.generator.parameters(), each.generator.parameters(), strict=True):
-            assert alike.grad is not None
-            weight.grad = alike.grad if weight.grad is None else weight.grad + alike.grad
+        generator.iterations += each.iterations
+        add_gradients(list(generator.generator.parameters()), [p.grad for p in each.generator.parameters()])
     return tasks
 
 
 def _apart(generator: MetaGenerator) -> MetaGenerator:
-    """A copy of θ_G to adapt from, with no gradients and no passes yet."""
+    """A copy of θ_G to adapt from, with no gradients and no iterations yet."""
     own = copy.copy(generator)
-    own.generator, own.passes = copy.deepcopy(generator.generator), 0
+    own.generator, own.iterations = copy.deepcopy(generator.generator), 0
     return own
 
 
@@ -138,14 +141,3 @@ def _ahead(generator: MetaGenerator, model: PretrainedModel, rng: torch.Generato
     for _ in range(generator.config.adapt_steps):
         generator.augment(torch.empty(n, 1, 1, 1), rng)
     return own
-
-
-@contextmanager
-def episode_threads(n: int) -> Iterator[None]:
-    """So many episodes at once in the body."""
-    before = lanes()
-    set_lanes(n)
-    try:
-        yield
-    finally:
-        set_lanes(before)

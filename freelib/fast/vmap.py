@@ -1,47 +1,41 @@
-"""Episodes side by side: the inner loops of many episodes in one call, by `torch.func.vmap`.
+"""The inner loops of many episodes in one call, by `torch.func.vmap`, for accelerators.
 
 An accelerator is idle while it waits for the small kernels of one episode. A CPU is not: there episodes are
-adapted one after the other, with Conv4's derivatives written out.
+adapted one by one.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Sequence
 from typing import TypeGuard
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import grad, vmap
 
 from freelib.datasets.episodes import Episode
-from freelib.distillation import at_least_float32
-from freelib.meta_learner import MetaLearner
+from freelib.fast.threads import with_own_modules
+from freelib.meta_learner import MetaLearner, Params
 
 AT_ONCE, TRAINED_AT_ONCE = 16, 5
 """Episodes of one call, in tests and in training (where every inner step's graph stays in memory until the
 backward pass). Not tuned: no accelerator was at hand."""
 
 
-def pays(learner: object) -> TypeGuard[MetaLearner]:
-    """Whether a learner's episodes are taken side by side.
+def batches_episodes(learner: object) -> TypeGuard[MetaLearner]:
+    """Whether a learner's episodes are taken many in one call.
 
     It learns by gradients, on an accelerator, and each of its BatchNorm layers either has fixed statistics or
-    is a two-dimensional one that `with_written_out_norms` can replace.
+    is a two-dimensional one that `VmapLearner` can replace.
     """
     if not isinstance(learner, MetaLearner) or learner.head == "prototypes" or learner.device.type == "cpu":
         return False
     norms = [m for m in learner.backbone.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    return all(_replaceable(norm) or _fixed(norm) for norm in norms)
+    return all(_replaceable(norm) or (norm.running_mean is not None and not norm.training) for norm in norms)
 
 
 def _replaceable(norm: nn.Module) -> bool:
     return isinstance(norm, nn.BatchNorm2d) and norm.running_mean is None and norm.affine
-
-
-def _fixed(norm: nn.modules.batchnorm._BatchNorm) -> bool:
-    return norm.running_mean is not None and not norm.training
 
 
 class BatchNorm(nn.Module):
@@ -61,46 +55,20 @@ class BatchNorm(nn.Module):
         return (x - mean) * scale + self.bias.view(1, -1, 1, 1)
 
 
-def with_written_out_norms(network: nn.Module) -> nn.Module:
-    """The same network, its tensors shared and named as there, with our `BatchNorm` for batch statistics."""
-    network = copy.deepcopy(network, {id(t): t for t in (*network.parameters(), *network.buffers())})
-    for module in list(network.modules()):
-        for name, child in module.named_children():
-            if _replaceable(child):
-                setattr(module, name, BatchNorm(child))  # type: ignore[arg-type]
-    return network
+class VmapLearner(MetaLearner):
+    """A learner's θ and rule in modules of its own, which `vmap` can take."""
 
+    def __init__(self, learner: MetaLearner) -> None:
+        vars(self).update(vars(with_own_modules(learner)))
+        for module in list(self.backbone.modules()):
+            for name, child in module.named_children():
+                if _replaceable(child):
+                    setattr(module, name, BatchNorm(child))  # type: ignore[arg-type]
 
-Forward = Callable[[dict[str, Tensor], Tensor], Tensor]
-
-
-def _adapted(
-    learner: MetaLearner,
-    forward: Forward,
-    params: dict[str, Tensor],
-    inputs: Tensor,
-    labels: Tensor,
-    steps: int,
-    second_order: bool,
-) -> dict[str, Tensor]:
-    """`MetaLearner.inner_loop` as a function that vmap takes; forward: logits by weights and inputs."""
-    moving = {name: p for name, p in params.items() if learner.head == "maml" or name.startswith("head.")}
-
-    def loss(moving: dict[str, Tensor]) -> Tensor:
-        logits = forward({**params, **moving}, inputs)
-        return F.cross_entropy(at_least_float32(logits), labels)
-
-    for _ in range(steps):
-        gradients = grad(loss)(moving)
-        if not second_order:
-            gradients = {name: gradient.detach() for name, gradient in gradients.items()}
-        moving = {name: p - learner.inner_lr * gradients[name] for name, p in moving.items()}
-    return {**params, **moving}
-
-
-def _inputs(learner: MetaLearner, images: Sequence[Tensor]) -> Tensor:
-    """Images of several episodes as the network's inputs, `(episodes, n, C, H, W)`."""
-    return torch.stack([learner.transform(each) for each in images])
+    def gradient(self, loss: Callable[[Params], Tensor], params: Params, create_graph: bool) -> Params:
+        """`MetaLearner.gradient` by torch.func: vmap bears no `torch.autograd.grad` inside."""
+        gradients = grad(loss)(params)
+        return gradients if create_graph else {name: g.detach() for name, g in gradients.items()}
 
 
 def query_losses(
@@ -110,23 +78,13 @@ def query_losses(
 
     episodes: of one size
     """
-    network = with_written_out_norms(learner.backbone)
+    own = VmapLearner(learner)
 
-    def forward(params: dict[str, Tensor], inputs: Tensor) -> Tensor:
-        return functional_call(network, params, (inputs,))
+    def one(*parts: Tensor) -> tuple[Tensor, Tensor]:
+        return own.query_loss(Episode(*parts), steps=steps, second_order=second_order)
 
-    def one(support: Tensor, labels: Tensor, query: Tensor, query_labels: Tensor) -> tuple[Tensor, Tensor]:
-        params = _adapted(learner, forward, learner.params, support, labels, steps, second_order)
-        logits = at_least_float32(forward(params, query))
-        hits = (logits.argmax(1) == query_labels).float().mean()
-        return F.cross_entropy(logits, query_labels), hits
-
-    return vmap(one)(
-        _inputs(learner, [episode.support for episode in episodes]),
-        torch.stack([episode.support_labels for episode in episodes]),
-        _inputs(learner, [episode.query for episode in episodes]),
-        torch.stack([episode.query_labels for episode in episodes]),
-    )
+    fields = ("support", "support_labels", "query", "query_labels")
+    return vmap(one)(*(torch.stack([getattr(each, name) for each in episodes]) for name in fields))
 
 
 @torch.no_grad()
@@ -138,11 +96,11 @@ def predictions(learner: MetaLearner, episodes: Sequence[Episode], *, steps: int
     Raises ValueError where images and labels differ in number or a label is out of range.
     """
     n_way = 1 + max(learner.check_support(each.support, each.support_labels) for each in episodes)
-    params = {name: p.detach() for name, p in learner.params.items()}
+    own = VmapLearner(learner)
 
     def one(support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
-        adapted = _adapted(learner, learner.forward, params, support, labels, steps, second_order=False)
-        return learner.forward(adapted, query)[:, :n_way].argmax(1)
+        adapted = own.inner_loop(support, labels, steps=steps)
+        return own.forward(adapted, query)[:, :n_way].argmax(1)
 
     return vmap(one)(
         torch.stack([learner.prepare(episode.support) for episode in episodes]),

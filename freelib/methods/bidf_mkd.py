@@ -9,8 +9,8 @@ from torch import Tensor
 
 from freelib.alignment import DistillationBatch, distillation_batch, make_optimizer
 from freelib.distillation import kl_divergence
-from freelib.generator import Student, SynthesisedTask, synthesise_from_scratch
-from freelib.inversion import InversionConfig
+from freelib.generator import ScratchGenerator, SynthesisedTask
+from freelib.inversion import InversionConfig, Student
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
@@ -162,6 +162,13 @@ class BidfMkd(Method):
         learner = build_student(pool, config, seed=seed)
         parameters = list(learner.params.values())
         optimizer = make_optimizer("adam", parameters, config.outer_lr)
+        generators = ScratchGenerator(
+            config,
+            steps=config.adapt_steps,
+            image_size=pool.image_size,
+            device=config.device,
+            precision=config.precision,
+        )
         replay_optimizer = make_optimizer("adam", parameters, config.replay_lr)
         memory = TaskMemory(
             image_size=pool.image_size, batches_per_class=config.memory_batches, device=config.device
@@ -180,23 +187,23 @@ class BidfMkd(Method):
             if config.black_box:
                 model = boxed(model, pool, config, rng)
             with log.phase("recovery"):
-                support = self._recover(model, None, pool, config, rng)
+                support = generators.adapt(model, None, rng)
             with log.phase("distillation"):
                 adapted = distilled_params(learner, shown(support, config, rng), config)
             boundary = batches_done >= config.adversarial_from
             with log.phase("recovery"):
                 student = frozen_student(learner, adapted) if boundary else None
-                query = self._recover(model, student, pool, config, rng)
+                query = generators.adapt(model, student, rng)
             with log.phase("distillation"):
                 loss = distillation_loss(learner, adapted, shown(query, config, rng))
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()
-            log.passes += 2 * config.adapt_steps
+            log.iterations += 2 * config.adapt_steps
             log.append(
                 round=round_number,
                 inversion_loss=(support.losses[-1] + query.losses[-1]) / 2,
-                teacher_agreement=(support.agreement + query.agreement) / 2,
+                teacher_agreement=(support.teacher_accuracy + query.teacher_accuracy) / 2,
                 distillation_loss=loss.detach(),
             )
             if isinstance(model.module, BlackBox):
@@ -205,22 +212,3 @@ class BidfMkd(Method):
             if round_number % config.replay_every == 0:
                 replay_and_log(log, learner, memory, config, replay_optimizer, rng, config)
         return run.finish()
-
-    def _recover(
-        self,
-        model: PretrainedModel,
-        student: Student | None,
-        pool: ModelPool,
-        config: BidfMkdConfig,
-        rng: torch.Generator,
-    ) -> SynthesisedTask:
-        return synthesise_from_scratch(
-            model,
-            config,
-            rng,
-            steps=config.adapt_steps,
-            student=student,
-            image_size=pool.image_size,
-            device=config.device,
-            precision=config.precision,
-        )

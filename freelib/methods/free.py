@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
+from freelib import fast
 from freelib.alignment import (
     AlignmentConfig,
     DistillationHeads,
@@ -130,12 +130,12 @@ class Free(Method):
             warm = round_number > config.warmup_rounds
             models = pool.sample(config.meta_batch, rng)
             with log.phase("recovery"):
-                students = [partial(heads.logits, model=model) if warm else None for model in models]
-                tasks = synthesise_round(meta_generator, models, rng, students)
+                students = [fast.student_for(heads, model) if warm else None for model in models]
+                tasks = synthesise_round(meta_generator, models, rng, students, adapt_each=fast.adapt_each)
             log.append(
                 round=round_number,
                 inversion_loss=torch.stack([task.losses[-1] for task in tasks]).mean(),
-                teacher_agreement=torch.stack([task.agreement for task in tasks]).mean(),
+                teacher_agreement=torch.stack([task.teacher_accuracy for task in tasks]).mean(),
             )
             if warm:
                 memory.add(tasks if config.memory_tasks == "all" else tasks[-1:])
@@ -155,5 +155,5 @@ class Free(Method):
                     log.append(distillation_loss=loss)
                 if round_number % config.replay_every == 0:
                     replay_and_log(log, learner, memory, config, replay_optimizer, rng, config)
-            log.passes = meta_generator.passes
+            log.iterations = meta_generator.iterations
         return run.finish()

@@ -7,13 +7,13 @@ from typing import Any, ClassVar
 
 import torch
 
+from freelib import fast
 from freelib.datasets import FewShotDataset
 from freelib.datasets.episodes import EpisodeSampler
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student
 from freelib.methods.training import TrainingRun
 from freelib.models.pool import ModelPool
-from freelib.replay import maml_step
 from freelib.settings import check_at_least
 from freelib.storage import Checkpoint
 
@@ -89,7 +89,7 @@ class OracleMaml(Method):
                     (round_number - 1) * config.round_batches, round_number * config.round_batches
                 ):
                     episodes = sampler.take(config.meta_batch, start=batch * config.meta_batch)
-                    loss, accuracy = maml_step(
+                    loss, accuracy = fast.maml_step(
                         learner,
                         [episode.to(config.device) for episode in episodes],
                         optimizer,

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from freelib import fast
 from freelib.datasets.episodes import images_to_float, images_to_uint8
 from freelib.generator import MetaGenerator, synthesise_round
 from freelib.inversion import InversionConfig
@@ -126,11 +127,13 @@ def recovered_images(
     round_number = 0
     while sum(map(len, found)) < config.recovered:
         round_number += 1
-        tasks = synthesise_round(generator, pool.sample(config.meta_batch, rng), rng)
-        log.append(round=round_number, teacher_agreement=torch.stack([t.agreement for t in tasks]).mean())
+        models = pool.sample(config.meta_batch, rng)
+        tasks = synthesise_round(generator, models, rng, adapt_each=fast.adapt_each)
+        accuracy = torch.stack([task.teacher_accuracy for task in tasks]).mean()
+        log.append(round=round_number, teacher_agreement=accuracy)
         if round_number > config.warmup_rounds:
             found += [images_to_uint8(resized(task.images, pool.image_size)).cpu() for task in tasks]
-    log.passes = generator.passes
+    log.iterations = generator.iterations
     return torch.cat(found)[: config.recovered]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from freelib import fast
 from freelib.alignment import make_optimizer
 from freelib.datasets.episodes import Episode, class_major_labels
 from freelib.inversion import InversionConfig, inversion_loss
@@ -19,7 +20,6 @@ from freelib.methods.training import TrainingRun
 from freelib.models.checks import check_batchnorm
 from freelib.models.pool import ModelPool, PretrainedModel
 from freelib.models.transform import channel_constants
-from freelib.replay import maml_step
 from freelib.settings import check_at_least
 from freelib.storage import Checkpoint
 
@@ -110,7 +110,7 @@ class DynamicDataset:
         return torch.cat([self.pixels[key] for key in keys]) * self.std + self.mean
 
     def invert(self, model: PretrainedModel, config: PurerConfig, rng: torch.Generator) -> Tensor:
-        """Adds a model's gradient to the pixels of its classes; gives (loss, teacher agreement), `(2,)`."""
+        """Adds a model's gradient to the pixels of its classes; gives (loss, teacher accuracy), `(2,)`."""
         labels = class_major_labels(model.n_way, config.n_shot + config.n_query).to(self.mean.device)
         images = jittered(self.images(model.classes), config.jitter, rng)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
@@ -250,18 +250,18 @@ class Purer(Method):
                 if curriculum.due:
                     dataset.challenge(learner, config, rng)
                 dataset.step()
-            log.passes += len(models)
+            log.iterations += len(models)
             with log.phase("meta_training"):
                 with torch.no_grad():
                     episodes = [dataset.episode(config, rng) for _ in range(config.episodes)]
-                loss, accuracy = maml_step(
+                loss, accuracy = fast.maml_step(
                     learner, episodes, optimizer, steps=config.inner_steps, second_order=config.second_order
                 )
-            inversion_loss, agreement = torch.stack(results).mean(0)
+            inversion_loss, teacher_accuracy = torch.stack(results).mean(0)
             log.append(
                 round=round_number,
                 inversion_loss=inversion_loss,
-                teacher_agreement=agreement,
+                teacher_agreement=teacher_accuracy,
                 outer_loss=loss,
                 training_accuracy=accuracy,
                 harder=curriculum.due,

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from freelib import fast
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Monitor
@@ -32,13 +33,13 @@ def clocks() -> dict[str, float]:
 class TrainingLog:
     """What happened while a learner was trained; part of its checkpoint and of its record.
 
-    history: a list of numbers for each column; seconds: by phase; passes: generate-forward-backward passes
+    history: a list of numbers for each column; seconds: by phase; iterations: generator iterations
     earlier: seconds, under the names of `clocks`, of a killed run's sittings before, up to their checkpoint
     """
 
     history: dict[str, list[float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
-    passes: int = 0
+    iterations: int = 0
     earlier: dict[str, float] = field(default_factory=dict)
     began: dict[str, float] = field(default_factory=clocks)
 
@@ -75,13 +76,13 @@ class TrainingLog:
         return {
             "history": self.history,
             "seconds": self.seconds,
-            "passes": self.passes,
+            "passes": self.iterations,
             "spent": self.spent(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Back to a state that `state_dict` gave."""
-        self.history, self.seconds, self.passes = state["history"], state["seconds"], state["passes"]
+        self.history, self.seconds, self.iterations = state["history"], state["seconds"], state["passes"]
         self.earlier = state.get("spent", {})  # an older checkpoint has none
 
 
@@ -233,7 +234,7 @@ def replay_and_log(
 ) -> None:
     """`replay`, as a phase of the log, with the number of its batches and what the last of them brought."""
     with log.phase("replay"):
-        history = replay(learner, memory, config, optimizer, rng, shape)
+        history = replay(learner, memory, config, optimizer, rng, shape, maml_step=fast.maml_step)
     if history:
         loss, accuracy = history[-1]
         log.append(replay_batches=len(history), replay_loss=loss, replay_accuracy=accuracy)

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from freelib.datasets.episodes import Episode, EpisodeSampler, class_major_labels
-from freelib.fast import vmap as side_by_side
-from freelib.fast.threads import in_lanes
+from freelib.fast import vmap
+from freelib.fast.threads import in_threads
 from freelib.meta_learner import CENTRES, Classifier, MetaLearner, prototype_logits
 
 
@@ -75,12 +75,12 @@ def evaluate(
 
 def _predictions(learner: Learner, sampler: EpisodeSampler, n_episodes: int) -> Iterator[Tensor]:
     """The classes given to each episode's queries, `(n_query,)` int64; on an accelerator many at a time."""
-    if side_by_side.pays(learner) and type(learner).adapt is MetaLearner.adapt:
-        for start in range(0, n_episodes, side_by_side.AT_ONCE):
-            episodes = list(sampler.take(min(side_by_side.AT_ONCE, n_episodes - start), start=start))
-            yield from side_by_side.predictions(learner, episodes, steps=learner.inner_steps)
+    if vmap.batches_episodes(learner) and type(learner).adapt is MetaLearner.adapt:
+        for start in range(0, n_episodes, vmap.AT_ONCE):
+            episodes = list(sampler.take(min(vmap.AT_ONCE, n_episodes - start), start=start))
+            yield from vmap.predictions(learner, episodes, steps=learner.inner_steps)
     else:
-        yield from in_lanes(learner, _predicted, sampler.take(n_episodes))
+        yield from in_threads(learner, _predicted, sampler.take(n_episodes))
 
 
 def _predicted(learner: Learner, episode: Episode) -> Tensor:

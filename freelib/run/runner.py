@@ -16,6 +16,7 @@ from freelib.datasets import SPLITS, FewShotDataset, load_dataset
 from freelib.datasets.cache import cache_folder, one_at_a_time
 from freelib.datasets.episodes import EpisodeSampler
 from freelib.environment import device_name, environment, peak_memory_mib
+from freelib.fast.threads import threads_at_work
 from freelib.meta_learner import MetaLearner
 from freelib.methods import get_method
 from freelib.methods.base import Monitor
@@ -192,7 +193,7 @@ def _execute(runs: Sequence[Run], checkpoint: Checkpoint, message: Message) -> l
     unit, profile = run.unit, run.profile
     # The checkpoint knows its config: the same one, whichever number of shots is asked for first.
     config = replace(run, unit=run.trained_as).settings["config"]
-    method, captured = get_method(unit.method), environment()
+    method, captured = get_method(unit.method), environment() | {"threads": threads_at_work()}
     pool = get_pool(unit.dataset, profile, unit.seed, cache=run.cache)
     began = clocks()
     real_data = {"dataset": run.datasets("train")[0]} if method.oracle else {}
@@ -213,7 +214,7 @@ def _execute(runs: Sequence[Run], checkpoint: Checkpoint, message: Message) -> l
         "pool_digest": pool.digest,
         "selection": unit.selection,
         "history": None if learner.log is None else _history(log.history, split),
-        "passes": None if learner.log is None else log.passes,
+        "passes": None if learner.log is None else log.iterations,
         "device": device_name(config.device),
         "extra": {"selected_round": learner.selected_round},
     }

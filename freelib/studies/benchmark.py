@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from freelib.datasets import FewShotDataset
 from freelib.datasets.episodes import EpisodeSampler
 from freelib.environment import keep_freed_memory, peak_memory_mib, process_context
+from freelib.fast.conv4_derivatives import query_loss
 from freelib.generator import Generator, MetaGenerator, SynthesisedTask
 from freelib.inversion import InversionConfig
 from freelib.memory import TaskMemory
@@ -164,7 +165,7 @@ class Ours:
         """One second-order episode of five steps, from the memory, forward and backward."""
         rng = torch.Generator().manual_seed(1)
         episode = self.memory.episode(5, 1, self.work.size.n_query, rng)
-        loss, _ = self.work.student.query_loss(episode, steps=5)
+        loss, _ = query_loss(self.work.student, episode, steps=5)
         return list(torch.autograd.grad(loss, list(self.work.student.params.values())))
 
     def test(self) -> Tensor:

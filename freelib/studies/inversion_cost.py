@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from freelib.generator import Generator, synthesise_from_scratch, synthesise_round
+from freelib.generator import Generator, ScratchGenerator, synthesise_round
 from freelib.inversion import InversionConfig
 from freelib.methods.base import stream_seed
 from freelib.methods.free import FreeConfig, build_meta_generator
@@ -110,7 +110,7 @@ def pixels(model: PretrainedModel, config: FreeConfig, rng: torch.Generator, *, 
 
 
 def _clock(config: FreeConfig) -> Callable[[], float]:
-    """Seconds of CPU time where one thread does it all, so that other load does not count; else wall-clock."""
+    """Seconds of CPU time where one thread does it all, other load does not count; else wall-clock."""
     if config.device == "cpu" and torch.get_num_threads() == 1:
         return time.process_time
 
@@ -144,12 +144,12 @@ def measure_cost(pool: ModelPool, config: FreeConfig, cost: CostConfig, seed: in
     start = clock()
     for _ in range(cost.rounds):
         synthesise_round(generator, met.sample(config.meta_batch, rng), rng)
-    before: dict[str, Any] = {"passes": generator.passes, "seconds": round(clock() - start, 4)}
+    before: dict[str, Any] = {"passes": generator.iterations, "seconds": round(clock() - start, 4)}
 
     def five(model: PretrainedModel) -> Curve:
         task = generator.adapt(model, None, rng)
         generator.discard_gradients()  # it is to stay a stranger
-        return task.losses, task.agreements
+        return task.losses, task.teacher_accuracies
 
     ways: dict[str, Callable[[PretrainedModel], Curve]] = {
         "five": five,
@@ -172,8 +172,9 @@ def _from_scratch(
     model: PretrainedModel, config: FreeConfig, rng: torch.Generator, steps: int, image_size: int
 ) -> Curve:
     where = {"device": config.device, "precision": config.precision}
-    task = synthesise_from_scratch(model, config, rng, steps=steps, image_size=image_size, **where)
-    return task.losses, task.agreements
+    generator = ScratchGenerator(config, steps=steps, image_size=image_size, **where)
+    task = generator.adapt(model, None, rng)
+    return task.losses, task.teacher_accuracies
 
 
 def digits(values: Tensor) -> list[float]:
@@ -212,11 +213,11 @@ def measure_meta_training(
                 generator.discard_gradients()
                 last = {
                     "loss": digits(torch.stack([task.losses[-1] for task in tasks])),
-                    "agreement": digits(torch.stack([task.agreements[-1] for task in tasks])),
+                    "agreement": digits(torch.stack([task.teacher_accuracies[-1] for task in tasks])),
                 }
                 norm = weights_before_norm(generator.generator)
                 measurements.append({"meta_lr": meta_lr, "round": number, "norm": norm, **last})
-        passes += generator.passes
+        passes += generator.iterations
     same, scratch = draws("looks"), []
     for model in held:
         task = _from_scratch(model, config, same, own.steps, pool.image_size)

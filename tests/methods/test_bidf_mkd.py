@@ -22,8 +22,8 @@ from torch import Tensor
 from freelib.alignment import DistillationBatch
 from freelib.datasets import FewShotDataset
 from freelib.distillation import kl_divergence
+from freelib.generator import ScratchGenerator
 from freelib.meta_learner import MetaLearner
-from freelib.methods import bidf_mkd
 from freelib.methods.bidf_mkd import BidfMkd, BidfMkdConfig, distilled_params, frozen_student
 from freelib.methods.black_box import black_box_model
 from freelib.models.pool import ModelPool, PretrainedModel
@@ -123,13 +123,13 @@ def test_the_frozen_student_answers_with_the_given_weights_and_lets_only_images_
 def test_queries_seek_the_boundary_from_the_batch_on_that_is_set(
     tiny_dataset: FewShotDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recover, seen = bidf_mkd.synthesise_from_scratch, []
+    adapt, seen = ScratchGenerator.adapt, []
 
-    def watch(*args, student, **settings):
+    def watch(self, model, student, rng):
         seen.append(student is not None)
-        return recover(*args, student=student, **settings)
+        return adapt(self, model, student, rng)
 
-    monkeypatch.setattr(bidf_mkd, "synthesise_from_scratch", watch)
+    monkeypatch.setattr(ScratchGenerator, "adapt", watch)
     # batches: 1 of distillation and 3 of replay in the first round
     config = tiny_config(adapt_steps=1, replay_patience=0, adversarial_from=4)
     BidfMkd().meta_train(trained_pool(tiny_dataset), config, seed=0)
@@ -143,7 +143,7 @@ def test_on_a_tiny_pool_a_killed_run_goes_on_with_the_same_bits(
     config = tiny_config(rounds=5, adversarial_from=6, checkpoint_every=2, monitor_every=1)
     learner = BidfMkd().meta_train(pool, config, seed=1, monitor=kill_at(-1))
     log = learner.log
-    assert log.passes == 5 * 2 * 4
+    assert log.iterations == 5 * 2 * 4
     assert set(log.seconds) == {"recovery", "distillation", "replay", "monitor", "monitor_cpu"}
     assert all(2 <= batches <= 3 for batches in log.history["replay_batches"])
     assert learner.selected_round == 1

@@ -57,7 +57,7 @@ def test_what_is_logged(plain):
     assert len(history["inversion_loss"]) == len(history["teacher_agreement"]) == 4
     assert len(history["distillation_loss"]) == 3  # none while the generator warms up
     assert history["replay_batches"] == [2, 2, 2]
-    assert plain.log.passes == 4 * 2 * 2
+    assert plain.log.iterations == 4 * 2 * 2
     assert set(plain.log.seconds) == {"recovery", "alignment", "replay"}
     assert all(0 <= value <= 1 for value in history["teacher_agreement"])
 
@@ -108,7 +108,7 @@ def test_a_round_of_one_model_has_nothing_to_measure(n_models, meta_batch):
 def test_a_generator_from_scratch_costs_its_steps_and_learns_nothing_between_models(plain):
     config = replace(TINY, recovery="scratch", scratch_steps=3)
     log = train(config).log
-    assert log.passes == 4 * 2 * 3
+    assert log.iterations == 4 * 2 * 3
     assert log.history["inversion_loss"] != plain.log.history["inversion_loss"]
     generator = module.build_generator(tiny_pool(4), config, seed=0)
     generator.meta_step()
@@ -140,7 +140,7 @@ def test_a_pool_of_two_domains_recovers_each_models_size_and_meets_in_the_memory
         def add(self, tasks):
             sizes.extend((task.model.domain, task.images.shape[-1]) for task in tasks)
             super().add(tasks)
-            assert {batch.shape[-1] for batches in self._batches.values() for batch in batches} == {24}
+            assert {batch.shape[-1] for batches in self._batches.values() for _, batch in batches} == {24}
 
     monkeypatch.setattr(module, "TaskMemory", Watching)
     domains = {"small": 16, "large": 24}

@@ -49,7 +49,7 @@ def test_a_run_that_was_killed_ends_with_the_same_bits(tmp_path):
     assert torch.equal(flat(resumed.last_params.values()), flat(straight.last_params.values()))
     assert resumed.selected_round == straight.selected_round == 2
     assert resumed.log.history == straight.log.history
-    assert resumed.log.passes == straight.log.passes
+    assert resumed.log.iterations == straight.log.iterations
 
 
 def test_no_checkpoint_where_none_is_wanted(tmp_path):

@@ -145,7 +145,7 @@ def test_the_loss_falls_and_the_log_tells(learner):
     assert history["places_loss"][-1] < history["places_loss"][0]
     assert history["relations_loss"][-1] < history["relations_loss"][0]
     assert set(learner.log.seconds) == {"recovery", "images", "answers", "distillation"}
-    assert learner.log.passes == 2 * 2  # a round to warm up, one to keep
+    assert learner.log.iterations == 2 * 2  # a round to warm up, one to keep
 
 
 @pytest.mark.parametrize("kill", ["answers", "epoch 1"])

@@ -152,7 +152,7 @@ def test_on_a_tiny_pool_it_learns_and_a_killed_run_goes_on_with_the_same_bits(
     history, log = learner.log.history, learner.log
     assert history["inversion_loss"][-1] < 0.7 * history["inversion_loss"][0]
     assert history["teacher_agreement"][-1] > history["teacher_agreement"][0] + 0.2
-    assert log.passes == 14 * 3
+    assert log.iterations == 14 * 3
     assert set(log.seconds) == {"recovery", "meta_training", "monitor", "monitor_cpu"}
     assert sum(history["harder"][:5]) == 0
     assert sum(history["harder"][5:]) >= 1

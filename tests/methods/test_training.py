@@ -149,7 +149,7 @@ def test_a_run_goes_on_where_it_was(tmp_path):
         part.head.bias.data.fill_(10 * number)
         drawn[number] = torch.rand(3, generator=first.rng)
         first.log.append(round=number)
-        first.log.passes += 7
+        first.log.iterations += 7
 
     with pytest.raises(Killed):
         list(map(work, first.rounds(9)))
@@ -161,7 +161,7 @@ def test_a_run_goes_on_where_it_was(tmp_path):
     assert part.head.bias.tolist() == [40.0] * 3
     assert torch.equal(torch.rand(3, generator=second.rng), drawn[5])
     assert second.log.history["round"] == second.log.history["monitor_round"] == [1, 2, 3, 4]
-    assert second.log.passes == 28
+    assert second.log.iterations == 28
     assert list(second.rounds(7)) == [5, 6, 7]
     learner = second.finish()
     assert (learner.selected_round, learner.log) == (1, second.log)
@@ -222,7 +222,7 @@ def test_a_state_of_another_run_is_neither_taken_up_nor_lost(tmp_path):
 
 def test_of_a_replay_the_batches_and_the_last_of_them_are_logged(monkeypatch):
     results = [[], [(0.5, 0.2), (0.25, 0.4)]]
-    monkeypatch.setattr(running, "replay", lambda *_: results.pop(0))
+    monkeypatch.setattr(running, "replay", lambda *_, **__: results.pop(0))
     memory, log, config = TaskMemory(image_size=2, batches_per_class=1), TrainingLog(), FreeConfig()
     learner = smooth_learner()
     optimizer = torch.optim.SGD(learner.params.values(), lr=0.1)

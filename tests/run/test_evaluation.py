@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from freelib.datasets.episodes import EpisodeSampler
-from freelib.meta_learner import Classifier
-from freelib.run.evaluation import Score, evaluate, mean_and_interval, paired_difference
+from freelib.meta_learner import Classifier, MetaLearner
+from freelib.models.backbones import build_backbone
+from freelib.run.evaluation import (
+    Score,
+    evaluate,
+    evaluate_centres,
+    mean_and_interval,
+    paired_difference,
+)
 
 
 class Knows(Classifier):
@@ -84,3 +92,49 @@ def test_a_paired_comparison_by_hand():
 def test_no_episodes_is_an_error(tiny_dataset):
     with pytest.raises(ValueError, match="at least 1, got 0"):
         evaluate(Cheater(tiny_dataset, True), EpisodeSampler(tiny_dataset, n_query=6), 0)
+
+
+class Counting(nn.Module):
+    """Counts the images that it embeds."""
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.backbone, self.seen = backbone, 0
+
+    def features(self, images):
+        self.seen += len(images)
+        return self.backbone.features(images)
+
+
+@pytest.mark.parametrize("centre", ["none", "support", "episode"])
+@pytest.mark.parametrize("batch_stats", [False, True])
+def test_prototypes_embed_each_image_once_where_its_features_are_its_own(tiny_dataset, centre, batch_stats):
+    backbone = build_backbone("conv4", width=6, image_size=16, batch_stats=batch_stats, seed=1).eval()
+    module = Counting(backbone)
+    learner = MetaLearner(
+        module, mean=(0.4,) * 3, std=(0.3,) * 3, image_size=16, head="prototypes", centre=centre
+    )
+    sampler = EpisodeSampler(tiny_dataset, n_shot=2, n_query=6, seed=4)
+    assert learner.embeds_images_one_by_one != batch_stats
+    score = evaluate(learner, sampler, 12)
+    assert module.seen == 12 * 40 if batch_stats else module.seen <= len(tiny_dataset.images)
+    expected = [
+        (learner.adapt(e.support, e.support_labels).predict(e.query) == e.query_labels).double().mean() * 100
+        for e in sampler.take(12)
+    ]
+    torch.testing.assert_close(score.accuracies, torch.stack(expected))
+
+
+def test_several_centres_at_once_give_what_each_gives_alone(tiny_dataset):
+    backbone = build_backbone("conv4", width=6, image_size=16, batch_stats=False, seed=1).eval()
+    module = Counting(backbone)
+    kind = {"mean": (0.4,) * 3, "std": (0.3,) * 3, "image_size": 16, "head": "prototypes"}
+    sampler = EpisodeSampler(tiny_dataset, n_shot=2, n_query=6, seed=4)
+    scores = evaluate_centres(MetaLearner(module, **kind), sampler, 12)
+    assert module.seen <= len(tiny_dataset.images)
+    assert list(scores) == ["none", "support", "episode"]
+    for centre, score in scores.items():
+        alone = evaluate(MetaLearner(module, centre=centre, **kind), sampler, 12)
+        torch.testing.assert_close(score.accuracies, alone.accuracies)
+    with pytest.raises(ValueError, match="fixed BatchNorm statistics"):
+        evaluate_centres(MetaLearner(module, **{**kind, "head": "maml"}), sampler, 12)

@@ -1,33 +1,24 @@
-"""Lanes give the bits of one episode after the other, whatever their number."""
+"""Threads give the bits of one episode after the other, whatever their number."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
-from functools import partial
 
 import pytest
 import torch
-from tiny_models import rng, tiny_model
+from tiny_models import flat, rng, tiny_model
 
 from freelib.alignment import DistillationHeads
 from freelib.datasets.episodes import Episode
-from freelib.environment import environment, set_lanes
-from freelib.fast import threads as lanes
+from freelib.fast import adapt_each, episode_threads, maml_step, student_for, threads
 from freelib.generator import MetaGenerator, synthesise_round
 from freelib.inversion import InversionConfig
 from freelib.meta_learner import MetaLearner
 from freelib.methods.calibration import CalibratedLearner, CalibrationConfig
 from freelib.models.backbones import build_backbone
-from freelib.replay import maml_step
+from freelib.replay import maml_step as plain_maml_step
 
 RULE = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "image_size": 16, "inner_lr": 0.1}
-
-
-@pytest.fixture(autouse=True)
-def _one_lane_afterwards() -> Iterator[None]:
-    yield
-    set_lanes(1)
 
 
 def learner(head: str = "maml", arch: str = "conv4") -> MetaLearner:
@@ -47,42 +38,62 @@ def episodes(n: int) -> list[Episode]:
 def test_training_has_the_same_bits(head, arch, second_order):
     found = []
     for n in (1, 3):
-        set_lanes(n)
         student = learner(head, arch)
         optimizer = torch.optim.Adam(student.params.values(), lr=0.01)
-        results = [
-            maml_step(student, episodes(7), optimizer, steps=2, second_order=second_order) for _ in range(2)
-        ]
+        with episode_threads(n):
+            results = [
+                maml_step(student, episodes(7), optimizer, steps=2, second_order=second_order)
+                for _ in range(2)
+            ]
         found.append([*torch.tensor(results), *student.params.values()])
     for one, several in zip(*found, strict=True):
         assert torch.equal(one, several)
 
 
+@pytest.mark.parametrize("head", ["maml", "anil", "prototypes"])
+def test_an_outer_step_is_the_plain_one(head):
+    found = []
+    for step in (maml_step, plain_maml_step):
+        student = learner(head)
+        optimizer = torch.optim.SGD(student.params.values(), lr=0.1)
+        found.append([*step(student, episodes(3), optimizer, steps=2), flat(student.params.values())])
+        assert all(p.grad is None for p in student.params.values())
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kd_heads", ["shared", "per_model"])
-def test_recovery_has_the_same_bits(precision, kd_heads):
+def test_synthesis_has_the_same_bits(precision, kd_heads):
     models = [tiny_model(i) for i in range(3)]
     found = []
     for n in (1, 2):
-        set_lanes(n)
         config = InversionConfig(ngf=2, z_dim=4, images_per_class=2, adapt_steps=3, lambda_bn=0.05)
         generator = MetaGenerator(config, image_size=16, precision=precision)
         n_ways = {m.name: m.n_way for m in models} if kd_heads == "per_model" else None
         heads, draw = DistillationHeads(learner(), n_ways), rng(3)
         generator.adapt(models[0], None, draw)  # a gradient that is there already stays in the sum
-        students = [partial(heads.logits, model=model) for model in models]
-        tasks = [task for _ in range(2) for task in synthesise_round(generator, models, draw, students)]
+        students = [student_for(heads, model) for model in models]
+        with episode_threads(n):
+            rounds = [
+                synthesise_round(generator, models, draw, students, adapt_each=adapt_each) for _ in range(2)
+            ]
+        tasks = [task for each in rounds for task in each]
         assert [task.model for task in tasks] == models * 2
-        assert generator.passes == 21
-        rows = [part for t in tasks for part in (t.images, t.teacher_logits, t.losses, t.agreements)]
+        assert generator.iterations == 21
+        rows = [x for t in tasks for x in (t.images, t.teacher_logits, t.losses, t.teacher_accuracies)]
         found.append([*rows, draw.get_state(), *generator.generator.parameters()])
     for one, several in zip(*found, strict=True):
         assert torch.equal(one, several)
 
 
+def test_a_student_answers_as_its_heads_do():
+    model, images = tiny_model(), torch.rand(3, 3, 16, 16, generator=rng())
+    heads = DistillationHeads(learner(), {model.name: 5})
+    assert torch.equal(student_for(heads, model)(images), heads.logits(images, model))
+
+
 @pytest.mark.parametrize(("numbers", "parties"), [((0, 1), 2), ((0, 0), 1), ((0, 2), 1)])
 def test_models_are_inverted_at_once_unless_they_share_layers(monkeypatch, numbers, parties):
-    set_lanes(2)
     barrier, adapt = threading.Barrier(parties, timeout=20), MetaGenerator.adapt
 
     def met(self, *arguments):
@@ -93,21 +104,23 @@ def test_models_are_inverted_at_once_unless_they_share_layers(monkeypatch, numbe
     config = InversionConfig(ngf=2, z_dim=4, images_per_class=2, adapt_steps=1)
     models = [tiny_model(i) for i in range(3)]
     models[2].module.encoder = models[0].module.encoder
-    synthesise_round(MetaGenerator(config, image_size=16), [models[i] for i in numbers], rng())
+    generator = MetaGenerator(config, image_size=16)
+    with episode_threads(2):
+        synthesise_round(generator, [models[i] for i in numbers], rng(), adapt_each=adapt_each)
 
 
 def predictions(student: MetaLearner) -> torch.Tensor:
     def predict(own: MetaLearner, task: Episode) -> torch.Tensor:
         return own.adapt(task.support, task.support_labels).logits(task.query)
 
-    return torch.stack(list(lanes.in_lanes(student, predict, episodes(9))))
+    return torch.stack(list(threads.in_threads(student, predict, episodes(9))))
 
 
 def test_predictions_have_the_same_bits_and_come_in_order(monkeypatch):
-    monkeypatch.setattr(lanes, "AHEAD", 2)  # three rounds of four, of nine episodes
+    monkeypatch.setattr(threads, "AHEAD", 2)  # three rounds of four, of nine episodes
     alone = predictions(learner())
-    set_lanes(2)
-    assert torch.equal(predictions(learner()), alone)
+    with episode_threads(2):
+        assert torch.equal(predictions(learner()), alone)
     assert len({tuple(logits.flatten().tolist()) for logits in alone}) == 9
 
 
@@ -122,44 +135,44 @@ def meeting(parties: int):
     return work
 
 
-def test_lanes_work_at_once_each_in_a_module_of_its_own_and_as_the_caller_has_set_gradients():
-    set_lanes(2)
+def test_each_thread_has_modules_of_its_own_and_gradients_as_the_caller_has_set_them():
     student = learner()
-    with torch.no_grad():
-        found = list(lanes.in_lanes(student, meeting(2), range(2)))
+    with torch.no_grad(), episode_threads(2):
+        found = list(threads.in_threads(student, meeting(2), range(2)))
     assert len({module for module, _ in found} | {id(student.backbone)}) == 3
     assert [gradients for _, gradients in found] == [False, False]
-
-
-def test_twins_share_their_weights():
-    student = learner()
-    own = lanes.twin(student)
+    own = threads.with_own_modules(student)
     assert own.backbone is not student.backbone
     assert all(a is b for a, b in zip(own.params.values(), student.params.values(), strict=True))
 
 
-def test_an_error_in_a_lane_is_the_callers():
-    set_lanes(2)
-
+def test_an_error_in_a_thread_is_the_callers():
     def work(_: MetaLearner, item: int) -> int:
         if item == 3:
             raise ValueError("three")
         return item
 
-    with pytest.raises(ValueError, match="three"):
-        list(lanes.in_lanes(learner(), work, range(5)))
+    with episode_threads(2), pytest.raises(ValueError, match="three"):
+        list(threads.in_threads(learner(), work, range(5)))
 
 
-def test_what_may_hold_more_than_weights_has_one_lane():
-    set_lanes(2)
+def test_what_may_hold_more_than_weights_has_one_thread():
     calibrated = CalibratedLearner(learner(), InversionConfig(), CalibrationConfig())
-    modules = {module for module, _ in lanes.in_lanes(calibrated, meeting(1), range(3))}
+    with episode_threads(2):
+        modules = {module for module, _ in threads.in_threads(calibrated, meeting(1), range(3))}
     assert modules == {id(calibrated.backbone)}
 
 
-def test_a_record_counts_the_threads_of_all_lanes():
-    alone = environment()["threads"]
-    set_lanes(2)
-    assert environment()["threads"] == 2 * alone
-    with pytest.raises(ValueError, match="at least 1 lane"):
-        set_lanes(0)
+def test_the_number_of_threads_holds_within_its_body_alone():
+    alone = threads.threads_at_work()
+    with episode_threads(3):
+        with episode_threads(2):
+            assert threads.threads_at_work() == 2 * alone
+        assert threads.threads_at_work() == 3 * alone
+        elsewhere = []
+        thread = threading.Thread(target=lambda: elsewhere.append(threads.threads_at_work()))
+        thread.start()
+        thread.join()
+    assert [*elsewhere, threads.threads_at_work()] == [alone, alone]
+    with pytest.raises(ValueError, match="at least 1 thread, got 0"), episode_threads(0):
+        pass

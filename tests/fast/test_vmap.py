@@ -1,4 +1,4 @@
-"""Episodes side by side give what the loop over them gives: losses, gradients, predictions."""
+"""Many episodes in one call give what the loop over them gives: losses, gradients, predictions."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from tiny_models import flat, rng
 from torch import nn
 
 from freelib.datasets.episodes import Episode, EpisodeSampler
-from freelib.fast import vmap as side_by_side
+from freelib.fast import maml, maml_step, vmap
 from freelib.inversion import InversionConfig
 from freelib.meta_learner import MetaLearner
 from freelib.methods.calibration import CalibratedLearner, CalibrationConfig
 from freelib.models.backbones import build_backbone
-from freelib.replay import maml_step
 from freelib.run.evaluation import evaluate
 
 BOTH = pytest.mark.parametrize(("head", "arch"), [("maml", "conv4"), ("anil", "conv4"), ("maml", "resnet10")])
@@ -27,18 +26,18 @@ def learner(head: str = "maml", arch: str = "conv4", **settings) -> MetaLearner:
     return MetaLearner(backbone, head=head, **rule)
 
 
-def episodes(n: int = 3) -> list[Episode]:
+def episodes(n: int = 3, size: int = 16) -> list[Episode]:
     draw, y = rng(2), torch.arange(5)
-    images = [torch.rand(2, 20, 3, 16, 16, generator=draw, dtype=torch.float64) for _ in range(n)]
+    images = [torch.rand(2, 20, 3, size, size, generator=draw, dtype=torch.float64) for _ in range(n)]
     return [Episode(x[0][:10], y.repeat(2), x[1], y.repeat(4)) for x in images]
 
 
 @BOTH
 @pytest.mark.parametrize("second_order", [True, False])
 def test_losses_and_their_gradients(head, arch, second_order):
-    student, tasks = learner(head, arch), episodes()
+    student, tasks = learner(head, arch), episodes(size=24)  # which it shrinks to 16
     settings = {"steps": 2, "second_order": second_order}
-    losses, accuracies = side_by_side.query_losses(student, tasks, **settings)
+    losses, accuracies = vmap.query_losses(student, tasks, **settings)
     expected = [student.query_loss(task, **settings) for task in tasks]
     torch.testing.assert_close(losses, torch.stack([loss for loss, _ in expected]))
     torch.testing.assert_close(accuracies, torch.stack([accuracy for _, accuracy in expected]))
@@ -51,15 +50,16 @@ def test_losses_and_their_gradients(head, arch, second_order):
 
 @BOTH
 def test_a_step_of_maml_is_the_same_either_way(head, arch, monkeypatch):
-    students = [learner(head, arch) for _ in range(2)]
+    monkeypatch.setattr(maml, "TRAINED_AT_ONCE", 2)  # of three
     found = []
-    for student, pays in zip(students, (False, True), strict=True):
-        monkeypatch.setattr(side_by_side, "pays", lambda _, pays=pays: pays)
-        monkeypatch.setattr(side_by_side, "TRAINED_AT_ONCE", 2)  # of three
+    for batched in (False, True):
+        monkeypatch.setattr(maml, "batches_episodes", lambda _, batched=batched: batched)
+        student = learner(head, arch)
         optimizer = torch.optim.SGD(student.params.values(), lr=0.1)
-        found.append(maml_step(student, episodes(), optimizer, steps=2))
-    torch.testing.assert_close(found[0], found[1], check_dtype=False)
-    torch.testing.assert_close(*(flat(student.params.values()) for student in students), atol=1e-9, rtol=1e-6)
+        totals = torch.stack(maml_step(student, episodes(), optimizer, steps=2))
+        found.append((totals, flat(student.params.values())))
+    torch.testing.assert_close(found[0][0], found[1][0], check_dtype=False)
+    torch.testing.assert_close(found[0][1], found[1][1], atol=1e-9, rtol=1e-6)
 
 
 @BOTH
@@ -68,29 +68,28 @@ def test_a_test_has_the_same_accuracies_either_way(head, arch, tiny_dataset, mon
     student.backbone.float()
     sampler, calls = EpisodeSampler(tiny_dataset, n_shot=1, n_query=5), []
     alone = evaluate(student, sampler, 7)
-    monkeypatch.setattr(side_by_side, "pays", lambda _: True)
-    monkeypatch.setattr(side_by_side, "AT_ONCE", 3)
+    monkeypatch.setattr(vmap, "batches_episodes", lambda _: True)
+    monkeypatch.setattr(vmap, "AT_ONCE", 3)
     together = evaluate(student, sampler, 7, lambda *done: calls.append(done))
     torch.testing.assert_close(together.accuracies, alone.accuracies)
     assert calls == [(i, 7) for i in range(1, 8)]
 
 
 def test_on_a_cpu_and_for_prototypes_the_loop_stays():
-    assert not side_by_side.pays(learner())
+    assert not vmap.batches_episodes(learner())
     backbone = build_backbone("conv4", width=4, image_size=16, batch_stats=True).to("meta")
     rule = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "image_size": 16}
-    assert side_by_side.pays(MetaLearner(backbone, **rule))
-    assert not side_by_side.pays(MetaLearner(backbone, head="prototypes", **rule))
+    assert vmap.batches_episodes(MetaLearner(backbone, **rule))
+    assert not vmap.batches_episodes(MetaLearner(backbone, head="prototypes", **rule))
 
 
-def test_the_network_with_written_out_norms_shares_its_tensors():
-    backbone = learner().backbone
-    twin = side_by_side.with_written_out_norms(backbone)
-    own, theirs = (dict(network.named_parameters()) for network in (backbone, twin))
-    assert own.keys() == theirs.keys()
-    assert all(own[name] is theirs[name] for name in own)
-    assert any(isinstance(module, side_by_side.BatchNorm) for module in twin.modules())
-    assert not any(isinstance(module, side_by_side.BatchNorm) for module in backbone.modules())
+def test_written_out_norms_share_their_tensors():
+    student = learner()
+    own = vmap.VmapLearner(student)
+    assert own.params.keys() == student.params.keys()
+    assert all(own.params[name] is weight for name, weight in student.params.items())
+    written_out = [any(isinstance(m, vmap.BatchNorm) for m in x.backbone.modules()) for x in (own, student)]
+    assert written_out == [True, False]
 
 
 class Normed(nn.Module):
@@ -106,7 +105,7 @@ class Normed(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("norm", "training", "pays"),
+    ("norm", "training", "batched"),
     [
         (nn.BatchNorm2d(4, track_running_stats=False), False, True),
         (nn.BatchNorm2d(4), False, True),
@@ -115,17 +114,17 @@ class Normed(nn.Module):
         (nn.BatchNorm3d(4, track_running_stats=False), False, False),
     ],
 )
-def test_a_network_that_vmap_would_get_wrong_keeps_the_loop(norm, training, pays, monkeypatch):
+def test_a_network_that_vmap_would_get_wrong_keeps_the_loop(norm, training, batched):
     rule = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "image_size": 16}
     network = Normed(norm).train(training)
-    assert side_by_side.pays(MetaLearner(network.to("meta"), **rule)) is pays
-    if pays:
+    assert vmap.batches_episodes(MetaLearner(network.to("meta"), **rule)) is batched
+    if batched:
         student, task = (
             MetaLearner(Normed(type(norm)(4, track_running_stats=norm.track_running_stats)), **rule),
             episodes(1)[0],
         )
         student.backbone.double().eval()
-        losses, _ = side_by_side.query_losses(student, [task], steps=1)
+        losses, _ = vmap.query_losses(student, [task], steps=1)
         ours = torch.autograd.grad(losses.sum(), list(student.params.values()))
         theirs = torch.autograd.grad(student.query_loss(task, steps=1)[0], list(student.params.values()))
         torch.testing.assert_close(flat(ours), flat(theirs), atol=1e-9, rtol=1e-6)
@@ -135,7 +134,7 @@ def test_a_label_out_of_range_is_said_before_anything_runs():
     task = episodes(1)[0]
     task = replace(task, support_labels=task.support_labels + 1)
     with pytest.raises(ValueError, match="Labels must lie in 0…4, got 1…5"):
-        side_by_side.predictions(learner(), [task], steps=1)
+        vmap.predictions(learner(), [task], steps=1)
 
 
 def test_a_learner_with_its_own_way_to_adapt_keeps_it(tiny_dataset, monkeypatch):
@@ -144,5 +143,5 @@ def test_a_learner_with_its_own_way_to_adapt_keeps_it(tiny_dataset, monkeypatch)
     own = CalibratedLearner(student, InversionConfig(), CalibrationConfig(icfil_steps=3))
     sampler = EpisodeSampler(tiny_dataset, n_shot=1, n_query=5)
     alone = evaluate(own, sampler, 2)
-    monkeypatch.setattr(side_by_side, "pays", lambda _: True)
+    monkeypatch.setattr(vmap, "batches_episodes", lambda _: True)
     assert torch.equal(evaluate(own, sampler, 2).accuracies, alone.accuracies)
