@@ -23,7 +23,7 @@ CONDA_NAMES = {"torch": "pytorch"}
 # what an import is called where the distribution is called otherwise
 DISTRIBUTIONS = {"ot": "pot", "sklearn": "scikit-learn", "PIL": "pillow", "yaml": "pyyaml"}
 # what notebooks and their readers need without an import in freelib/
-NOT_IMPORTED = {"jupyterlab", "ipykernel", "nbclient", "pot", "scikit-learn", "scipy"}
+NOT_IMPORTED = {"jupyterlab", "scikit-learn"}
 
 
 def pyproject() -> dict:
@@ -91,6 +91,16 @@ def test_every_third_party_import_is_declared_and_every_dependency_is_used() -> 
     names = {canonicalize_name(DISTRIBUTIONS.get(name, name)) for name in imported}
     assert names <= set(declared()), f"missing in pyproject.toml: {sorted(names - set(declared()))}"
     assert set(declared()) - names <= NOT_IMPORTED, "a dependency that nothing imports"
+
+
+def test_every_file_of_the_package_is_installed() -> None:
+    """Profiles, class lists and reported numbers too, which are no Python."""
+    package = ROOT / "freelib"
+    patterns = pyproject()["tool"]["setuptools"]["package-data"]["freelib"]
+    installed = {path for pattern in patterns for path in package.glob(pattern)}
+    data = {path for path in tracked_files() if package in path.parents and path.suffix != ".py"}
+    assert data == installed & data
+    assert all(data & set(package.glob(pattern)) for pattern in patterns)
 
 
 def test_one_version_everywhere() -> None:

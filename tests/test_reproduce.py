@@ -1,11 +1,15 @@
+import json
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import nbformat
 import pytest
 
-from freelib.run.notebooks import read_notebook, write_notebook
-from freelib.run.profiles import get_profile
-from freelib.run.reproduce import execute_in_place, kernel_environment, reproduce
+from freelib.run.notebooks import clean, execute, write_notebook
+from freelib.run.reproduce import execute_in_place, reproduce
 
 PARAMETERS = 'PROFILE = "smoke"\nRESULTS = "../results"\nSHOTS = None\nFAIL = False'
 BODY = """
@@ -19,6 +23,10 @@ print(PROFILE, SHOTS)
 """
 
 
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
 @pytest.fixture
 def folder(tmp_path):
     """A project with one notebook."""
@@ -26,7 +34,7 @@ def folder(tmp_path):
         nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}, id="parameters"),
         nbformat.v4.new_code_cell(BODY, id="body"),
     ]
-    write_notebook(nbformat.v4.new_notebook(cells=cells), tmp_path / "notebooks" / "01_work.ipynb")
+    write_notebook(clean(nbformat.v4.new_notebook(cells=cells)), tmp_path / "notebooks" / "01_work.ipynb")
     return tmp_path
 
 
@@ -38,17 +46,21 @@ def run(folder, **arguments):
     ("arguments", "words"),
     [
         ({"required": {"DATASETS": ["glyphs"]}}, "no parameter DATASETS"),
-        ({"required": {"FAIL": 1}}, "FAIL is 1, expected bool"),
+        ({"required": {"FAIL": 1}}, "FAIL is 1: Expected `bool`, got `int`, as in False"),
         ({"only": ["02_other"]}, "no notebook 02_other"),
         ({"required": {"PROFILE": "cpu"}}, "PROFILE is no parameter to be set here: use --profile"),
         ({"required": {"RESULTS": "/elsewhere"}}, "use --results"),
-        ({"required": {"SHOTS": 1}}, "SHOTS is 1, expected a list of numbers of shots"),
-        ({"required": {"SHOTS": "1"}}, "SHOTS is '1', expected a list"),
-        ({"required": {"SHOTS": []}}, "expected a list"),
-        ({"required": {"SHOTS": [0]}}, "SHOTS has 0, expected numbers of shots, from 1 on"),
-        ({"offered": {"SEEDS": [True]}}, r"SEEDS is \[True\], expected a list of seeds"),
-        ({"offered": {"DATASETS": "glyphs"}}, "DATASETS is 'glyphs', expected a list of data sets"),
-        ({"offered": {"DATASETS": ["cub", "nosuch"]}}, "DATASETS has 'nosuch', expected data sets"),
+        ({"required": {"SHOTS": 1}}, "SHOTS is 1: Expected `array`"),
+        ({"required": {"SHOTS": "1"}}, "SHOTS is '1': Expected `array`"),
+        ({"required": {"SHOTS": []}}, "length >= 1"),
+        ({"required": {"SHOTS": [0]}}, ">= 1"),
+        ({"offered": {"SEEDS": [True]}}, "Expected `int`, got `bool`"),
+        ({"offered": {"SEEDS": [-1]}}, ">= 0"),
+        ({"offered": {"DATASETS": "glyphs"}}, "DATASETS is 'glyphs': Expected `array`"),
+        (
+            {"offered": {"DATASETS": ["cub", "nosuch"]}},
+            "DATASETS has 'nosuch', expected some of cifar-fs, cub",
+        ),
         ({"offered": {"METHODS": ["fere"]}}, "Unknown method 'fere'"),
     ],
 )
@@ -58,51 +70,44 @@ def test_what_a_notebook_does_not_know_stops_everything_before_it_starts(folder,
     assert not (folder / "results").exists()
 
 
-def test_a_run_a_failing_run_and_the_index(folder, capfd):
-    index, failures = run(folder, offered={"SHOTS": [1, 5], "DATASETS": ["glyphs"]})
-    assert failures == []
-    assert (folder / "results/smoke/tables/work.md").read_text() == "shots [1, 5], threads 1"
+def test_a_run_and_a_failing_run(folder):
+    (outcome,) = run(folder, offered={"SHOTS": [1, 5], "DATASETS": ["glyphs"]})
     output = folder / "results/smoke/notebooks/01_work.ipynb"
-    assert 'href="notebooks/01_work.ipynb"' in index.read_text()
-    executed = read_notebook(output)
+    assert (outcome.name, outcome.path, outcome.error) == ("01_work", output, None)
+    assert (folder / "results/smoke/tables/work.md").read_text() == "shots [1, 5], threads 1"
+    executed = read(output)
     assert [cell.id for cell in executed.cells] == ["parameters", "injected-parameters", "body"]
     assert executed.cells[-1].outputs[0].text == "smoke [1, 5]\n"
     assert str(folder) not in output.read_text()
     assert "papermill" not in executed.metadata
 
-    index, (failure,) = run(folder, required={"FAIL": True})
-    assert (failure.name, failure.path, failure.error) == ("01_work", output, "AssertionError: told to fail")
+    (failed,) = run(folder, required={"FAIL": True})
+    assert (failed.path, failed.error) == (output, "AssertionError: told to fail")
     assert "told to fail" in output.read_text()
-    assert "broke off" in index.read_text()
-    assert str(output) in capfd.readouterr().err
-
-
-def test_index_only_runs_nothing(folder):
-    index, failures = run(folder, index_only=True)
-    assert (index.is_file(), failures) == (True, [])
-    assert not (folder / "results/smoke/notebooks").exists()
 
 
 def test_in_place(folder):
     path = folder / "notebooks" / "01_work.ipynb"
-    assert execute_in_place(folder / "notebooks", results=folder / "results") == []
+    folders = {"notebooks": folder / "notebooks", "results": folder / "results"}
+    (outcome,) = execute_in_place(**folders)
+    assert (outcome.path, outcome.error) == (path, None)
     first = path.read_bytes()
-    executed = read_notebook(path)
+    executed = read(path)
     assert [cell.execution_count for cell in executed.cells] == [1, 2]
     assert executed.cells[1].outputs[0].text == "smoke None\n"
     executed.cells[0].source = PARAMETERS.replace("FAIL = False", "FAIL = True")
     write_notebook(executed, path)
     changed = path.read_bytes()
-    (failure,) = execute_in_place(folder / "notebooks", results=folder / "results")
-    assert failure.path == folder / "results" / "failed" / "01_work.ipynb"
-    assert "told to fail" in failure.path.read_text()
+    (failed,) = execute_in_place(**folders)
+    assert failed.path == folder / "results" / "failed" / "01_work.ipynb"
+    assert "told to fail" in failed.path.read_text()
     assert path.read_bytes() == changed != first
 
 
 @pytest.mark.parametrize("in_place", [False, True], ids=["batch", "in place"])
 def test_a_dead_kernel_is_a_failure_and_the_next_notebook_runs(folder, in_place):
     source, results = folder / "notebooks" / "01_work.ipynb", folder / "results"
-    notebook = read_notebook(source)
+    notebook = read(source)
     write_notebook(notebook, folder / "notebooks" / "02_work.ipynb")
     notebook.cells[1].source = 'import os\nprint("half way", flush=True)\nos._exit(9)'
     notebook.cells[1].outputs = [nbformat.v4.new_output("stream", text="of an earlier run")]
@@ -110,31 +115,68 @@ def test_a_dead_kernel_is_a_failure_and_the_next_notebook_runs(folder, in_place)
     write_notebook(notebook, source)
     before = source.read_bytes()
     if in_place:
-        (failure,) = execute_in_place(folder / "notebooks", results=results)
+        failed, done = execute_in_place(notebooks=folder / "notebooks", results=results)
         assert source.read_bytes() == before
-        assert failure.path == results / "failed" / "01_work.ipynb"
-        assert read_notebook(folder / "notebooks" / "02_work.ipynb").cells[1].execution_count == 2
+        assert failed.path == results / "failed" / "01_work.ipynb"
+        assert read(folder / "notebooks" / "02_work.ipynb").cells[1].execution_count == 2
     else:
-        index, (failure,) = run(folder)
-        assert failure.path == results / "smoke" / "notebooks" / "01_work.ipynb"
-        assert "broke off" in index.read_text()
+        failed, done = run(folder)
+        assert failed.path == results / "smoke" / "notebooks" / "01_work.ipynb"
         assert (results / "smoke" / "tables" / "work.md").exists()
-    assert (failure.name, failure.error) == ("01_work", "DeadKernelError: the kernel died (memory ran out?)")
-    left = {cell.id: cell.outputs for cell in read_notebook(failure.path).cells}
+    assert failed.error == "DeadKernelError: the kernel died (memory ran out?)"
+    assert done.error is None
+    left = {cell.id: cell.outputs for cell in read(failed.path).cells}
     assert left["body"][-1].output_type == "error"
     assert left["body"][-1].ename == "DeadKernelError"
     assert [output.get("text") for output in left["body"][:-1]] in ([], ["half way\n"])
     assert left["after"] == []
 
 
-def test_the_environment_is_put_back_and_progress_is_shown(monkeypatch, capfd):
+def test_no_kernel_of_another_environment_is_taken(folder, monkeypatch):
+    """One that is called python3 too, where Jupyter looks first."""
+    there = folder / "share" / "kernels" / "python3"
+    there.mkdir(parents=True)
+    spec = {"argv": ["/no/such/python", "-f", "{connection_file}"], "display_name": "x", "language": "python"}
+    (there / "kernel.json").write_text(json.dumps(spec | {"env": {"SHOTS": "strange"}}))
+    monkeypatch.setenv("JUPYTER_PATH", str(folder / "share"))
+    path = folder / "notebooks" / "01_work.ipynb"
+    notebook = read(path)
+    notebook.cells[1].source = "import os, sys\nprint(sys.executable, os.environ.get('SHOTS'))"
+    write_notebook(notebook, path)
+    executed, error = execute(path, {}, threads=1)
+    assert error is None
+    assert executed.cells[1].outputs[0].text == f"{sys.executable} None\n"
+
+
+def test_progress_is_shown_and_the_environment_stays(folder, monkeypatch, capfd):
     monkeypatch.delenv("FREELIB_PROGRESS", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    with kernel_environment(get_profile("smoke"), standing=True):
-        assert os.environ["FREELIB_RUNS"] == "none"
-        assert os.environ["OMP_NUM_THREADS"] == "1"
-        with open(os.environ["FREELIB_PROGRESS"], "a") as file:  # noqa: PTH123
-            file.write("half way\n")
-    assert os.environ["OMP_NUM_THREADS"] == "7"
-    assert not {"FREELIB_PROGRESS", "FREELIB_RUNS"} & set(os.environ)
+    path = folder / "notebooks" / "01_work.ipynb"
+    notebook = read(path)
+    notebook.cells[1].source = (
+        "import os\nwith open(os.environ['FREELIB_PROGRESS'], 'a') as f: f.write('half way\\n')"
+        "\nprint(os.environ['OMP_NUM_THREADS'])"
+    )
+    write_notebook(notebook, path)
+    executed, _ = execute(path, {}, threads=3)
+    assert [output.text for output in executed.cells[1].outputs] == ["3\n"]
     assert "half way" in capfd.readouterr().err
+    assert os.environ["OMP_NUM_THREADS"] == "7"
+    assert "FREELIB_PROGRESS" not in os.environ
+
+
+def test_an_interrupt_ends_with_one_line_and_no_half_notebook(folder):
+    path = folder / "notebooks" / "01_work.ipynb"
+    notebook = read(path)
+    notebook.cells[1].source = "import time, pathlib\npathlib.Path('begun').touch()\ntime.sleep(60)"
+    write_notebook(notebook, path)
+    words = [sys.executable, "-m", "freelib.cli", "reproduce"]
+    process = subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not (folder / "notebooks" / "begun").exists():
+        assert process.poll() is None
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out) == (130, ""), err
+    assert err == "[1/1] 01_work.ipynb\nfreelib: interrupted\n"
+    assert not (folder / "results").exists()
