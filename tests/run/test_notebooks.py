@@ -7,7 +7,7 @@ import pytest
 
 from freelib.run.notebooks import check_parameters, clean, find_notebooks, parameters, write_notebook
 
-COMMITTED = Path(__file__).parents[1] / "notebooks"
+COMMITTED = Path(__file__).parents[2] / "notebooks"
 ARTEFACTS = [*(f"table{i}" for i in range(1, 6)), *(f"figure{i}" for i in range(1, 8)), "lemma1_theorem1"]
 CHECKED = "# NBVAL_CHECK_OUTPUT\n"
 
