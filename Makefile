@@ -1,4 +1,4 @@
-# make reproduce: every table and figure on one page.   make test: everything that can be checked.   make help: the rest.
+# make reproduce: every table and figure, computed anew.   make test: everything that can be checked.   make help: the rest.
 PYTHON  ?= python3
 PROFILE ?= smoke
 DATASET ?=
@@ -28,21 +28,21 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-reproduce: $(STAMP) ## run the notebooks with papermill: results/PROFILE/index.html
+reproduce: $(STAMP) ## run every notebook with papermill into results/PROFILE, smoke from nothing
 	$(BIN)/freelib reproduce --profile $(PROFILE) $(if $(DATASET),--dataset $(DATASET)) $(NOTEBOOK:%=--notebook %)
 
 bench: $(STAMP) ## each piece against a straightforward implementation, ten minutes of two quiet cores
 	$(BIN)/python benchmarks/run.py
 
-bench-compiled: $(STAMP) ## does torch.compile pay? minutes of a quiet core, and a C++ compiler
+bench-compiled: $(STAMP) ## what torch.compile gains: minutes of a quiet core, and a C++ compiler
 	$(BIN)/python benchmarks/run.py --compiled
 
-test: lint types test-lib test-notebooks ## lint, type check, library tests with coverage, notebooks
+test: lint types test-lib test-notebooks ## lint, type check, library tests, notebooks; needs no data
 
 test-lib: $(STAMP) ## library tests, two at a time, with coverage
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov --cov-report=term --durations=10 tests
 
-test-notebooks: $(STAMP) ## run the notebooks and compare what they print with what is committed
+test-notebooks: $(STAMP) ## run the notebooks on the committed records and compare what they print
 	$(SAME_BITS) FREELIB_WORKERS=1 $(BIN)/pytest --nbval-lax --nbval-current-env -p no:cacheprovider -W ignore \
 	    -n 2 --dist loadfile --no-loadscope-reorder --durations=5 notebooks
 
@@ -57,7 +57,7 @@ format: $(STAMP) ## mend what can be mended
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-notebooks: $(STAMP) ## execute the committed notebooks again, in place
+notebooks: $(STAMP) ## execute the committed notebooks again, in place, on the committed records
 	$(SAME_BITS) $(BIN)/freelib notebooks --in-place
 
 lab: $(STAMP) ## open the notebooks in JupyterLab

@@ -45,16 +45,17 @@ def test_a_learner_comes_back_and_predicts_the_same(tiny_world, tmp_path, method
     images = torch.rand(10, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(5)
     expected = learner.adapt(images[:5], labels).logits(images[5:])
-    assert torch.equal(load_learner(tmp_path).adapt(images[:5], labels).logits(images[5:]), expected)
+    again = load_learner(tmp_path, allow_custom=True)
+    assert torch.equal(again.adapt(images[:5], labels).logits(images[5:]), expected)
 
 
 def test_what_is_missing_or_damaged_is_said(tiny_world, tmp_path):
     with pytest.raises(FileNotFoundError, match="no learner"):
         load_learner(tmp_path)
-    saved(tmp_path, "fake_methods:Drifting", width=4)
+    saved(tmp_path, "random", width=8)
     file = tmp_path / "learner.json"
     description = json.loads(file.read_text())
-    file.write_text(json.dumps(description | {"config": description["config"] | {"width": 8}}))
+    file.write_text(json.dumps(description | {"config": description["config"] | {"width": 4}}))
     with pytest.raises(ValueError, match="not those of the network"):
         load_learner(tmp_path)
     file.write_text("{")
@@ -97,7 +98,7 @@ def test_a_pool_of_ones_own_is_given_to_a_learner_that_is_made_of_it(tiny_world,
 
 
 def test_weights_and_description_are_of_one_run(tiny_world, tmp_path):
-    saved(tmp_path, "fake_methods:Drifting", width=4)
+    saved(tmp_path, "random", width=8)
     weights = load_tensors(tmp_path / "learner.safetensors")
     save_tensors(tmp_path / "learner.safetensors", {name: value + 1 for name, value in weights.items()})
     with pytest.raises(ValueError, match="are of two runs"):
@@ -105,7 +106,7 @@ def test_weights_and_description_are_of_one_run(tiny_world, tmp_path):
 
 
 def test_a_config_of_another_method_is_refused_before_anything_is_written(tiny_world, tmp_path):
-    learner = saved(tmp_path / "a", "fake_methods:Drifting", width=4)
+    learner = saved(tmp_path / "a", "random", width=8)
     with pytest.raises(ValueError, match="PurerConfig is no config of random"):
         save_learner(
             learner,
@@ -118,17 +119,30 @@ def test_a_config_of_another_method_is_refused_before_anything_is_written(tiny_w
     assert not (tmp_path / "b").exists()
 
 
+def test_a_method_that_a_file_names_is_not_imported_unasked(tiny_world, tmp_path, monkeypatch):
+    saved(tmp_path, "fake_methods:Drifting", width=8)
+    file = tmp_path / "learner.json"
+    (tmp_path / "strange.py").write_text("raise SystemExit('imported')")
+    monkeypatch.syspath_prepend(tmp_path)
+    file.write_text(file.read_text().replace("fake_methods:Drifting", "strange:Method"))
+    with pytest.raises(ValueError, match="names 'strange:Method', which is no method of freelib's"):
+        load_learner(tmp_path)
+    with pytest.raises(SystemExit, match="imported"):
+        load_learner(tmp_path, allow_custom=True)
+
+
 @pytest.mark.parametrize(
     "changes",
     [
         {"rule": 5}, {"rule": {"x": 1}}, {"config": None}, {"config": {"turns": 3}}, {"images": {}},
         {"images": {"mean": None, "std": None, "image_size": 32}}, {"kind": "zz"}, {"method": "zz"},
+        {"images": {"mean": [0.5], "std": [0.5], "image_size": -3}}, {"seed": True},
         b"\xff\xfe\x00", b"null", b"[]",
     ],
     ids=str,
 )  # fmt: skip
 def test_a_description_of_another_kind_is_named(tiny_world, tmp_path, changes):
-    saved(tmp_path, "fake_methods:Drifting", width=4)
+    saved(tmp_path, "random", width=8)
     file = tmp_path / "learner.json"
     new = (
         changes
