@@ -10,7 +10,8 @@ from freelib.experiments import table3
 from freelib.methods import free as module
 from freelib.methods import get_method
 from freelib.methods.free import FreeConfig
-from freelib.models.pool import ModelPool, save_member
+from freelib.models.pool import ModelPool
+from freelib.models.pretrained import save_member
 from freelib.run.pools import pool_parts
 from freelib.run.profiles import get_profile
 from freelib.run.units import unit_config

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,11 @@ from freelib.meta_learner import MetaLearner
 from freelib.methods import get_method
 from freelib.methods.base import MethodConfig, student_backbone
 from freelib.models.backbones import Backbone
-from freelib.models.checks import NUMBER, misfits
 from freelib.models.pool import ModelPool
 from freelib.run.units import make_config
 from freelib.storage import load_tensors, plain, save_tensors, tensors_digest, write_atomically
 
+NUMBER = int | float
 _RULE = {"head": str, "inner_lr": NUMBER, "inner_steps": int, "centre": str, "precision": str}
 _IMAGES = {"mean": [NUMBER], "std": [NUMBER], "image_size": int}
 _KINDS = {
@@ -167,3 +168,14 @@ def _student(
     """A student as `build_student` makes it, but from what is stored instead of from a pool."""
     backbone = student_backbone(config, image_size=image_size, channels=len(mean))
     return MetaLearner(backbone, mean=mean, std=std, image_size=image_size, **rule)
+
+
+def misfits(found: Mapping[str, Any], kinds: Mapping[str, Any]) -> list[str]:
+    """Names under which there is nothing, or a value of another kind; the kind [T] is a list of T."""
+
+    def fits(value: Any, kind: Any) -> bool:
+        if isinstance(kind, list):
+            return isinstance(value, list) and all(fits(item, kind[0]) for item in value)
+        return isinstance(value, kind) and not isinstance(value, bool)
+
+    return [name for name, kind in kinds.items() if not fits(found.get(name), kind)]
