@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from freelib import __version__
+from freelib.folders import make_folders_absolute
 
 VERBS = {
     "data": "freelib.commands.data:data",
@@ -74,6 +75,7 @@ def main(debug: bool) -> None:
     Environment: FREELIB_DATA (folder with the data sets), FREELIB_CACHE (decoded images, pools, checkpoints).
     Exit status: 0 done, 1 failed, 2 bad input.
     """
+    make_folders_absolute()  # notebooks' kernels run in another folder
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ LAYERS = {
     "commands": COMMANDS,
 }
 # Leaves that know nothing of the rest and serve every layer.
-FOUNDATIONS = {"environment", "progress", "records", "settings", "storage"}
+FOUNDATIONS = {"environment", "folders", "progress", "records", "settings", "storage"}
 HEART = [
     "generator.py",
     "inversion.py",

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 import freelib.datasets.cache as cache_module
-from freelib.datasets.cache import cache_folder, load_cached, make_folders_absolute
+from freelib.datasets.cache import load_cached
 from freelib.datasets.few_shot import digest_of
 from freelib.datasets.sources import Pixels
+from freelib.folders import cache_folder, make_folders_absolute
 
 CLASSES = {"train": ("ant", "bee"), "validation": ("cow",), "test": ("doe",)}
 

@@ -70,7 +70,7 @@ def pretrain(
 @json_option
 def list_(as_json: bool) -> None:
     """List the pools in the cache; of a damaged one, what is wrong."""
-    from freelib.datasets.cache import cache_folder
+    from freelib.folders import cache_folder
     from freelib.models.pool import ModelPool
 
     root = cache_folder() / "pools"

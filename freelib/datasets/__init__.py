@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from freelib.datasets.cache import cache_folder, load_cached
+from freelib.datasets.cache import load_cached
 from freelib.datasets.class_lists import SCRIPTS, class_lists, script_of
 from freelib.datasets.few_shot import SPLITS, FewShotDataset
 from freelib.datasets.glyphs import GlyphSource
 from freelib.datasets.sources import ParquetSource, Source, TorchvisionCifar, TreeSource
+from freelib.folders import cache_folder
 
 DATASETS = ("glyphs", "cifar-fs", "mini-imagenet", "cub")
 GLYPH_DOMAINS = tuple(f"glyphs-{script}" for script in SCRIPTS)

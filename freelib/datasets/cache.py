@@ -18,28 +18,13 @@ import numpy as np
 import torch
 from filelock import FileLock
 from numpy.typing import NDArray
-from platformdirs import user_cache_path
 
 from freelib.datasets.few_shot import SPLITS, FewShotDataset, finish_digest
 from freelib.datasets.sources import Source
+from freelib.folders import cache_folder
 from freelib.storage import replacement, write_atomically
 
 FORMAT = 1  # raise when the layout or the decoding changes: older files are then decoded again
-
-
-def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
-    """The given folder, else $FREELIB_CACHE, else the platform's place for a user's caches."""
-    given = cache or os.environ.get("FREELIB_CACHE")
-    if given:
-        return Path(given).expanduser()
-    return user_cache_path("freelib", appauthor=False, opinion=False)
-
-
-def make_folders_absolute() -> None:
-    """Makes $FREELIB_DATA and $FREELIB_CACHE absolute, for child processes that run in other folders."""
-    for name in ("FREELIB_DATA", "FREELIB_CACHE"):
-        if os.environ.get(name):
-            os.environ[name] = str(Path(os.environ[name]).expanduser().resolve())
 
 
 def one_at_a_time(work: str, cache: str | os.PathLike[str] | None = None) -> FileLock:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from freelib.datasets import FewShotDataset, load_dataset
-from freelib.datasets.cache import cache_folder
+from freelib.folders import cache_folder
 from freelib.models.pool import ModelPool
 from freelib.models.pretraining import PoolConfig, pretrain_pool
 from freelib.run.profiles import Profile
