@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import signal
 import sys
 import traceback
@@ -18,6 +17,7 @@ from typing import Any
 import click
 
 from freelib import __version__
+from freelib.folders import make_folders_absolute
 
 FOLDER = click.Path(path_type=Path, file_okay=False)
 AT_LEAST_1 = click.IntRange(min=1)
@@ -116,9 +116,7 @@ def main(debug: bool) -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, interrupt)
-    for name in ("FREELIB_DATA", "FREELIB_CACHE"):  # the kernels of notebooks run in another folder
-        if os.environ.get(name):
-            os.environ[name] = str(Path(os.environ[name]).expanduser().resolve())
+    make_folders_absolute()  # the kernels of notebooks run in another folder
 
 
 def interrupt(*_: object) -> None:
@@ -258,7 +256,7 @@ def pretrain(
 @json_option
 def list_pools(as_json: bool) -> None:
     """List the pools in the cache; of a damaged one, what is wrong."""
-    from freelib.datasets.cache import cache_folder
+    from freelib.folders import cache_folder
     from freelib.models.pool import ModelPool
 
     root = cache_folder() / "pools"

@@ -19,6 +19,7 @@ MOST_LINES = 10_000
 GROUND, DATASETS, MODELS, HEART, FAST, METHODS, RUN, STUDIES, CLI = range(9)
 LEVELS = {
     "environment": GROUND,
+    "folders": GROUND,
     "progress": GROUND,
     "settings": GROUND,
     "storage": GROUND,

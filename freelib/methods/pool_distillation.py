@@ -22,8 +22,7 @@ from freelib.methods.mixing import mixed_images
 from freelib.methods.procedural import check_colour, procedural_images
 from freelib.methods.training import Selection, TrainingLog, state_of_run
 from freelib.models.backbones import Backbone
-from freelib.models.checks import check_batchnorm
-from freelib.models.pool import ModelPool
+from freelib.models.pool import ModelPool, check_batchnorm
 from freelib.models.transform import resized
 from freelib.settings import check_above_zero, check_at_least, check_one_of
 from freelib.storage import Checkpoint, digest_of

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from freelib.meta_learner import CENTRES, MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor
-from freelib.models.checks import check_features
-from freelib.models.pool import ModelPool, PretrainedModel
+from freelib.models.pool import ModelPool, PretrainedModel, check_features
 from freelib.settings import check_one_of
 from freelib.storage import Checkpoint
 

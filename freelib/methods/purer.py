@@ -17,8 +17,7 @@ from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
 from freelib.methods.calibration import CalibratedLearner, CalibrationConfig
 from freelib.methods.training import TrainingRun
-from freelib.models.checks import check_batchnorm
-from freelib.models.pool import ModelPool, PretrainedModel
+from freelib.models.pool import ModelPool, PretrainedModel, check_batchnorm
 from freelib.models.transform import channel_constants
 from freelib.settings import check_at_least
 from freelib.storage import Checkpoint

@@ -15,9 +15,8 @@ from freelib import fast
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Monitor
-from freelib.models.checks import check_batchnorm, check_replay
-from freelib.models.pool import ModelPool
-from freelib.replay import EpisodeShape, ReplayConfig, replay
+from freelib.models.pool import ModelPool, check_batchnorm
+from freelib.replay import EpisodeShape, ReplayConfig, check_replay, replay
 from freelib.storage import Checkpoint, digest_of, tensors_digest
 
 SAVE_AFTER = 5.0

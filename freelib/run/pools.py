@@ -7,10 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from freelib.datasets import FewShotDataset, load_dataset
-from freelib.datasets.cache import cache_folder
+from freelib.folders import cache_folder
 from freelib.models.pool import ModelPool
 from freelib.models.pretraining import PoolConfig, pretrain_pool
 from freelib.run.profiles import Profile
@@ -124,9 +122,7 @@ def pretrain_into(
     config = config or pool_config(dataset, profile)
     train = load_dataset(dataset, "train", size=profile.size_of(dataset), cache=cache)
     folder = pool_folder(pool_identity(train, config, seed), cache) if folder is None else Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):  # released by the system when its holder dies, however it dies
-        pretrain_pool(train, config, folder, seed=seed, workers=profile.processes, progress=progress)
+    pretrain_pool(train, config, folder, seed=seed, workers=profile.processes, progress=progress)
     return ModelPool.load(folder, device=config.device), folder
 
 

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 
 from freelib.datasets import SPLITS, FewShotDataset, load_dataset
-from freelib.datasets.cache import cache_folder, one_at_a_time
+from freelib.datasets.cache import one_at_a_time
 from freelib.datasets.episodes import EpisodeSampler
 from freelib.environment import device_name, environment, peak_memory_mib
 from freelib.fast.threads import threads_at_work
+from freelib.folders import cache_folder
 from freelib.meta_learner import MetaLearner
 from freelib.methods import get_method
 from freelib.methods.base import Monitor

@@ -15,8 +15,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from freelib.datasets.cache import cache_folder
 from freelib.datasets.episodes import Episode, EpisodeSampler, class_major_labels
+from freelib.folders import cache_folder
 from freelib.inversion import InversionConfig
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import build_student

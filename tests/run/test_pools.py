@@ -42,7 +42,7 @@ def test_a_pool_is_made_once_and_found_by_what_determines_it(tiny_world, monkeyp
         pool_identity(load_dataset("cifar-fs", "test", size=16), pool_config("cifar-fs", TINY), 0),
     ]
     assert len({pool_folder(other) for other in [identity, *others]}) == 4
-    monkeypatch.setattr("freelib.models.pretraining.ProcessPoolExecutor", None)  # nothing is left to train
+    monkeypatch.setattr("freelib.models.pretraining.pretrain_model", None)  # nothing is left to train
     calls = []
     again, place = pretrain_into("cifar-fs", TINY, 0, progress=lambda *numbers: calls.append(numbers))
     assert (again.digest, place, calls) == (pool.digest, folder, [(2, 2)])
