@@ -83,11 +83,6 @@ def test_the_package_stays_thin() -> None:
     assert sum(len(path.read_text(encoding="utf-8").splitlines()) for path in MODULES) <= MOST_LINES
 
 
-@pytest.mark.parametrize("name", HEART[:-1])
-def test_the_heart_does_not_know_what_makes_it_faster(name: str) -> None:
-    assert not {m for m in imported_modules(PACKAGE / name) if m.startswith("freelib.fast")}
-
-
 @pytest.mark.parametrize("path", MODULES, ids=module_name)
 def test_nothing_imports_what_stands_above_it(path: Path) -> None:
     if path == PACKAGE / "__init__.py":
