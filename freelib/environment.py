@@ -64,9 +64,11 @@ def cpu_model() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
     except OSError:
         lines = []
-    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    name = told.get("model name") or platform.processor() or platform.machine()
-    numbers = [f"{n} {told[key]}" for n, key in (("family", "cpu family"), ("model", "model")) if key in told]
+    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name = found.get("model name") or platform.processor() or platform.machine()
+    numbers = [
+        f"{n} {found[key]}" for n, key in (("family", "cpu family"), ("model", "model")) if key in found
+    ]
     return f"{name} ({', '.join(numbers)})" if numbers else name
 
 

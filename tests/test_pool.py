@@ -25,34 +25,23 @@ def linear(n: int = 3, channels: int = 3) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(channels * 8 * 8, n))
 
 
-def test_weights_are_read_when_they_are_asked_for_and_once(folder, monkeypatch):
+def test_weights_are_read_when_they_are_asked_for_and_few_are_kept(folder, monkeypatch):
     read, real = [], pretrained.load_tensors
     monkeypatch.setattr(pretrained, "load_tensors", lambda file: read.append(file.stem) or real(file))
-    pool = ModelPool.load(folder)
-    assert pool.classes
-    assert pool.digest
-    assert pool.mean
-    assert read == []
-    assert pool[1] is pool[1]
-    assert read == ["tiny-conv4-0001"]
-
-
-def test_memory_holds_few_of_a_folders_models_also_of_a_part_of_them(folder, monkeypatch):
     monkeypatch.setattr("freelib.models.pool.RESIDENT", 2)
     for pool in (ModelPool.load(folder), ModelPool.load(folder).to("cpu"), ModelPool.load(folder)[:3]):
+        assert (len(pool.classes), len(pool.digest), pool.channels, read) == (7, 16, 3, [])
         first, second = pool[0], pool[1]
         assert pool[0] is first
         assert pool[2].name.endswith("2")  # for which the second, not asked for since, makes room
         assert pool[0] is first
         assert pool[1] is not second
-
-
-def test_a_pool_moves_its_models_as_they_are_asked_for(folder):
-    pool = ModelPool.load(folder)
-    moved = pool.to("meta")
+        assert read == [f"tiny-conv4-000{i}" for i in (0, 1, 2, 1)]
+        read.clear()
+    moved = ModelPool.load(folder).to("meta")
     assert moved[0].device.type == moved[:2][1].device.type == "meta"
-    assert pool[0].device.type == "cpu"  # read for itself
     assert moved.digest == pool.digest
+    assert pool[0].device.type == "cpu"  # read for itself
 
 
 def test_a_pool_is_a_sequence():
@@ -68,17 +57,14 @@ def test_a_pool_is_a_sequence():
         pool[4]
 
 
-def test_models_drawn_in_one_round_are_different_objects_with_different_weights(folder):
+def test_models_are_drawn_without_repetition_by_the_generator_alone(folder):
     pool = ModelPool.load(folder)
-    names = set()
-    for seed in range(10):
-        drawn = pool.sample(2, rng(seed))
-        assert drawn[0] is not drawn[1]
-        assert not torch.equal(flat(drawn[0].module.parameters()), flat(drawn[1].module.parameters()))
-        names |= {model.name for model in drawn}
-    assert len(names) == 3
-    assert [m.name for m in pool.sample(2, rng(1))] == [m.name for m in pool.sample(2, rng(1))]
-    assert len({m.name for m in pool.sample(9, rng())}) == 3
+    draws = [pool.sample(2, rng(seed)) for seed in range(10)]
+    for seed, (one, other) in enumerate(draws):
+        assert not torch.equal(flat(one.module.parameters()), flat(other.module.parameters()))
+        assert pool.sample(2, rng(seed)) == [one, other]
+    assert len({model for drawn in draws for model in drawn}) == 3
+    assert len(set(pool.sample(9, rng()))) == 3
 
 
 def test_what_a_pool_knows_as_a_whole():
@@ -187,7 +173,7 @@ def test_models_that_make_no_pool(models, words):
         ModelPool.from_models(models())
 
 
-def test_classes_of_one_name_are_told_apart_by_their_domain(tmp_path):
+def test_a_domain_makes_classes_of_one_name_two(tmp_path):
     assert len(ModelPool.from_models([own(domain="x"), own(name="other", domain="y")]).classes) == 6
     with pytest.raises(FileNotFoundError, match="No pool in"):
         ModelPool.load(tmp_path)

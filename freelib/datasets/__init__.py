@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from freelib.datasets.cache import load_cached
-from freelib.datasets.class_lists import SCRIPTS, class_lists, script_of
+from freelib.datasets.class_lists import SCRIPTS, class_lists
 from freelib.datasets.few_shot import SPLITS, FewShotDataset
 from freelib.datasets.glyphs import GlyphSource
 from freelib.datasets.sources import ParquetSource, Source, TorchvisionCifar, TreeSource
@@ -15,18 +15,6 @@ from freelib.folders import cache_folder
 DATASETS = ("glyphs", "cifar-fs", "mini-imagenet", "cub")
 GLYPH_DOMAINS = tuple(f"glyphs-{script}" for script in SCRIPTS)
 """`glyphs` split by script into three data sets, with the first 200 images of each class."""
-
-__all__ = [
-    "DATASETS",
-    "GLYPH_DOMAINS",
-    "NATIVE_SIZE",
-    "SPLITS",
-    "FewShotDataset",
-    "MissingDataError",
-    "find_source",
-    "load_dataset",
-    "script_of",
-]
 
 NATIVE_SIZE = {"glyphs": 32, "cifar-fs": 32, "mini-imagenet": 84, "cub": 84}
 NATIVE_SIZE |= dict(zip(GLYPH_DOMAINS, (32, 24, 28), strict=True))
