@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 
 from freelib.meta_learner import MetaLearner
-from freelib.methods.base import Method, MethodConfig, Monitor, build_student
+from freelib.methods.base import Method, MethodConfig, build_student
 from freelib.models.backbones import DEFAULT_WIDTH, SMALL_IMAGES
 from freelib.models.pool import ModelPool
-from freelib.storage import Checkpoint
 
 
 def require_same_architecture(pool: ModelPool, config: MethodConfig, method: str) -> None:
@@ -39,9 +38,11 @@ def require_same_architecture(pool: ModelPool, config: MethodConfig, method: str
 
 
 class Average(Method):
-    """The mean of all models' weights; the head, whose classes differ by model, starts at zero.
+    """The mean of all models' weights, θ = 1/n Σ_i w_i: the field's baseline of weight fusion.
 
-    The student's BatchNorm is on batch statistics, so that the models' running statistics play no part.
+    It needs the models' weights, all of one architecture and width, the student's. The head, whose classes
+    differ by model, starts at zero. The student's BatchNorm is on batch statistics, so that the models'
+    running statistics play no part.
     """
 
     name = "average"
@@ -53,25 +54,15 @@ class Average(Method):
     same_architecture = True
     cost = "one pass over the weights"
 
-    def meta_train(
-        self,
-        pool: ModelPool,
-        config: MethodConfig,
-        *,
-        seed: int,
-        monitor: Monitor | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> MetaLearner:
-        """See `Method.meta_train`. Raises ValueError where the pool is not all like the student."""
+    def build(self, pool: ModelPool, config: MethodConfig, *, seed: int) -> MetaLearner:
+        """See `Method.build`. Raises ValueError where the pool is not all like the student."""
         require_same_architecture(pool, config, self.title)
         learner = build_student(pool, config, seed=seed)
-        sums = {
-            name: torch.zeros_like(p) for name, p in learner.params.items() if not name.startswith("head.")
-        }
+        total = {name: torch.zeros_like(p) for name, p in learner.params.items()}
         for model in pool:
             weights = dict(model.module.named_parameters())
-            for name, total in sums.items():
-                total += weights[name].to(total.device)
-        heads = {name: torch.zeros_like(p) for name, p in learner.params.items() if name.startswith("head.")}
-        learner.load_params({**{name: total / len(pool) for name, total in sums.items()}, **heads})
+            for name in total:
+                if not name.startswith("head."):
+                    total[name] += weights[name]
+        learner.load_params({name: value / len(pool) for name, value in total.items()})
         return learner
