@@ -109,7 +109,7 @@ def test_variants_share_the_stored_images(tiny_world, tmp_path, monkeypatch):
     configs = [replace(CONFIG, recovered=n) for n in (16, 8)]
     for config in configs:
         distillation.variant_student(RUN, config, n_stored=16)
-        monkeypatch.setattr(distillation, "recovered_images", lambda *_, **__: pytest.fail("made again"))
+        monkeypatch.setattr(distillation, "synthesised_images", lambda *_, **__: pytest.fail("made again"))
     assert [len(images) for images in seen] == [16, 8]
     assert torch.equal(seen[0][:8], seen[1])
     distillation.variant_student(RUN, configs[1], n_stored=16, real=True)

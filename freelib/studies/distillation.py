@@ -20,7 +20,7 @@ from freelib.folders import cache_folder
 from freelib.inversion import InversionConfig
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import build_student
-from freelib.methods.pool_distillation import PoolDistillation, PoolDistillationConfig, recovered_images
+from freelib.methods.pool_distillation import PoolDistillation, PoolDistillationConfig, synthesised_images
 from freelib.methods.training import TrainingLog
 from freelib.models.backbones import Backbone
 from freelib.models.pool import ModelPool
@@ -117,7 +117,7 @@ def stored_images(run: Run, pool: ModelPool, config: PoolDistillationConfig) -> 
     digest = digest_of([pool.digest, identity, run.unit.seed, REVISION])
     file = cache_folder(run.cache) / "beyond" / f"{digest}.safetensors"
     if not file.is_file():
-        made = recovered_images(pool, config, seed=run.unit.seed, log=TrainingLog())
+        made = synthesised_images(pool, config, seed=run.unit.seed, log=TrainingLog())
         save_tensors(file, {"images": made})
     return load_tensors(file)["images"]
 
