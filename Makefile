@@ -1,6 +1,5 @@
-# make reproduce: every table and figure, computed anew.   make test: everything that can be checked.   make help: the rest.
+# make reproduce: every table and figure.   make test: everything that can be checked.   make help: the rest.
 PYTHON  ?= python3
-PROFILE ?= smoke
 DATASET ?=
 NOTEBOOK ?=
 
@@ -12,7 +11,7 @@ STAMP := $(VENV)/.installed
 SAME_BITS := OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce bench bench-compiled test test-lib test-notebooks lint types format notebooks lab clean
+.PHONY: help setup reproduce book bench bench-compiled test test-lib test-notebooks test-browser lint types format notebooks pages lab clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -28,8 +27,23 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-reproduce: $(STAMP) ## run every notebook with papermill into results/PROFILE, smoke from nothing
-	$(BIN)/freelib reproduce --profile $(PROFILE) $(if $(DATASET),--dataset $(DATASET)) $(NOTEBOOK:%=--notebook %)
+reproduce: PROFILE ?= smoke
+reproduce: $(STAMP) ## run the notebooks with papermill, and make a book of them
+	@status=0; $(BIN)/freelib reproduce --profile $(PROFILE) $(if $(DATASET),--dataset $(DATASET)) $(NOTEBOOK:%=--notebook %) || status=$$?; \
+	test $$status = 2 || $(MAKE) --no-print-directory book PROFILE=$(PROFILE) NOTEBOOKS=results/$(PROFILE)/notebooks; \
+	exit $$status
+
+# The sources of the book are laid out as in the checkout, so that links between pages work in both.
+book: PROFILE ?= cpu
+book: NOTEBOOKS ?= $(if $(filter cpu,$(PROFILE)),notebooks,results/$(PROFILE)/notebooks)
+book: BOOK = build/book/$(PROFILE)
+book: $(STAMP) ## notebooks, guide, results and reference as one site: build/book/PROFILE/html/index.html
+	@test -d $(NOTEBOOKS) || { echo "there is no $(NOTEBOOKS): make reproduce PROFILE=$(PROFILE) writes it" >&2; exit 2; }
+	@rm -rf $(BOOK) && mkdir -p $(BOOK)/sources/results
+	@cp -r docs $(NOTEBOOKS) *.md $(BOOK)/sources && cp -r results/README.md results/cpu $(BOOK)/sources/results
+	PROFILE=$(PROFILE) $(BIN)/sphinx-build -q -j auto $(if $(filter notebooks,$(NOTEBOOKS)),-W --keep-going) \
+	    -d $(BOOK)/doctrees -c $(BOOK)/sources/docs $(BOOK)/sources $(BOOK)/html
+	@echo $(CURDIR)/$(BOOK)/html/index.html
 
 bench: $(STAMP) ## each piece against a straightforward implementation, ten minutes of two quiet cores
 	$(BIN)/python benchmarks/run.py
@@ -46,6 +60,11 @@ test-notebooks: $(STAMP) ## run the notebooks on the committed records and compa
 	$(SAME_BITS) FREELIB_WORKERS=1 $(BIN)/pytest --nbval-lax --nbval-current-env -p no:cacheprovider -W ignore \
 	    -n 2 --dist loadfile --no-loadscope-reorder --durations=5 notebooks
 
+test-browser: book ## read the book and run a notebook in JupyterLab, in a real browser
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[browser]'
+	command -v chromium google-chrome > /dev/null || $(BIN)/python -m playwright install --with-deps chromium
+	$(BIN)/pytest -m browser tests/browser
+
 lint: $(STAMP) ## style and formatting
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
@@ -59,6 +78,9 @@ format: $(STAMP) ## mend what can be mended
 
 notebooks: $(STAMP) ## execute the committed notebooks again, in place, on the committed records
 	$(SAME_BITS) $(BIN)/freelib notebooks --in-place
+
+pages: $(STAMP) ## fill the numbers of the records into README.md and results/README.md
+	$(BIN)/python docs/render.py
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks
