@@ -23,7 +23,6 @@ _FROM = {
     "MetaGenerator": "freelib.generator",
     "MetaLearner": "freelib.meta_learner",
     "TaskMemory": "freelib.memory",
-    "align": "freelib.alignment",
     "Method": "freelib.methods",
     "MethodConfig": "freelib.methods",
     "get_method": "freelib.methods",
@@ -36,7 +35,6 @@ _FROM = {
 }
 
 if TYPE_CHECKING:
-    from freelib.alignment import align
     from freelib.datasets import FewShotDataset, load_dataset
     from freelib.datasets.episodes import EpisodeSampler
     from freelib.generator import MetaGenerator
@@ -64,7 +62,6 @@ __all__ = [
     "PoolConfig",
     "PretrainedModel",
     "TaskMemory",
-    "align",
     "compare",
     "evaluate",
     "get_method",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import freelib
 from freelib.datasets.glyphs import GlyphSource
 
 ROOT = Path(__file__).parents[1]
@@ -23,3 +24,9 @@ def test_examples(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     found = doctest.testmod(importlib.import_module(name))
     assert found.attempted > 0
     assert found.failed == 0
+
+
+@pytest.mark.parametrize("name", freelib.__all__)
+def test_each_name_of_the_public_face_has_an_example(name: str) -> None:
+    assert ">>> " in getattr(freelib, name).__doc__
+    assert len(freelib.__all__) == 20

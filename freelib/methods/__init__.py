@@ -45,6 +45,9 @@ def get_method(name: str) -> Method:
 
     Raises ValueError for an unknown name, a path that can't be imported, and a class that is not a Method or
     lacks something that a Method has (such as a Config that is a dataclass).
+
+    >>> get_method("free").Config(rounds=100).meta_batch
+    4
     """
     path = METHODS.get(name, name)
     module_name, _, class_name = path.partition(":")

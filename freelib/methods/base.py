@@ -31,6 +31,9 @@ class MethodConfig:
     Raises ValueError for another arch, head, device or precision, for numbers that are out of range or not
     finite, and where a method's own settings don't fit. A config may extend others beside this one
     (`InversionConfig`, …): their checks are made too.
+
+    >>> MethodConfig(n_way=3, n_shot=5).test_steps
+    10
     """
 
     n_way: int = 5
@@ -104,6 +107,10 @@ class Method:
     models_at_test: networks at inference, None for all models of the pool
     revision: raised when the method's results change, so that older records are not taken for new ones
     Config: its settings, a dataclass that extends `MethodConfig`
+
+    >>> from freelib.methods import get_method
+    >>> get_method("free").needs
+    'gradients'
     """
 
     name: ClassVar[str]

@@ -40,6 +40,17 @@ def read_own_models(
 
     Raises FileNotFoundError where the folder has no such model, ValueError for files that do not fit
     together, naming them. Only tensors are read from files of weights; no code in them is run.
+
+    >>> import json, tempfile
+    >>> def linear(n):
+    ...     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, n))
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> torch.save(linear(2).state_dict(), folder / "mine.pt")
+    >>> card = {"arch": "linear", "class_names": ["cat", "dog"], "image_size": 8}
+    >>> card |= {"mean": [0.5] * 3, "std": [0.25] * 3}
+    >>> _ = (folder / "mine.json").write_text(json.dumps(card))
+    >>> read_own_models(folder, {"linear": linear})[0].class_names
+    ('cat', 'dog')
     """
     folder = Path(folder)
     cards = sorted(folder.glob("*.json"))

@@ -34,6 +34,16 @@ class ModelPool(Sequence[PretrainedModel]):
 
     `descriptions` are the members' metadata, and `read` gives the member that one of them stands for. Raises
     ValueError for a pool without members, two members of one name, or both gray and colour images.
+
+    >>> from freelib.models.backbones import build_backbone
+    >>> about = {"mean": [0.5] * 3, "std": [0.25] * 3, "image_size": 16, "domain": "pets"}
+    >>> networks = [build_backbone("conv4", n_way=2, image_size=16, seed=seed) for seed in range(3)]
+    >>> pool = ModelPool.from_models(
+    ...     PretrainedModel(network, name=f"m{i}", class_names=["cat", "dog"], **about)
+    ...     for i, network in enumerate(networks)
+    ... )
+    >>> len(pool), pool[0].n_way
+    (3, 2)
     """
 
     def __init__(

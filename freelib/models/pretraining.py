@@ -40,6 +40,9 @@ class PoolConfig:
     "bfloat16" (autocast), `device` a name of torch's.
 
     Raises ValueError for a value out of range.
+
+    >>> PoolConfig(n_models=10, epochs=4).learning_rate
+    0.01
     """
 
     n_models: int = 100
@@ -199,6 +202,14 @@ def pretrain_pool(
     Raises ValueError where the data set has fewer classes than `config.n_way`, or the folder has models of
     this data set that were trained with other settings, which are left as they are; RuntimeError where a
     child process dies.
+
+    >>> import tempfile
+    >>> from freelib.datasets import load_dataset
+    >>> train = load_dataset("glyphs", "train", size=16)
+    >>> config = PoolConfig(n_models=2, epochs=1, width=8)
+    >>> pool = pretrain_pool(train, config, tempfile.mkdtemp())
+    >>> len(pool), pool[0].n_way
+    (2, 5)
     """
     if dataset.n_classes < config.n_way:
         raise ValueError(

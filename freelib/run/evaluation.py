@@ -60,7 +60,16 @@ def evaluate(
     n_episodes: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Score:
-    """Accuracy on the sampler's first n_episodes: adapt to each support set, classify its queries."""
+    """Accuracy on the sampler's first n_episodes: adapt to each support set, classify its queries.
+
+    >>> from freelib.datasets import load_dataset
+    >>> from freelib.models.backbones import build_backbone
+    >>> network = build_backbone("conv4", n_way=5, image_size=16, width=8, batch_stats=True)
+    >>> learner = MetaLearner(network, mean=(0.5,) * 3, std=(0.25,) * 3, image_size=16)
+    >>> sampler = EpisodeSampler(load_dataset("glyphs", "test", size=16), n_query=2)
+    >>> evaluate(learner, sampler, 4).accuracies.shape  # of each episode, in percent
+    torch.Size([4])
+    """
     if n_episodes < 1:
         raise ValueError(f"n_episodes must be at least 1, got {n_episodes}.")
     if isinstance(learner, MetaLearner) and learner.embeds_images_one_by_one:

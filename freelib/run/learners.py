@@ -88,6 +88,17 @@ def save_learner(
     has to be given the pool.
 
     Raises ValueError for a config that is not the method's.
+
+    >>> import tempfile
+    >>> from freelib.models.backbones import build_backbone
+    >>> from freelib.models.pretrained import PretrainedModel
+    >>> network = build_backbone("conv4", n_way=5, image_size=16, width=8)
+    >>> about = {"mean": [0.5] * 3, "std": [0.25] * 3, "image_size": 16}
+    >>> pool = ModelPool.from_models([PretrainedModel(network, class_names=list("abcde"), **about)])
+    >>> config = get_method("random").Config(width=8)
+    >>> learner = get_method("random").meta_train(pool, config, seed=0)
+    >>> folder = tempfile.mkdtemp()
+    >>> save_learner(learner, folder, method="random", config=config, seed=0, pool=pool)
     """
     kind: Literal["student", "pool", "custom"] = "pool"
     if isinstance(learner.backbone, Backbone):
@@ -196,6 +207,19 @@ def load_learner(
     Raises FileNotFoundError, ValueError where its files, or the pool that it is made of, are missing or
     damaged, ValueError for a method that is not registered, and TypeError for a student that is no network of
     freelib's.
+
+    >>> import tempfile
+    >>> from freelib.models.backbones import build_backbone
+    >>> from freelib.models.pretrained import PretrainedModel
+    >>> network = build_backbone("conv4", n_way=5, image_size=16, width=8)
+    >>> about = {"mean": [0.5] * 3, "std": [0.25] * 3, "image_size": 16}
+    >>> pool = ModelPool.from_models([PretrainedModel(network, class_names=list("abcde"), **about)])
+    >>> config = get_method("random").Config(width=8)
+    >>> learner = get_method("random").meta_train(pool, config, seed=0)
+    >>> folder = tempfile.mkdtemp()
+    >>> save_learner(learner, folder, method="random", config=config, seed=0, pool=pool)
+    >>> load_learner(folder).inner_steps
+    10
     """
     description = read_description(folder)
     method = description.method

@@ -121,6 +121,9 @@ def get_profile(name: str | Path | Profile, experiment: str | None = None) -> Pr
 
     Raises ValueError for an unknown name, a file that is no YAML, and unknown fields or values of a wrong
     type.
+
+    >>> get_profile("cpu").seeds, get_profile("cpu", "table4").datasets
+    ((0, 1, 2), ('cifar-fs',))
     """
     if isinstance(name, Profile):
         profile = name

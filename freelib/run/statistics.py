@@ -128,6 +128,13 @@ def compare(
       reported, source: the value that others report, NaN where it is not known to us.
 
     Raises ValueError where two records are of one method, variant, data set, number of shots and seed.
+
+    >>> from freelib.run import get_profile, run_units, table_units
+    >>> profile = get_profile("cpu")
+    >>> units = table_units("table1", profile, ["free", "purer"], datasets=["cub"], shots=[1])
+    >>> rows = compare(run_units(units, profile, "results"))
+    >>> rows[["title", "accuracy", "difference"]].round(1).values.tolist()
+    [['FREE', 37.9, nan], ['PURER', 31.5, -6.4]]
     """
     groups: dict[tuple[str, int, str, str], dict[int, Record]] = {}
     for record in records:
