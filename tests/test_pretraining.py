@@ -46,7 +46,7 @@ def stored(tiny_dataset, tmp_path_factory):
 
 
 def files_of(folder: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in folder.iterdir() if file.name != ".lock"}
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.suffix != ".lock"}
 
 
 def lasting(files: dict[str, bytes]) -> dict[str, Any]:

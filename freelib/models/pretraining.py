@@ -223,7 +223,7 @@ def pretrain_pool(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"{dataset.name}-{config.archs[i % len(config.archs)]}-{i:04d}" for i in range(config.n_models)]
-    with FileLock(folder / ".lock"):  # the system releases it when its holder dies, however it dies
+    with FileLock(folder / ".pretraining.lock"):  # released when its holder dies
         _refuse_a_mixture(dataset, folder, training_of(dataset, config, seed))
         missing = [i for i, name in enumerate(names) if not (folder / f"{name}.json").is_file()]
 
