@@ -15,7 +15,6 @@ from PIL import Image
 
 from freelib.datasets.class_lists import class_lists
 from freelib.methods.base import Method, MethodConfig, build_student
-from freelib.methods.training import TrainingRun
 from freelib.run.profiles import Profile
 
 TINY = Profile(
@@ -53,15 +52,14 @@ class Drifting(Method):
     needs = "nothing"
     Config = DriftingConfig
 
-    def meta_train(self, pool, config, *, seed, monitor=None, checkpoint=None):
-        rng = torch.Generator().manual_seed(seed)
-        learner = build_student(pool, config, seed=seed)
-        run = TrainingRun(learner, {}, rng, config, monitor=monitor, checkpoint=checkpoint)
+    def train(self, run):
+        config, learner = run.config, run.learner
+        run.rng.manual_seed(run.seed)
         for number in run.rounds(config.rounds):
             if number == config.fail_at:
                 raise RuntimeError(f"told to fail in round {number}")
             for parameter in learner.params.values():
-                step = config.scales[0] * torch.randn(parameter.shape, generator=rng)
+                step = config.scales[0] * torch.randn(parameter.shape, generator=run.rng)
                 parameter.data.add_(step)
             run.log.append(
                 round=float(number), size=sum(float(p.detach().abs().sum()) for p in learner.params.values())

@@ -77,7 +77,7 @@ def test_gray_pools_are_distilled_without_procedural_images():
     learner = method.meta_train(pool, config, seed=0)
     assert learner.embed(torch.rand(2, 1, 16, 16)).shape == (2, 4)
     opinions = get_method("pool_opinions")
-    with pytest.raises(ValueError, match="not 1, and Pool opinions knows no other images: take pool_feat"):
+    with pytest.raises(ValueError, match="not 1, and pool_opinions knows no other images: take pool_feat"):
         opinions.meta_train(pool, opinions.Config(), seed=0)
 
 

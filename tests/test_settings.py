@@ -11,8 +11,7 @@ from freelib.methods.free import FreeConfig
 from freelib.methods.oracles import OracleConfig, OracleProtonetConfig
 from freelib.methods.ota import OtaConfig
 from freelib.methods.pool_distillation import PoolDistillationConfig
-from freelib.methods.pool_features import PoolFeaturesConfig
-from freelib.methods.pool_opinions import PoolOpinionsConfig
+from freelib.methods.prototypes import PoolFeaturesConfig, PoolOpinionsConfig
 from freelib.methods.purer import PurerConfig
 from freelib.models.pretraining import PoolConfig
 from freelib.settings import check_device

@@ -15,7 +15,7 @@ from freelib.datasets.episodes import EpisodeSampler
 from freelib.experiments import table1
 from freelib.experiments.verdicts import Cell
 from freelib.meta_learner import MetaLearner
-from freelib.methods.pool_distillation import PoolDistillation, PoolDistillationConfig, recovered_images
+from freelib.methods.pool_distillation import PoolDistillation, PoolDistillationConfig, synthesised_images
 from freelib.methods.training import TrainingLog
 from freelib.models.backbones import DEFAULT_WIDTH
 from freelib.run.accuracy_rows import accuracy_rows
@@ -153,7 +153,7 @@ def _train(run: Run, config: PoolDistillationConfig, variant: Variant, *, most: 
         identity = {name: value for name, value in asdict(whole).items() if name in _RECOVERY}
         file = folder / f"{digest_of([pool.digest, identity, run.unit.seed, REVISION])}.safetensors"
         if not file.is_file():
-            made = recovered_images(pool, whole, seed=run.unit.seed, log=TrainingLog())
+            made = synthesised_images(pool, whole, seed=run.unit.seed, log=TrainingLog())
             save_tensors(file, {"images": made})
         images = load_tensors(file)["images"][: config.recovered]
     checkpoint = Checkpoint(folder / f"{run.digest}.pt")

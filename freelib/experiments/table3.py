@@ -11,7 +11,7 @@ import pandas as pd
 
 from freelib.experiments.alignment_claim import SUMMED, pairs, sentence, variant
 from freelib.methods import METHODS, get_method
-from freelib.methods.pool_features import PoolFeaturesConfig
+from freelib.methods.prototypes import PoolFeaturesConfig
 from freelib.run.accuracy_rows import accuracy_rows
 from freelib.run.grid import run_grid
 from freelib.run.profiles import Profile, get_profile

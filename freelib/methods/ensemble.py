@@ -1,4 +1,4 @@
-"""What a pool as a whole thinks of an image: all models' probabilities, as one vector to compare."""
+"""The pool as an ensemble: all models' answers to an image, as one embedding to compare images by."""
 
 from __future__ import annotations
 
@@ -51,10 +51,25 @@ def for_inference(model: PretrainedModel, dtype: torch.dtype) -> PretrainedModel
     return model
 
 
-class JointOpinion(nn.Module):
-    """What every model makes of an image, side by side, on partly whitened principal axes.
+class FeatureEnsemble(nn.Module):
+    """The features of several models, each of unit length, side by side."""
 
-    teach: "probabilities", √softmax(logits / temperature), or "features", each model's at unit length
+    def __init__(self, models: Sequence[PretrainedModel]) -> None:
+        super().__init__()
+        self.models = list(models)
+        self.members = nn.ModuleList([model.module for model in self.models])
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Images `(n, C, H, W)` in [0, 1] -> `(n, Σ d_i)`."""
+        return torch.cat([F.normalize(model.features(images).float(), dim=1) for model in self.models], dim=1)
+
+
+class ProbabilityEnsemble(nn.Module):
+    """The probabilities of several models, side by side, on partly whitened principal axes.
+
+    teach: "probabilities", √softmax(logits / temperature), or "features" in their place, each model's at unit
+      length
 
     Models that agree on what is common to all images would drown what only some of them see: whitening
     weighs it up. The square root makes the distance of two answers Hellinger's. `fit` finds the axes.
@@ -71,41 +86,35 @@ class JointOpinion(nn.Module):
         precision: str = "float32",
     ) -> None:
         super().__init__()
-        self.teach = teach
+        self.teach, self.temperature = teach, temperature
         check_one_of(self, teach=TEACH)
-        self.dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
-        self.temperature = temperature
-        self.models = [for_inference(model, self.dtype) for model in models]
+        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self.models = [for_inference(model, dtype) for model in models]
         self.members = nn.ModuleList([model.module for model in self.models])
         self.mean: Tensor = torch.zeros(())
         self.axes: Tensor | None = None
-        self.register_buffer("place", torch.zeros((), device=self.models[0].device))  # where they are
 
     @torch.no_grad()
     def answers(self, images: Tensor) -> Tensor:
         """Answers `(n, Σ n_way)`, or features `(n, Σ d)`, of images `(n, C, H, W)`, uint8 or in [0, 1]."""
-        batches = []
-        for part in images.split(128):
-            inputs = images_to_float(part.to(self.place.device))
-            if self.teach == "features":
-                answers = [F.normalize(model.features(inputs).float(), dim=1) for model in self.models]
-            else:
-                answers = [
-                    (model(inputs).float() / self.temperature).softmax(1).sqrt() for model in self.models
-                ]
-            batches.append(torch.cat(answers, 1))
-        return torch.cat(batches)
+        return torch.cat([torch.cat(self._answers_of_each(part), 1) for part in images.split(128)])
+
+    def _answers_of_each(self, images: Tensor) -> list[Tensor]:
+        inputs = images_to_float(images.to(self.models[0].device))
+        if self.teach == "features":
+            return [F.normalize(model.features(inputs).float(), dim=1) for model in self.models]
+        return [(model(inputs).float() / self.temperature).softmax(1).sqrt() for model in self.models]
 
     def fit(self, answers: Tensor, *, whitening: float, most: int | None = None) -> None:
-        """Chooses the axes by some images' answers."""
+        """Chooses the axes by some images' answers, see `principal_axes`."""
         self.mean, self.axes = principal_axes(answers, whitening=whitening, most=most)
 
-    def place_on_axes(self, answers: Tensor) -> Tensor:
+    def embed(self, answers: Tensor) -> Tensor:
         """Answers `(n, Σ n_way)` on the fitted axes, `(n, r)`. Raises RuntimeError before `fit`."""
         if self.axes is None:
-            raise RuntimeError("The axes of the joint opinion are not known yet: call fit first.")
+            raise RuntimeError("The axes of the ensemble are not known yet: call fit first.")
         return (answers - self.mean) @ self.axes
 
     def features(self, images: Tensor) -> Tensor:
-        """The joint opinion of images, `(n, r)`: what a prototype head compares."""
-        return self.place_on_axes(self.answers(images))
+        """The embeddings of images, `(n, r)`: what a prototype head compares."""
+        return self.embed(self.answers(images))
