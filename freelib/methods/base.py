@@ -10,7 +10,7 @@ import torch
 
 from freelib.meta_learner import HEADS, MetaLearner
 from freelib.methods.training import Monitor, TrainingRun
-from freelib.models.backbones import ARCHITECTURES, Backbone, build_backbone
+from freelib.models.backbones import ARCHITECTURES, DEFAULT_WIDTH, SMALL_IMAGES, Backbone, build_backbone
 from freelib.models.pool import ModelPool
 from freelib.settings import check_at_least, check_device, check_finite, check_one_of
 from freelib.storage import Checkpoint
@@ -93,6 +93,33 @@ def build_student(pool: ModelPool, config: MethodConfig, *, seed: int) -> MetaLe
     )
 
 
+def require_same_architecture(pool: ModelPool, config: MethodConfig, method: str) -> None:
+    """Raises ValueError where weights can't be fused: of own networks, a mixed pool, into another student."""
+    own = [d["name"] for d in pool.descriptions if d.get("own")]
+    if own:
+        raise ValueError(f"{method} fuses the weights of freelib's networks only, and {own[0]} is another.")
+    kinds = {(d["arch"], d["width"]) for d in pool.descriptions}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{method} fuses weights, so all models must be of one architecture and width; "
+            f"the pool has {sorted(kinds, key=str)}."
+        )
+    arch, width = next(iter(kinds))
+    student = (config.arch, config.width or DEFAULT_WIDTH.get(config.arch))
+    if student != (arch, width):
+        raise ValueError(
+            f"{method} gives a network like the pool's, {arch} of width {width}; "
+            f"the student is set to {student[0]} of width {student[1]}."
+        )
+    # A convolution's weights know no image size; the head's do, and it is not fused.
+    sizes = sorted({d["image_size"] for d in pool.descriptions})
+    if arch != "conv4" and sizes[0] <= SMALL_IMAGES < sizes[-1]:
+        raise ValueError(
+            f"{method} fuses weights, and above {SMALL_IMAGES} pixels a {arch} has another first layer; "
+            f"the pool has models for {sizes} pixels."
+        )
+
+
 class Method:
     """A way to get a meta-learner out of a pool of pre-trained models.
 
@@ -100,7 +127,7 @@ class Method:
 
     name: as on the command line; title: as in a table; citation: authors, title, venue
     needs: "nothing", "weights", "gradients" or "calls" of the models, or "data"
-    same_architecture: all models must be of one kind
+    same_architecture: all models, and the student, must be of one kind: it fuses weights
     uses_shots: its training depends on n_shot; where not, one training serves every number of shots
     uses_seed: something in it is drawn; where not, every seed gives the same learner from the same pool
     cost: of meta-training, in words; oracle: it sees the real meta-training images (marked in every table)
@@ -144,6 +171,8 @@ class Method:
         Raises ValueError or TypeError where the pool or the config is not what the method needs, and
         ValueError for a checkpoint of another run.
         """
+        if self.same_architecture:
+            require_same_architecture(pool, config, self.title)
         pool = pool.to(config.device)
         learner = self.build(pool, config, seed=seed)
         rng = torch.Generator().manual_seed(stream_seed(seed, "draws"))

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from freelib.alignment import make_optimizer
 from freelib.meta_learner import MetaLearner
-from freelib.methods.average import require_same_architecture
 from freelib.methods.base import Method, MethodConfig
 from freelib.methods.training import TrainingRun
 from freelib.settings import check_at_least
@@ -165,12 +164,8 @@ class Dro(Method):
     Config = DroConfig
 
     def train(self, run: TrainingRun) -> MetaLearner:
-        """See `Method.train`. The log holds each round's last error at e' and mean shift ‖e' − e_i‖.
-
-        Raises ValueError where the pool is not of one architecture, the student's.
-        """
+        """See `Method.train`. The log holds each round's last error at e' and mean shift ‖e' − e_i‖."""
         pool, config, learner, rng, log = run.pool, run.config, run.learner, run.rng, run.log
-        require_same_architecture(pool, config, self.title)
         names = [name for name in learner.params if not name.startswith("head.")]
         space = WeightSpace([{n: model.module.get_parameter(n).detach() for n in names} for model in pool])
         points, error_weight = space.points.to(config.device), space.error_weight.to(config.device)

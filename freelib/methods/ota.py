@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from freelib.meta_learner import MetaLearner
-from freelib.methods.average import require_same_architecture
 from freelib.methods.base import Method, MethodConfig, build_student
 from freelib.models.pool import ModelPool
 from freelib.settings import check_above_zero, check_one_of
@@ -112,8 +111,7 @@ class Ota(Method):
     Config = OtaConfig
 
     def build(self, pool: ModelPool, config: OtaConfig, *, seed: int) -> MetaLearner:
-        """See `Method.build`. Raises ValueError where the pool is not all Conv4 of one width."""
-        require_same_architecture(pool, config, self.title)
+        """The student with the fused weights, see `Method.build`. Raises ValueError where it is no Conv4."""
         if config.arch != "conv4":
             raise ValueError(
                 f"OTA aligns conv4 only, and the pool is of {config.arch}: take average or dro for it."
