@@ -67,7 +67,7 @@ def lab(checkout) -> Iterator[str]:
 def test_all_cells_of_the_quickstart_run_from_the_menu(open_page, lab, checkout):
     page = open_page(lab)
     page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=60_000)
-    page.get_by_text("Idle").first.wait_for(timeout=60_000)
+    page.get_by_text("Kernel status: Idle").first.wait_for(state="attached", timeout=60_000)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     written = checkout / "notebooks" / NOTEBOOK
