@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 SAME_BITS := OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce book bench bench-compiled test test-lib test-notebooks test-browser lint types format notebooks lab clean
+.PHONY: help setup reproduce book bench bench-compiled test test-lib test-notebooks test-browser lint types format notebooks pages lab clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -48,15 +48,15 @@ book: $(STAMP) ## notebooks, guide, results and reference as one site: build/boo
 bench: $(STAMP) ## each piece against a straightforward implementation, ten minutes of two quiet cores
 	$(BIN)/python benchmarks/run.py
 
-bench-compiled: $(STAMP) ## does torch.compile pay? minutes of a quiet core, and a C++ compiler
+bench-compiled: $(STAMP) ## what torch.compile gains: minutes of a quiet core, and a C++ compiler
 	$(BIN)/python benchmarks/run.py --compiled
 
-test: lint types test-lib test-notebooks ## lint, type check, library tests with coverage, notebooks
+test: lint types test-lib test-notebooks ## lint, type check, library tests, notebooks; needs no data
 
 test-lib: $(STAMP) ## library tests, two at a time, with coverage
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --cov --cov-report=term --durations=10 tests
 
-test-notebooks: $(STAMP) ## run the notebooks and compare what they print with what is committed
+test-notebooks: $(STAMP) ## run the notebooks on the committed records and compare what they print
 	$(SAME_BITS) FREELIB_WORKERS=1 $(BIN)/pytest --nbval-lax --nbval-current-env -p no:cacheprovider -W ignore \
 	    -n 2 --dist loadfile --no-loadscope-reorder --durations=5 notebooks
 
@@ -76,8 +76,11 @@ format: $(STAMP) ## mend what can be mended
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-notebooks: $(STAMP) ## execute the committed notebooks again, in place
+notebooks: $(STAMP) ## execute the committed notebooks again, in place, on the committed records
 	$(SAME_BITS) $(BIN)/freelib notebooks --in-place
+
+pages: $(STAMP) ## fill the numbers of the records into README.md and results/README.md
+	$(BIN)/python docs/render.py
 
 lab: $(STAMP) ## open the notebooks in JupyterLab
 	$(BIN)/jupyter lab notebooks

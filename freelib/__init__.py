@@ -1,3 +1,81 @@
-"""freelib: data-free meta-learning, reproduced notebook by notebook."""
+"""freelib: data-free meta-learning, from a pool of pre-trained classifiers to a learner of new classes.
 
-__version__ = "0.1.0"
+The names below are what a person needs; each is imported when it is first asked for, so that `import freelib`
+and the command line's help are quick.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.2.0"
+
+_FROM = {
+    "PretrainedModel": "freelib.models.pretrained",
+    "ModelPool": "freelib.models.pool",
+    "read_own_models": "freelib.models.own_models",
+    "PoolConfig": "freelib.models.pretraining",
+    "pretrain_pool": "freelib.models.pretraining",
+    "FewShotDataset": "freelib.datasets",
+    "load_dataset": "freelib.datasets",
+    "EpisodeSampler": "freelib.datasets.episodes",
+    "MetaGenerator": "freelib.generator",
+    "MetaLearner": "freelib.meta_learner",
+    "TaskMemory": "freelib.memory",
+    "Method": "freelib.methods",
+    "MethodConfig": "freelib.methods",
+    "get_method": "freelib.methods",
+    "evaluate": "freelib.run.evaluation",
+    "get_profile": "freelib.run.profiles",
+    "run_units": "freelib.run.execute",
+    "compare": "freelib.run.statistics",
+    "save_learner": "freelib.run.learners",
+    "load_learner": "freelib.run.learners",
+}
+
+if TYPE_CHECKING:
+    from freelib.datasets import FewShotDataset, load_dataset
+    from freelib.datasets.episodes import EpisodeSampler
+    from freelib.generator import MetaGenerator
+    from freelib.memory import TaskMemory
+    from freelib.meta_learner import MetaLearner
+    from freelib.methods import Method, MethodConfig, get_method
+    from freelib.models.own_models import read_own_models
+    from freelib.models.pool import ModelPool
+    from freelib.models.pretrained import PretrainedModel
+    from freelib.models.pretraining import PoolConfig, pretrain_pool
+    from freelib.run.evaluation import evaluate
+    from freelib.run.execute import run_units
+    from freelib.run.learners import load_learner, save_learner
+    from freelib.run.profiles import get_profile
+    from freelib.run.statistics import compare
+
+__all__ = [
+    "EpisodeSampler",
+    "FewShotDataset",
+    "MetaGenerator",
+    "MetaLearner",
+    "Method",
+    "MethodConfig",
+    "ModelPool",
+    "PoolConfig",
+    "PretrainedModel",
+    "TaskMemory",
+    "compare",
+    "evaluate",
+    "get_method",
+    "get_profile",
+    "load_dataset",
+    "load_learner",
+    "pretrain_pool",
+    "read_own_models",
+    "run_units",
+    "save_learner",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _FROM:
+        raise AttributeError(f"module 'freelib' has no attribute {name!r}")
+    return getattr(importlib.import_module(_FROM[name]), name)

@@ -1,63 +1,103 @@
-"""The command line, `freelib VERB …`: results on standard output, all else on standard error."""
+"""The command line, `freelib VERB …`: results on standard output, progress and errors on standard error.
+
+torch and pandas take seconds to import: each command imports what it needs, so that help is quick.
+"""
 
 from __future__ import annotations
 
-import importlib
+import json
+import logging
+import signal
 import sys
 import traceback
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from freelib import __version__
+from freelib.folders import make_folders_absolute
 
-VERBS = {
-    "data": "freelib.commands.data:data",
-    "pool": "freelib.commands.pool:pool",
-    "methods": "freelib.commands.methods:methods",
-    "train": "freelib.commands.train:train",
-    "evaluate": "freelib.commands.evaluate:evaluate",
-    "reproduce": "freelib.commands.reproduce:reproduce",
-    "report": "freelib.commands.report:report",
-    "notebooks": "freelib.commands.notebooks:notebooks",
-}
+FOLDER = click.Path(path_type=Path, file_okay=False)
+AT_LEAST_1 = click.IntRange(min=1)
+DATASET = click.Choice(["glyphs", "cifar-fs", "mini-imagenet", "cub"])
+PROFILE = click.Choice(["smoke", "cpu", "paper"])
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+profile_option = click.option(
+    "--profile", default="smoke", type=PROFILE, help="Size: minutes, hours, or a GPU's days."
+)
+set_option = click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Set a field.")
+root_option = click.option("--root", type=FOLDER, help="Folder with the data sets, instead of $FREELIB_DATA.")
+results_option = click.option("--results", default="results", type=FOLDER, help="Folder for what they write.")
 
 
 class Verbs(click.Group):
-    """Commands that are imported when they are called, and errors as one sentence instead of a traceback."""
+    """Commands in the order in which one uses them, whose errors are one sentence instead of a traceback."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The verbs, in the order in which one uses them."""
-        return list(VERBS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command of that name."""
-        if cmd_name not in VERBS:
-            return None
-        module, _, name = VERBS[cmd_name].partition(":")
-        return getattr(importlib.import_module(module), name)
+        """The verbs, in the order of this file."""
+        return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command. Bad input (ValueError, a missing file) ends with 2, other failures with 1."""
+        """Runs the command. Bad input (ValueError, a missing file) ends with 2, other failures with 1."""
         if (here := str(Path.cwd())) not in sys.path:
             sys.path.append(here)  # where a method of one's own may be
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
+        except KeyboardInterrupt:
+            complain("freelib: interrupted")
+            ctx.exit(130)
         except Exception as error:
-            if ctx.params.get("debug"):
+            if ctx.params["debug"]:
                 traceback.print_exc()
             bad_input = isinstance(error, ValueError | FileNotFoundError)
-            words = str(error) or type(error).__name__
-            click.echo(f"freelib: {words}", err=True)
-            if not bad_input and not ctx.params.get("debug"):
-                click.echo("`freelib --debug …` shows where it happened.", err=True)
+            complain(f"freelib: {error or type(error).__name__}")
+            if not bad_input and not ctx.params["debug"]:
+                complain("`freelib --debug …` shows where it happened.")
             ctx.exit(2 if bad_input else 1)
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"]})
+def emit(value: Any, as_json: bool, text: str) -> None:
+    """Writes a result to standard output: the value as JSON, or the text."""
+    click.echo(json.dumps(value, indent=1, allow_nan=False) if as_json else text)
+
+
+def complain(text: str) -> None:
+    """Writes an error to standard error."""
+    click.echo("\n".join(map(printable, text.split("\n"))), err=True)
+
+
+def table(rows: Iterable[Mapping[str, Any]], *columns: str) -> str:
+    """Some columns of the rows, all if none is named, under their names."""
+    from tabulate import tabulate
+
+    rows = list(rows)
+    columns = columns or tuple(rows[0])
+    cells = [[printable(cell(row.get(name))) for name in columns] for row in rows]
+    return tabulate(cells, [name.replace("_", " ") for name in columns], "plain", disable_numparse=True)
+
+
+def cell(value: Any) -> str:
+    """How a table shows a value."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}"
+    if isinstance(value, Mapping):
+        return "/".join(map(str, value.values()))
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def printable(text: str) -> str:
+    """Text without control characters, which may come from a file and would reach the terminal."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, message="%(version)s")
 @click.option("--debug", is_flag=True, help="Show the full traceback of an error.")
 def main(debug: bool) -> None:
@@ -69,11 +109,365 @@ def main(debug: bool) -> None:
       freelib pool pretrain --dataset glyphs  train the classifiers that all methods start from
       freelib train free --out my-learner     meta-train FREE on them
       freelib evaluate my-learner             accuracy on new classes
-      freelib reproduce                       every table and figure, on one page
+      freelib reproduce                       every table and figure
 
     Environment: FREELIB_DATA (folder with the data sets), FREELIB_CACHE (decoded images, pools, checkpoints).
-    Exit status: 0 done, 1 failed, 2 bad input.
+    Exit status: 0 done, 1 failed, 2 bad input, 130 interrupted.
     """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, interrupt)
+    make_folders_absolute()  # the kernels of notebooks run in another folder
+
+
+def interrupt(*_: object) -> None:
+    """Ends the command at Ctrl-C without what is logged while kernels and processes are ended with it."""
+    logging.disable()
+    raise KeyboardInterrupt
+
+
+@main.group()
+def data() -> None:
+    """List, find and decode the data sets.
+
+    `glyphs` needs nothing. For the others set FREELIB_DATA to a folder with, for each, one of
+
+    \b
+      <name>.parquet                      columns: image (struct with bytes), label
+      <name>/<class>/<image>              the class splits come with freelib
+      <name>/<split>/<class>/<image>
+      cifar-100-python/                   as torchvision downloads it (cifar-fs only)
+
+    Images are decoded once, into FREELIB_CACHE.
+    """
+
+
+@data.command("list")
+@json_option
+def list_data(as_json: bool) -> None:
+    """List the data sets: size in pixels, and the number of classes to train, validate and test on."""
+    from freelib.datasets import DATASETS, NATIVE_SIZE
+    from freelib.datasets.class_lists import class_lists
+
+    rows = [
+        {
+            "name": name,
+            "image_size": NATIVE_SIZE[name],
+            "classes": {split: len(classes) for split, classes in class_lists(name).items()},
+        }
+        for name in DATASETS
+    ]
+    emit(rows, as_json, table(rows))
+
+
+@data.command()
+@root_option
+@json_option
+def status(root: Path | None, as_json: bool) -> None:
+    """Say which data sets are at hand, and for the others how to get them."""
+    from freelib.datasets import DATASETS, MissingDataError, find_source
+
+    rows = []
+    for name in DATASETS:
+        try:
+            rows.append({"name": name, "found": True, "where": find_source(name, root).location})
+        except MissingDataError as error:
+            rows.append({"name": name, "found": False, "where": str(error)})
+    emit(rows, as_json, table(rows))
+
+
+@data.command()
+@click.argument("name", type=DATASET)
+@click.option(
+    "--size", type=click.IntRange(min=8), help="Side of the images in pixels, instead of their own."
+)
+@root_option
+@click.option(
+    "--download", is_flag=True, help="Let torchvision fetch CIFAR-100 into the folder (cifar-fs only)."
+)
+@json_option
+def prepare(name: str, size: int | None, root: Path | None, download: bool, as_json: bool) -> None:
+    """Decode (or render) a data set into the cache, and describe it."""
+    from freelib.datasets import SPLITS, load_dataset
+
+    rows = []
+    for split in SPLITS:
+        part = load_dataset(name, split, size=size, root=root, download=download)
+        fewest, most = min(part.counts), max(part.counts)
+        rows.append(
+            {
+                "split": split,
+                "classes": part.n_classes,
+                "images": len(part.images),
+                "images_per_class": f"{fewest}" if fewest == most else f"{fewest}-{most}",
+                "image_size": part.image_size,
+                "digest": part.digest,
+            }
+        )
+    emit({"name": name, "splits": rows}, as_json, table(rows))
+
+
+@main.group()
+def pool() -> None:
+    """Pre-train, list and show pools of classifiers.
+
+    A pool is a folder with two files a model: <model>.safetensors (weights) and <model>.json (what is known
+    of it). Those that the experiments pre-train lie in FREELIB_CACHE/pools.
+    """
+
+
+@pool.command()
+@profile_option
+@click.option("--dataset", type=DATASET, help="Whose meta-training classes; the profile's first if left out.")
+@click.option("--seed", default=0, help="Decides on classes, weights and batches.")
+@click.option("--folder", type=FOLDER, help="Where to put the pool, instead of the cache.")
+@set_option
+@json_option
+def pretrain(
+    profile: str,
+    dataset: str | None,
+    seed: int,
+    folder: Path | None,
+    settings: tuple[str, ...],
+    as_json: bool,
+) -> None:
+    """Pre-train a pool, each model on a few random classes; what is there already stays.
+
+    A run that was stopped goes on where it was.
+    """
+    from dataclasses import replace
+
+    from freelib.progress import Progress
+    from freelib.run.pools import pretrain_into
+    from freelib.run.profiles import get_profile
+    from freelib.run.units import parse_overrides
+
+    chosen = get_profile(profile)
+    name = dataset or chosen.datasets[0]
+    if settings:
+        fields = {**chosen.pool_fields(name), **parse_overrides(settings)}
+        chosen = replace(chosen, pool=fields, pool_by_dataset={})
+    with Progress(f"pool of {name}") as progress:
+        made, place = pretrain_into(name, chosen, seed, folder=folder, progress=progress)
+    row = summary(place, made)
+    emit(row, as_json, table([row]))
+
+
+@pool.command("list")
+@json_option
+def list_pools(as_json: bool) -> None:
+    """List the pools in the cache; of a damaged one, what is wrong."""
+    from freelib.folders import cache_folder
+    from freelib.models.pool import ModelPool
+
+    root = cache_folder() / "pools"
+    rows = []
+    for folder in sorted({path.parent for path in root.glob("*/*.json")}):
+        try:
+            rows.append(summary(folder, ModelPool.load(folder)))
+        except (ValueError, FileNotFoundError) as error:
+            rows.append(summary(folder, None) | {"state": f"damaged: {error}"})
+    emit(rows, as_json, table(rows) if rows else f"there are no pools in {root}")
+
+
+def summary(folder: Path, made: Any) -> dict[str, Any]:
+    """What is known of a pool as a whole; `accuracy` is the mean over its models, of held-out images."""
+    models = [] if made is None else made.descriptions
+    known = [model["accuracy"] for model in models if model.get("accuracy") is not None]
+    return {
+        "folder": str(folder),
+        "models": len(models),
+        "domains": sorted({model["domain"] for model in models}),
+        "archs": sorted({model["arch"] for model in models}),
+        "accuracy": sum(known) / len(known) if known else None,
+        "digest": None if made is None else made.digest,
+        "state": "whole",
+    }
+
+
+@pool.command()
+@click.argument("folder", type=FOLDER)
+@json_option
+def show(folder: Path, as_json: bool) -> None:
+    """Show the models of a pool: architecture, classes, accuracy on images that their training held out."""
+    from freelib.models.pool import ModelPool
+
+    models = ModelPool.load(folder).descriptions
+    emit(models, as_json, table(models, "name", "arch", "accuracy", "class_names"))
+
+
+@main.command(short_help="List the methods, or one method's settings.")
+@click.option("--fields", metavar="METHOD", help="Show one method's settings and their defaults instead.")
+@json_option
+def methods(fields: str | None, as_json: bool) -> None:
+    """List the methods: what they need of the models, what they cost, whom to cite.
+
+    A method of your own is named by its import path, package.module:Class.
+    """
+    from dataclasses import asdict
+
+    from freelib.methods import describe_methods, get_method
+    from freelib.storage import plain
+
+    if fields:
+        settings = plain(asdict(get_method(fields).Config()))
+        emit(settings, as_json, table({"field": n, "default": value} for n, value in settings.items()))
+    else:
+        rows = describe_methods()
+        emit(rows, as_json, table(rows, "name", "needs", "same_architecture", "cost", "citation"))
+
+
+@main.command(short_help="Meta-train a method on a pool and save the learner.")
+@click.argument("method")
+@click.option("--out", required=True, type=FOLDER, help="Folder for the learner.")
+@click.option("--pool", "pool_folder", type=FOLDER, help="Folder of a pool, instead of the profile's own.")
+@profile_option
+@click.option("--dataset", type=DATASET, help="Data set of the profile's pool; its first if left out.")
+@click.option("--n-shot", default=1, type=AT_LEAST_1, help="Images per class to adapt to.")
+@click.option("--seed", default=0)
+@set_option
+@click.option("--select-on", type=DATASET, help="Select the checkpoint on its meta-validation classes.")
+@json_option
+def train(
+    method: str,
+    out: Path,
+    pool_folder: Path | None,
+    profile: str,
+    dataset: str | None,
+    n_shot: int,
+    seed: int,
+    settings: tuple[str, ...],
+    select_on: str | None,
+    as_json: bool,
+) -> None:
+    """Meta-train METHOD on a pool and save the learner. The profile's pool is pre-trained where it lacks.
+
+    METHOD is a name from `freelib methods`, or a class of your own: package.module:Class. `freelib methods
+    --fields METHOD` lists what can be --set, such as rounds=50. No training image of the pool is seen, and
+    without --select-on no other image either.
+
+    A run that was stopped goes on from its last checkpoint: one is written every checkpoint_every rounds, and
+    sooner where 5 seconds have passed, or a hundred times what writing takes, if that is more.
+    """
+    from freelib.methods import get_method
+    from freelib.run.learners import train_learner
+    from freelib.run.profiles import get_profile
+    from freelib.run.units import Unit, parse_overrides
+
+    chosen = get_profile(profile)
+    trained_on = dataset or chosen.datasets[0]
+    unit = Unit("train", method, trained_on, n_shot, seed, parse_overrides(settings))
+    learner, seconds = train_learner(unit, chosen, out, pool_folder=pool_folder, select_on=select_on)
+    row = {"learner": str(out), "method": method, "seconds": round(seconds, 1)}
+    row["selected_round"] = learner.selected_round
+    emit(row, as_json, f"{get_method(method).title} trained in {seconds:.1f} s, saved in {out}")
+
+
+@main.command(short_help="Test a saved learner on classes it has never seen.")
+@click.argument("learner", type=FOLDER)
+@click.option("--dataset", type=DATASET, default="glyphs")
+@click.option("--split", type=click.Choice(["validation", "test"]), default="test", help="Which classes.")
+@click.option("--n-way", default=5, type=click.IntRange(min=2), help="Classes per episode.")
+@click.option("--n-shot", default=1, type=AT_LEAST_1, help="Images per class to adapt to.")
+@click.option("--n-query", default=15, type=AT_LEAST_1, help="Images per class to classify.")
+@click.option("--episodes", "n_episodes", default=600, type=AT_LEAST_1)
+@click.option("--seed", default=1, help="Of the episodes; 1 is the one of the tables.")
+@click.option("--allow-custom-method", is_flag=True, help="Import the method that it names: this runs code.")
+@json_option
+def evaluate(
+    learner: Path,
+    dataset: str,
+    split: str,
+    n_episodes: int,
+    allow_custom_method: bool,
+    as_json: bool,
+    **episodes: int,
+) -> None:
+    """Test the learner in the folder LEARNER (from `freelib train`) on episodes of new classes."""
+    from freelib.datasets import load_dataset
+    from freelib.datasets.episodes import EpisodeSampler
+    from freelib.progress import Progress
+    from freelib.run.evaluation import evaluate as score_on
+    from freelib.run.learners import load_learner
+
+    loaded = load_learner(learner, allow_custom=allow_custom_method)
+    images = load_dataset(dataset, split, size=loaded.transform.image_size)
+    with Progress("episodes") as progress:
+        score = score_on(loaded, EpisodeSampler(images, **episodes), n_episodes, progress)
+    row = {"learner": str(learner), "dataset": dataset, "split": split, **episodes, "n_episodes": n_episodes}
+    row |= {"accuracy": score.mean, "accuracy_ci95": score.ci95}
+    task = f"{episodes['n_way']}-way {episodes['n_shot']}-shot, {n_episodes} episodes, {dataset} {split}"
+    emit(row, as_json, f"{score.mean:.2f} ± {score.ci95:.2f} % ({task})")
+
+
+@main.command(short_help="Run the notebooks: every table and figure.")
+@profile_option
+@click.option("--notebook", "only", multiple=True, metavar="NAME", help="Only this one, such as 01_table1.")
+@click.option("--dataset", "DATASETS", multiple=True, type=DATASET, help="Instead of the profile's.")
+@click.option("--shots", "SHOTS", multiple=True, type=AT_LEAST_1, help="Instead of the profile's.")
+@click.option("--seeds", "SEEDS", multiple=True, type=click.IntRange(min=0), help="Instead of the profile's.")
+@click.option("-p", "--parameter", multiple=True, metavar="NAME=VALUE", help="Set a parameter.")
+@click.option("--notebooks", default="notebooks", type=FOLDER, help="Folder of the notebooks.")
+@results_option
+@json_option
+def reproduce(
+    profile: str,
+    only: tuple[str, ...],
+    parameter: tuple[str, ...],
+    notebooks: Path,
+    results: Path,
+    as_json: bool,
+    **choices: tuple[Any, ...],
+) -> None:
+    """Run the notebooks in batch; the executed ones lie in RESULTS/PROFILE/notebooks.
+
+    --notebook, --dataset, --shots, --seeds and -p are repeatable. A notebook that has no choice of data sets,
+    shots or seeds keeps its own. VALUE is read as YAML, such as METHODS=[random, free].
+
+    Runs whose record is in RESULTS/PROFILE/records are not made again, so a reproduction that was stopped
+    goes on where it was. A notebook that fails is kept, with its error, and does not keep the others from
+    running.
+    """
+    from freelib.run.reproduce import reproduce as run
+    from freelib.run.units import parse_overrides
+
+    offered = {name: list(values) for name, values in choices.items() if values}
+    folders = {"notebooks": notebooks, "results": results}
+    report(run(profile, only, offered=offered, required=parse_overrides(parameter), **folders), as_json)
+
+
+@main.command(short_help="List the notebooks, or execute the committed ones again.")
+@click.argument("names", nargs=-1)
+@click.option("--in-place", is_flag=True, help="Execute them, and write the outputs into them.")
+@click.option("--folder", default="notebooks", type=FOLDER, help="Folder of the notebooks.")
+@results_option
+@json_option
+def notebooks(names: tuple[str, ...], in_place: bool, folder: Path, results: Path, as_json: bool) -> None:
+    """List the notebooks with their parameters, or, with --in-place, execute the committed ones again.
+
+    NAMES: some of them, such as 01_table1; all if left out. One that fails stays as it was; what it did until
+    then is kept in RESULTS/failed.
+    """
+    from freelib.run.notebooks import find_notebooks, parameters
+    from freelib.run.reproduce import execute_in_place
+
+    if in_place:
+        report(execute_in_place(names, notebooks=folder, results=results), as_json)
+        return
+    rows: list[dict[str, Any]] = [
+        {"name": path.stem, "parameters": parameters(path)} for path in find_notebooks(folder, names)
+    ]
+    texts = [row | {"parameters": [f"{k}={v!r}" for k, v in row["parameters"].items()]} for row in rows]
+    emit(rows, as_json, table(texts))
+
+
+def report(outcomes: Iterable[Any], as_json: bool) -> None:
+    """Writes where each executed notebook lies; if one failed, the exit status is 1."""
+    rows = [{"notebook": o.name, "path": str(o.path), "error": o.error} for o in outcomes]
+    failed = [row for row in rows if row["error"]]
+    for row in failed:
+        complain(f"{row['notebook']}: {row['error']}\n  kept in {row['path']}")
+    emit(rows, as_json, "\n".join(row["path"] for row in rows if not row["error"]))
+    click.get_current_context().exit(1 if failed else 0)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import ctypes
 import multiprocessing
 import os
 import platform
-import resource
 import subprocess
 import sys
 import threading
@@ -65,9 +64,11 @@ def cpu_model() -> str:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").partition("\n\n")[0].splitlines()
     except OSError:
         lines = []
-    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
-    name = told.get("model name") or platform.processor() or platform.machine()
-    numbers = [f"{n} {told[key]}" for n, key in (("family", "cpu family"), ("model", "model")) if key in told]
+    found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
+    name = found.get("model name") or platform.processor() or platform.machine()
+    numbers = [
+        f"{n} {found[key]}" for n, key in (("family", "cpu family"), ("model", "model")) if key in found
+    ]
     return f"{name} ({', '.join(numbers)})" if numbers else name
 
 
@@ -85,42 +86,29 @@ def accelerators() -> list[str]:
     return [name.strip() for name in visible.split(",") if name.strip()]
 
 
-def peak_memory_mib() -> float:
-    """Largest resident size of this process so far, in MiB."""
+def peak_memory_mib() -> float | None:
+    """The largest resident size of this process so far, in MiB; None where the system does not say."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)
 
 
 @cache
 def process_context() -> BaseContext:
-    """For processes of our own: forked from one that has imported torch, so that it is imported once.
-
-    Where there is no such thing (Windows), each imports it for itself.
-    """
+    """How to start child processes: forked from one that has imported torch, or (Windows) started anew."""
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["torch._dynamo", "freelib.models.pretraining"]
-    )  # the first: an optimiser's step
+    context.set_forkserver_preload(["torch._dynamo"])  # an optimiser's first step imports it
     return context
 
 
 def nothing_is_made() -> bool:
     """Whether only records that stand are to be shown: FREELIB_RUNS=none."""
     return os.environ.get("FREELIB_RUNS") == "none"
-
-
-def refuse_unguarded_script() -> None:
-    """Raises RuntimeError in a process of ours that is still importing the script it was started from.
-
-    Such a process would wait for what its parent holds, and its parent for it.
-    """
-    if getattr(multiprocessing.current_process(), "_inheriting", False):
-        raise RuntimeError(
-            "This starts processes, each of which imports the script first: put what the script does behind "
-            'if __name__ == "__main__":'
-        )
 
 
 def keep_freed_memory() -> bool:

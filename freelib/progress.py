@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
 
 from tqdm import tqdm
 
@@ -16,8 +15,8 @@ SECONDS_BETWEEN_LINES = 20.0
 class Progress:
     """Shows `(done, total)` and notes of a long computation; call it with the two numbers.
 
-    $FREELIB_PROGRESS: "off", or the name of a file that lines are appended to. Otherwise: a bar in a
-    terminal and in an interactive notebook, a line now and then where standard error is a pipe or a file.
+    In a terminal and in an interactive notebook it is a bar; where standard error is a pipe or a file, a line
+    now and then. $FREELIB_PROGRESS may be "off", or the name of a file that lines are appended to.
     """
 
     def __init__(self, description: str) -> None:
@@ -29,9 +28,7 @@ class Progress:
     def __enter__(self) -> Progress:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         if self._bar is not None:
             self._bar.close()
 
@@ -50,8 +47,7 @@ class Progress:
         if mode == "off":
             return
         if not mode and (sys.stderr.isatty() or "ipykernel" in sys.modules):
-            if self._bar is None:
-                self._bar = tqdm(total=self._total, desc=self.description, file=sys.stderr, leave=False)
+            self._bar = self._bar or tqdm(desc=self.description, file=sys.stderr, leave=False)
             self._bar.total, self._bar.n = self._total, self._done
             self._bar.set_postfix_str(self._text)
         elif finished or time.monotonic() - self._last_line > SECONDS_BETWEEN_LINES:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -12,6 +12,7 @@ from torch import Tensor
 from freelib.datasets.episodes import Episode
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
+from freelib.models.pool import ModelPool
 from freelib.settings import check_at_least, check_one_of
 
 
@@ -117,3 +118,26 @@ def replay(
             if stalled >= config.replay_patience:
                 break
     return [(float(loss), float(accuracy)) for loss, accuracy in history]
+
+
+def check_replay(pool: ModelPool, config: Any) -> None:
+    """Raises ValueError where the memory could never fill an episode.
+
+    `config` has the fields of `ReplayConfig` and `MethodConfig`, and images_per_class.
+    """
+    if config.replay_scope == "none":
+        return
+    widest = max(len(description["class_names"]) for description in pool.descriptions)
+    there = widest if config.replay_scope == "within" else len(pool.classes)
+    if there < config.n_way:
+        where = "the pool's widest model" if config.replay_scope == "within" else "the pool"
+        raise ValueError(
+            f"{config.n_way}-way episodes are to be replayed, but {where} has {there} classes: set "
+            f"n_way={there}, or replay_scope=none."
+        )
+    held, wanted = config.memory_batches * config.images_per_class, config.n_shot + config.n_query
+    if held < wanted:
+        raise ValueError(
+            f"An episode takes n_shot + n_query = {wanted} images of a class, but the memory keeps only "
+            f"memory_batches × images_per_class = {held}."
+        )

@@ -23,13 +23,13 @@ from torch import Tensor
 
 
 @contextmanager
-def _replacement(file: Path) -> Iterator[Path]:
+def replacement(file: Path) -> Iterator[Path]:
     """A path beside a file; what the body writes there takes the file's place when the body is done."""
     file.parent.mkdir(parents=True, exist_ok=True)
     temporary = file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
         yield temporary
-        with temporary.open("rb") as stream:
+        with temporary.open("r+b") as stream:
             os.fsync(stream.fileno())
         temporary.replace(file)
     except BaseException:
@@ -39,7 +39,7 @@ def _replacement(file: Path) -> Iterator[Path]:
 
 def write_atomically(file: Path, data: bytes) -> None:
     """Writes a file so that a reader, or a crash at any moment, finds the old content or the new, whole."""
-    with _replacement(file) as temporary:
+    with replacement(file) as temporary:
         temporary.write_bytes(data)
 
 
@@ -158,7 +158,7 @@ class Checkpoint:
 
     def save(self, state: dict[str, Any]) -> None:
         """Replaces the state by a new one, atomically."""
-        with _replacement(self.file) as temporary:
+        with replacement(self.file) as temporary:
             torch.save(state, temporary)
 
     def remove(self) -> None:

@@ -12,8 +12,9 @@ import torch
 from jaxtyping import install_import_hook
 
 if TYPE_CHECKING:
-    from freelib.datasets import FewShotDataset
     from freelib.experiments.evidence import Evidence
+
+    from freelib.datasets import FewShotDataset
 
 # Before the first import of freelib: what is loaded later has its shapes and types checked at each call.
 install_import_hook("freelib", "runtime_checks.checked")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,6 @@ from PIL import Image
 
 from freelib.datasets.class_lists import class_lists
 from freelib.methods.base import Method, MethodConfig, build_student
-from freelib.methods.training import TrainingRun
 from freelib.run.profiles import Profile
 
 TINY = Profile(
@@ -53,15 +54,14 @@ class Drifting(Method):
     needs = "nothing"
     Config = DriftingConfig
 
-    def meta_train(self, pool, config, *, seed, monitor=None, checkpoint=None):
-        rng = torch.Generator().manual_seed(seed)
-        learner = build_student(pool, config, seed=seed)
-        run = TrainingRun(learner, {}, rng, config, monitor=monitor, checkpoint=checkpoint)
+    def train(self, run):
+        config, learner = run.config, run.learner
+        run.rng.manual_seed(run.seed)
         for number in run.rounds(config.rounds):
             if number == config.fail_at:
                 raise RuntimeError(f"told to fail in round {number}")
             for parameter in learner.params.values():
-                step = config.scales[0] * torch.randn(parameter.shape, generator=rng)
+                step = config.scales[0] * torch.randn(parameter.shape, generator=run.rng)
                 parameter.data.add_(step)
             run.log.append(
                 round=float(number), size=sum(float(p.detach().abs().sum()) for p in learner.params.values())
@@ -75,6 +75,15 @@ class Shotless(Drifting):
     """The same walk; it does not look at n_shot."""
 
     uses_shots = False
+
+
+class Doomed(Drifting):
+    """The same walk; with seed 0 its process is killed, as when memory runs out."""
+
+    def meta_train(self, pool, config, *, seed, monitor=None, checkpoint=None):
+        if seed == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().meta_train(pool, config, seed=seed, monitor=monitor, checkpoint=checkpoint)
 
 
 @dataclass(frozen=True)

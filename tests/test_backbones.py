@@ -39,10 +39,8 @@ def test_sizes_are_those_of_the_literature():
 
 
 def test_resnet18_computes_what_torchvisions_does():
-    ours, theirs = (
-        build_backbone("resnet18", n_way=10, image_size=64),
-        torchvision.models.resnet18(num_classes=10),
-    )
+    ours = build_backbone("resnet18", n_way=10, image_size=64)
+    theirs = torchvision.models.resnet18(num_classes=10)
     # Both list their parameters in the order of the computation, a block's shortcut at its end.
     ours.load_state_dict(dict(zip(ours.state_dict(), theirs.state_dict().values(), strict=True)))
     x = torch.rand(2, 3, 64, 64, generator=rng())
@@ -61,12 +59,12 @@ def test_a_conv4_block_is_convolution_norm_relu_pool():
 @pytest.mark.parametrize("arch", ARCHITECTURES)
 def test_students_use_the_batch_and_teachers_their_memory(arch):
     x = torch.rand(4, 3, 16, 16, generator=rng())
-    student = build_backbone(arch, width=4, image_size=16, batch_stats=True)
+    student = build_backbone(arch, width=8, image_size=16, batch_stats=True)
     assert not list(student.buffers())
     with torch.no_grad():
         assert torch.equal(student.eval()(x), student.train()(x))
         assert not torch.allclose(student(x)[:2], student(x[:2]))  # the others of the batch count
-        teacher = build_backbone(arch, width=4, image_size=16)
+        teacher = build_backbone(arch, width=8, image_size=16)
         teacher(x)
         teacher.eval()
         torch.testing.assert_close(teacher(x)[:2], teacher(x[:2]))

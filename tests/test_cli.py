@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -7,21 +8,29 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+import yaml
 from click.testing import CliRunner
 from fake_methods import TINY
 
-from freelib.cli import VERBS, main
+from freelib.cli import main, table
 from freelib.methods import METHODS
-from freelib.run.notebooks import write_notebook
-from freelib.run.profiles import PROFILES
+from freelib.run.notebooks import clean, write_notebook
+from freelib.run.reproduce import Outcome
 from freelib.run.units import Unit, unit_config
 from freelib.storage import plain
+
+
+def set_smoke(profile, tmp_path, monkeypatch):
+    """Makes another profile the one called smoke."""
+    (tmp_path / "profiles").mkdir(exist_ok=True)
+    (tmp_path / "profiles" / "smoke.yaml").write_text(yaml.safe_dump(plain(profile)))
+    monkeypatch.setattr("freelib.run.profiles.FOLDER", tmp_path / "profiles")
 
 
 @pytest.fixture
 def run(tiny_world, tmp_path, monkeypatch):
     """Runs the command line in an empty folder, with the smoke profile made tiny."""
-    monkeypatch.setitem(PROFILES, "smoke", TINY)
+    set_smoke(TINY, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))  # the command line looks for methods in the folder
 
@@ -32,7 +41,7 @@ def run(tiny_world, tmp_path, monkeypatch):
     return call
 
 
-@pytest.mark.parametrize("verb", ["", *VERBS])
+@pytest.mark.parametrize("verb", ["", *main.commands])
 def test_help(run, verb):
     result = run(*verb.split(), "--help")
     assert result.code == 0
@@ -42,8 +51,8 @@ def test_help(run, verb):
 
 def test_help_is_quick_because_nothing_heavy_is_imported():
     code = (
-        "import sys; from freelib.cli import VERBS, main\n"
-        "for verb in VERBS: main([verb, '--help'], standalone_mode=False)\n"
+        "import sys; from freelib.cli import main\n"
+        "for verb in main.commands: main([verb, '--help'], standalone_mode=False)\n"
         "print({'torch', 'pandas', 'matplotlib', 'papermill'} & set(sys.modules), file=sys.stderr)"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -124,17 +133,20 @@ def test_from_a_pool_to_an_accuracy(run, tmp_path):
     assert trained.code == 0, trained.err
     assert json.loads(trained.out)["selected_round"] in (2, 4)
     assert sorted(path.name for path in (tmp_path / "l").iterdir()) == ["learner.json", "learner.safetensors"]
-    score = run("evaluate", "l", "--dataset", "cifar-fs", "--n-query", "3", "--episodes", "5", "--json")
-    value = json.loads(score.out)
+    words = ["evaluate", "l", "--dataset", "cifar-fs", "--n-query", "3", "--episodes", "5"]
+    assert run(*words).code == 2  # what a learner's file names is not imported unasked
+    words.append("--allow-custom-method")
+    value = json.loads(run(*words, "--json").out)
     assert (value["n_way"], value["n_shot"], value["n_episodes"], value["split"]) == (5, 1, 5, "test")
     assert 0 <= value["accuracy"] <= 100
-    text = run("evaluate", "l", "--dataset", "cifar-fs", "--n-query", "3", "--episodes", "5").out
+    text = run(*words).out
     assert text.startswith(f"{value['accuracy']:.2f} ± {value['accuracy_ci95']:.2f} %")
     # the same again gives the same learner, and the profile's own pool serves as well
     again = run("train", "random", "--out", "m")
     assert again.code == 0, again.err
     assert "Random trained" in again.out
-    assert summary["models"] in [row["models"] for row in json.loads(run("pool", "list", "--json").out)]
+    (row,) = [r for r in json.loads(run("pool", "list", "--json").out) if r["digest"] == summary["digest"]]
+    assert row["accuracy"] == summary["accuracy"] is not None
 
 
 def test_a_damaged_pool_is_listed_beside_the_others(run, tmp_path, monkeypatch):
@@ -176,7 +188,7 @@ def test_a_learner_of_another_run_is_not_written_over(run, tmp_path):
     ],
 )
 def test_no_pool_is_pretrained_for_a_run_that_is_refused(run, monkeypatch, words, sentence):
-    config = unit_config(Unit("train", "random", "cifar-fs", 1, 0), PROFILES["smoke"])
+    config = unit_config(Unit("train", "random", "cifar-fs", 1, 0), TINY)
     about = {"method": "random", "config": plain(config), "seed": 0}
     rule = {"head": "maml", "inner_lr": 0.01, "inner_steps": 5, "centre": "none", "precision": "float32"}
     images = {"mean": [0.5], "std": [0.5], "image_size": 16}
@@ -184,7 +196,7 @@ def test_no_pool_is_pretrained_for_a_run_that_is_refused(run, monkeypatch, words
     Path("l").mkdir()
     Path("l/learner.json").write_text(json.dumps(about | rest))
     started = []
-    monkeypatch.setattr("freelib.run.pools.pretrain_into", lambda *_, **__: started.append(1))
+    monkeypatch.setattr("freelib.run.learners.pretrain_into", lambda *_, **__: started.append(1))
     result = run("train", "random", "--out", "l", *words.split())
     assert (result.code, started) == (2, [])
     assert any(part in result.err for part in sentence.split("|"))
@@ -201,7 +213,7 @@ def test_a_method_in_the_folder_where_one_is(run, tmp_path):
 
 
 def test_all_seeds_train_on_the_profiles_one_pool(run, monkeypatch, tmp_path):
-    monkeypatch.setitem(PROFILES, "smoke", replace(TINY, pool_seed=0))
+    set_smoke(replace(TINY, pool_seed=0), tmp_path, monkeypatch)
     for seed in ("0", "3"):
         assert run("train", "random", "--seed", seed, "--out", seed).code == 0
     first, second = (json.loads((tmp_path / seed / "learner.json").read_text()) for seed in ("0", "3"))
@@ -209,34 +221,75 @@ def test_all_seeds_train_on_the_profiles_one_pool(run, monkeypatch, tmp_path):
     assert first["seed"] != second["seed"]
 
 
+def test_folders_of_the_environment_are_made_absolute(run, monkeypatch, tmp_path):
+    """The kernels of notebooks run in another folder."""
+    (tmp_path / "d").mkdir()
+    monkeypatch.setenv("FREELIB_DATA", "d")
+    monkeypatch.setenv("FREELIB_CACHE", "c")
+    assert run("data", "status").code == 0
+    assert (os.environ["FREELIB_DATA"], os.environ["FREELIB_CACHE"]) == (f"{tmp_path}/d", f"{tmp_path}/c")
+
+
+def test_control_characters_from_a_file_do_not_reach_the_terminal(run, tmp_path):
+    assert run("pool", "pretrain", "--folder", "p", "--set", "n_models=1").code == 0
+    (file,) = (tmp_path / "p").glob("*.json")
+    model = json.loads(file.read_text())
+    model["class_names"][0] = "\x1b[2Jwhale\n"
+    file.write_text(json.dumps(model))
+    for words in (["show", "p"], ["show", "p", "--json"]):
+        text = run("pool", *words).out
+        assert "whale" in text
+        assert "\x1b" not in text
+        assert "whale\n" not in text
+    file.write_text(json.dumps(model | {"arch": "\x1b[2J"}))
+    refused = run("pool", "show", "p")
+    assert (refused.code, "\x1b" in refused.err) == (2, False)
+
+
+def test_a_table_shows_some_columns_of_rows():
+    rows = [{"a_b": 0.12345, "c": {"x": 1, "y": 2}, "d": 0}, {"a_b": None, "c": ["x", "y"], "d": 0}]
+    lines = [line.split() for line in table(rows, "a_b", "c").splitlines()]
+    assert lines == [["a", "b", "c"], ["0.123", "1/2"], ["None", "x,", "y"]]
+
+
 def test_reproduce_and_notebooks_pass_on_what_was_asked(run, monkeypatch, tmp_path):
     asked = {}
+    outcomes = [Outcome("01_x", Path("kept.ipynb"), "ValueError: no"), Outcome("02_y", Path("y.ipynb"), None)]
 
-    def reproduce(profile, **arguments):
-        asked.update(arguments, profile=profile)
-        failure = SimpleNamespace(name="01_x", path=tmp_path / "x.ipynb", error="ValueError: no")
-        return tmp_path / "index.html", [failure]
+    def reproduce(profile, only, **arguments):
+        asked.update(arguments, profile=profile, only=only)
+        return outcomes
 
     monkeypatch.setattr("freelib.run.reproduce.reproduce", reproduce)
     result = run(
         "reproduce", "--dataset", "cub", "--shots", "1", "--shots", "5", "-p", "X=1e-3", "--notebook", "01_x"
     )
-    assert result.code == 1
-    assert result.out.strip().splitlines()[-1] == str(tmp_path / "index.html")
+    assert (result.code, result.out) == (1, "y.ipynb\n")
     assert "01_x: ValueError: no" in result.err
+    assert "kept in kept.ipynb" in result.err
     assert asked["offered"] == {"DATASETS": ["cub"], "SHOTS": [1, 5]}
     assert (asked["required"], asked["only"], asked["profile"]) == ({"X": 0.001}, ("01_x",), "smoke")
+    assert (asked["notebooks"], asked["results"]) == (Path("notebooks"), Path("results"))
 
 
 def test_notebooks_are_listed_or_executed(run, monkeypatch, tmp_path):
     cell = nbformat.v4.new_code_cell("N = 3", metadata={"tags": ["parameters"]})
-    write_notebook(nbformat.v4.new_notebook(cells=[cell]), tmp_path / "notebooks" / "01_x.ipynb")
+    write_notebook(clean(nbformat.v4.new_notebook(cells=[cell])), tmp_path / "notebooks" / "01_x.ipynb")
     assert json.loads(run("notebooks", "--json").out) == [{"name": "01_x", "parameters": {"N": 3}}]
     assert "N=3" in run("notebooks").out
-    monkeypatch.setattr("freelib.run.reproduce.execute_in_place", lambda *_, **__: [])
-    assert run("notebooks", "--in-place", "01_x").out == "01_x\n"
-    failure = SimpleNamespace(name="01_x", path=tmp_path / "kept.ipynb", error="ValueError: no")
-    monkeypatch.setattr("freelib.run.reproduce.execute_in_place", lambda *_, **__: [failure])
-    result = run("notebooks", "--in-place", "--json")
-    assert (result.code, json.loads(result.out)["executed"]) == (1, [])
-    assert "kept in" in result.err
+    outcome = Outcome("01_x", Path("notebooks/01_x.ipynb"), None)
+    monkeypatch.setattr("freelib.run.reproduce.execute_in_place", lambda *_, **__: [outcome])
+    done = run("notebooks", "--in-place", "01_x", "--json")
+    assert (done.code, json.loads(done.out)) == (
+        0,
+        [{"notebook": "01_x", "path": "notebooks/01_x.ipynb", "error": None}],
+    )
+
+
+def test_an_interrupt_is_one_line(run, monkeypatch):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("freelib.methods.describe_methods", interrupted)
+    result = run("methods")
+    assert (result.code, result.out, result.err) == (130, "", "freelib: interrupted\n")

@@ -1,7 +1,8 @@
-"""Parquet, folder trees and torchvision's CIFAR-100 give the same data."""
+"""Parquet, folder trees and torchvision's CIFAR-100 give the same data, and what is wrong is named."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,16 +13,26 @@ from tiny_sources import CLASSES, COUNT, picture, png, rows, write_cifar, write_
 from torchvision.datasets import CIFAR100
 
 import freelib.datasets as datasets
-from freelib.datasets import MissingDataError, load_dataset
+from freelib.datasets import FewShotDataset, MissingDataError, load_dataset
 from freelib.datasets.class_lists import class_lists
 from freelib.datasets.few_shot import digest_of
 from freelib.datasets.sources import decode, stack
 
 
 @pytest.fixture(autouse=True)
-def tiny_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+def tiny_lists(monkeypatch):
     monkeypatch.setattr(datasets, "class_lists", lambda name: CLASSES)
     monkeypatch.delenv("FREELIB_DATA", raising=False)
+
+
+@pytest.fixture
+def load(tmp_path) -> Callable[..., FewShotDataset]:
+    """`load_dataset` from the test's folder, with a cache in it."""
+
+    def load(name: str, split: str = "train", **settings) -> FewShotDataset:
+        return load_dataset(name, split, **{"root": tmp_path, "cache": tmp_path / "cache", **settings})
+
+    return load
 
 
 def write(form: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,10 +45,10 @@ def write(form: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("form", ["parquet", "tree", "split tree", "torchvision"])
-def test_every_form_gives_the_same_tensor(form: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_form_gives_the_same_tensor(form, tmp_path, monkeypatch, load):
     write(form, tmp_path, monkeypatch)
     monkeypatch.setenv("FREELIB_DATA", str(tmp_path))
-    data = load_dataset("cifar-fs", "train", cache=tmp_path / "cache")
+    data = load("cifar-fs", root=None)
 
     expected = stack((picture("bee", i) for i in range(COUNT)), 32)
     assert data.class_names == ("ant", "bee")
@@ -53,46 +64,32 @@ def test_every_form_gives_the_same_tensor(form: str, tmp_path: Path, monkeypatch
     assert torch.allclose(torch.tensor(data.std).double(), deviation, atol=1e-7)
 
 
-def test_each_split_has_its_classes_and_the_normalisation_of_train(tmp_path: Path) -> None:
+def test_splits_share_the_normalisation_of_train_and_any_size_may_be_asked_for(tmp_path, load):
     write_parquet(tmp_path / "cub.parquet", rows())
-    train, validation, test = (
-        load_dataset("cub", split, size=32, root=tmp_path, cache=tmp_path / "cache") for split in CLASSES
-    )
+    train, validation, test = (load("cub", split, size=32) for split in CLASSES)
     assert (validation.class_names, test.class_names) == (("cow",), ("doe",))
     assert train.mean == validation.mean == test.mean
     assert np.array_equal(test.images.numpy(), stack((picture("doe", i) for i in range(COUNT)), 32))
+    assert load("cub", "test").image_size == 84
+    assert load("cub", "test", size=20).image_size == 20
 
 
-def test_native_size_is_84_for_birds_and_any_size_may_be_asked_for(tmp_path: Path) -> None:
-    write_parquet(tmp_path / "cub.parquet", rows())
-    assert load_dataset("cub", "test", root=tmp_path, cache=tmp_path / "cache").image_size == 84
-    assert load_dataset("cub", "test", size=20, root=tmp_path, cache=tmp_path / "cache").image_size == 20
-
-
-def test_shrinking_averages_and_squeezes() -> None:
+def test_images_are_squeezed_averaged_and_made_rgb_and_their_order_does_not_depend_on_reading():
     # One-pixel columns of black and white: without antialiasing the result would be black or white.
     columns = np.zeros((16, 64, 3), dtype=np.uint8)
     columns[:, ::2] = 255
     small = stack([Image.fromarray(columns)], 8)
     assert small.shape == (1, 3, 8, 8)
     assert 110 < small.min() <= small.max() < 145
-
-
-def test_grey_and_palette_images_become_rgb() -> None:
     grey = Image.new("L", (4, 4), 7)
     assert np.asarray(decode(png(grey), "grey")).tolist() == [[[7, 7, 7]] * 4] * 4
     palette = Image.new("RGB", (4, 4), (255, 0, 0)).convert("P")
     assert np.asarray(decode(png(palette), "palette"))[0, 0].tolist() == [255, 0, 0]
-
-
-def test_order_within_a_class_does_not_depend_on_the_order_of_reading() -> None:
     images = [picture("ant", i) for i in range(COUNT)]
     assert np.array_equal(stack(images, 32), stack(images[::-1], 32))
 
 
-def test_download_is_left_to_torchvision_and_only_on_request(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_download_is_left_to_torchvision_and_only_on_request(tmp_path, monkeypatch, load):
     asked: list[bool] = []
 
     def fetch(self: CIFAR100) -> None:
@@ -102,34 +99,131 @@ def test_download_is_left_to_torchvision_and_only_on_request(
 
     monkeypatch.setattr(CIFAR100, "download", fetch)
     with pytest.raises(MissingDataError):
-        load_dataset("cifar-fs", "test", root=tmp_path, cache=tmp_path / "cache")
+        load("cifar-fs", "test")
     assert not asked
-    data = load_dataset("cifar-fs", "test", root=tmp_path, cache=tmp_path / "cache", download=True)
+    assert load("cifar-fs", "test", download=True).counts == (COUNT,)
     assert asked
-    assert data.counts == (COUNT,)
 
 
 @pytest.mark.parametrize(
-    ("name", "counts", "example"),
+    ("name", "counts", "split", "example"),
     [
-        ("cifar-fs", (64, 16, 20), ("train", "apple")),
-        ("mini-imagenet", (64, 16, 20), ("test", "n01930112")),
-        ("cub", (100, 50, 50), ("validation", "002.Laysan_Albatross")),
-        ("glyphs", (64, 16, 20), None),
+        ("cifar-fs", (64, 16, 20), "train", "apple"),
+        ("mini-imagenet", (64, 16, 20), "test", "n01930112"),
+        ("cub", (100, 50, 50), "validation", "002.Laysan_Albatross"),
+        ("glyphs", (64, 16, 20), "test", "AMPERSAND"),
     ],
 )
-def test_shipped_lists_have_the_published_sizes_and_do_not_overlap(
-    name: str, counts: tuple[int, ...], example: tuple[str, str] | None
-) -> None:
+def test_shipped_lists_have_the_published_sizes_and_do_not_overlap(name, counts, split, example):
     lists = class_lists(name)
     assert tuple(map(len, lists.values())) == counts
     assert len(set().union(*lists.values())) == sum(counts)
-    assert example is None or example[1] in lists[example[0]]
+    assert example in lists[split]
 
 
-def test_cub_split_follows_the_published_rule() -> None:
+def test_cub_split_follows_the_published_rule():
     lists = class_lists("cub")
     every = sorted(c for names in lists.values() for c in names)
     assert lists["train"] == tuple(every[::2])
     assert lists["validation"] == tuple(every[1::4])
     assert lists["test"] == tuple(every[3::4])
+
+
+def parquet_with(change: Callable[[list[dict]], object], drop: str | None = None) -> Callable[[Path], None]:
+    """Writes the tiny Parquet file after a change of its rows, without one of its columns."""
+
+    def write(root: Path) -> None:
+        content = rows()
+        change(content)
+        write_parquet(root / "cub.parquet", [{k: v for k, v in row.items() if k != drop} for row in content])
+
+    return write
+
+
+def tree_with(change: Callable[[Path], object], by_split: bool = False) -> Callable[[Path], None]:
+    def write(root: Path) -> None:
+        write_tree(root / "cub", by_split=by_split)
+        change(root / "cub")
+
+    return write
+
+
+def half_parquet(root: Path) -> None:
+    write_parquet(root / "cub.parquet", rows())
+    data = (root / "cub.parquet").read_bytes()
+    (root / "cub.parquet").write_bytes(data[: len(data) // 2])
+
+
+def empty(folder: Path) -> None:
+    for file in folder.glob("*.png"):
+        file.unlink()
+
+
+def misplace(content: list[dict]) -> None:
+    next(row for row in content if row["label"] == "doe")["split"] = "train"
+
+
+def cut(content: list[dict]) -> None:
+    content[5]["image"]["bytes"] = content[5]["image"]["bytes"][:100]
+
+
+@pytest.mark.parametrize(
+    ("write", "words"),
+    [
+        (parquet_with(cut), r"cub\.parquet, row 5 \(.*\.png\) is not a readable image"),
+        (parquet_with(lambda x: x[3]["image"].update(bytes=None)), r"row 3 .* has no image bytes"),
+        (parquet_with(lambda x: [row.update(label="wasp") for row in x if row["label"] == "bee"]),
+         r"lacks 1 of the 2 train classes of cub: 'bee'"),
+        (parquet_with(misplace), r"puts class 'doe' into \['test', 'train'\]"),
+        (parquet_with(len, drop="label"), r"has columns \['image', 'split'\]; expected image .* and label"),
+        (half_parquet, r"cub\.parquet is not a readable Parquet file"),
+        (tree_with(lambda f: (f / "cow" / "2.png").write_bytes(b"x")), r"2\.png is not a readable image"),
+        (tree_with(lambda f: (f / "doe").rename(f / "deer")), r"lacks 1 of the 1 test classes of cub: 'doe'"),
+        (tree_with(lambda f: empty(f / "bee")), r"bee holds no image"),
+        (tree_with(lambda f: (f / "test" / "bee").mkdir(), by_split=True),
+         r"class 'bee' is in .*test.*bee and in .*train.*bee"),
+    ],
+)  # fmt: skip
+def test_damaged_and_incomplete_data_is_named_and_leaves_no_cache(tmp_path, load, write, words):
+    write(tmp_path)
+    with pytest.raises(ValueError, match=words):
+        load("cub", size=8)
+    assert not list((tmp_path / "cache").glob("*.*"))
+
+
+def test_a_parquet_file_needs_no_split_column(tmp_path, load):
+    parquet_with(len, drop="split")(tmp_path)
+    assert load("cub", "validation", size=8).images.shape == (6, 3, 8, 8)
+
+
+def test_damaged_or_partial_cifar_is_refused(tmp_path, monkeypatch, load):
+    write_cifar(tmp_path, monkeypatch)
+    with (tmp_path / "cifar-100-python" / "test").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(ValueError, match="not a whole copy of CIFAR-100"):
+        load("cifar-fs")
+    (tmp_path / "cifar-100-python" / "meta").unlink()
+    with pytest.raises(ValueError, match="lacks meta"):
+        load("cifar-fs")
+
+
+@pytest.mark.parametrize("name", ["cifar-fs", "mini-imagenet", "cub"])
+def test_missing_data_says_what_to_get_and_where_to_put_it(name, load):
+    with pytest.raises(MissingDataError, match=rf"FREELIB_DATA.*{name}\.parquet.*images are those of"):
+        load(name, root=None)
+    with pytest.raises(FileNotFoundError, match=rf"{name} is not in .*: put there .*{name}/<class>/<image>"):
+        load(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "settings", "words"),
+    [
+        ("omniglot", "train", {}, "'omniglot'; known are glyphs, cifar-fs, mini-imagenet, cub"),
+        ("cub", "val", {}, "'val'; known are train, validation, test"),
+        ("cub", "test", {"size": 0}, "size is 0"),
+        ("cub", "test", {"download": True}, "download=True is for cifar-fs"),
+    ],
+)
+def test_wrong_arguments_are_refused(load, name, split, settings, words):
+    with pytest.raises(ValueError, match=words):
+        load(name, split, **settings)

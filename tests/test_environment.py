@@ -1,12 +1,25 @@
+"""What a record says about the machine, and how processes are told to behave."""
+
+from __future__ import annotations
+
 import platform
 import re
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
+import torch
 
 import freelib
-from freelib.environment import cpu_model, device_name, environment, git_commit, peak_memory_mib
+from freelib.environment import (
+    cpu_model,
+    device_name,
+    environment,
+    git_commit,
+    peak_memory_mib,
+    torch_threads,
+)
 from freelib.run.records import FIELDS
 
 
@@ -17,6 +30,8 @@ def test_environment_names_what_a_record_has():
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00", captured["started"])
     assert captured["cpu"] == cpu_model() != ""
     assert captured["freelib_version"] == freelib.__version__
+    assert device_name("cpu") == "cpu"
+    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|None", str(git_commit()))
 
 
 INTEL = "cpu family\t: 6\nmodel\t\t: 85\nmodel name\t: Xeon: Gold\n\nprocessor\t: 1\nmodel\t\t: 86\n"
@@ -38,18 +53,20 @@ def test_the_processor_tells_its_family_where_it_can(monkeypatch, told, name):
     assert cpu_model.__wrapped__() == (name or "riscv64")
 
 
-def test_commit_is_a_commit_or_unknown():
-    assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|None", str(git_commit()))
-
-
-def test_peak_memory_is_in_mib():
+def test_peak_memory_is_in_mib_and_unknown_where_the_system_does_not_say(monkeypatch):
     block = bytearray(200 * 2**20)
     block[::4096] = b"x" * len(block[::4096])
     assert 200 < peak_memory_mib() < 100_000
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    assert peak_memory_mib() is None
 
 
-def test_device_name():
-    assert device_name("cpu") == "cpu"
+def test_threads_are_put_back():
+    before = torch.get_num_threads()
+    with suppress(KeyError), torch_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise KeyError
+    assert torch.get_num_threads() == before
 
 
 FAULTS = """
@@ -66,12 +83,12 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
-def page_faults(how: str) -> int:
-    """Of taking and freeing 4 x 40 MiB for the tenth time, in a process that keeps its memory or does not."""
-    done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
-    return int(done.stdout)
-
-
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
-def test_freed_memory_is_kept_for_the_next_tensor() -> None:
-    assert page_faults("keep") < page_faults("return") / 10
+def test_freed_memory_is_kept_for_the_next_tensor():
+    """Page faults of taking and freeing 4 x 40 MiB for the tenth time."""
+    command = [sys.executable, "-c", FAULTS]
+    keeps, returns = (
+        int(subprocess.run([*command, how], capture_output=True, check=True).stdout)
+        for how in ("keep", "return")
+    )
+    assert keeps < returns / 10

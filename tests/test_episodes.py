@@ -1,4 +1,4 @@
-"""Episodes: the same for every method, in any order."""
+"""Episodes: the same for every method, in any order; and the images and labels that come into freelib."""
 
 from __future__ import annotations
 
@@ -27,13 +27,11 @@ def test_an_episode_holds_what_its_indices_say(tiny_dataset):
     sampler = EpisodeSampler(tiny_dataset, n_way=3, n_shot=2, n_query=4, seed=5)
     episode, rows = sampler.episode(7), sampler.indices(7)
     assert episode.support.shape == (6, 3, 16, 16)
-    assert episode.query.shape == (12, 3, 16, 16)
     assert torch.equal(episode.support, tiny_dataset.images[rows[:, :2].flatten()].float() / 255)
     assert torch.equal(episode.query, tiny_dataset.images[rows[:, 2:].flatten()].float() / 255)
     assert episode.support_labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert episode.query_labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
-    assert episode.support.dtype == torch.float32
-    assert 0 <= float(episode.query.min()) < float(episode.query.max()) <= 1
+    assert {getattr(episode.to("meta"), f.name).device.type for f in fields(episode)} == {"meta"}
 
 
 def test_a_row_is_one_class_and_classes_and_images_differ(tiny_dataset):
@@ -54,6 +52,18 @@ def test_every_class_and_image_comes_up(tiny_dataset):
     assert (counts - 0.1).abs().max() < 0.03
 
 
+@pytest.mark.parametrize(
+    ("seed", "i", "rows"),
+    [
+        (0, 0, [[120, 138, 123], [159, 154, 163]]),
+        (0, 1, [[68, 64, 51], [222, 238, 220]]),
+        (7, 3, [[130, 127, 138], [220, 233, 239]]),
+    ],
+)
+def test_episodes_are_those_that_were_always_drawn(tiny_dataset, seed, i, rows):
+    assert EpisodeSampler(tiny_dataset, n_way=2, n_shot=1, n_query=2, seed=seed).indices(i).tolist() == rows
+
+
 def test_the_same_seed_gives_the_same_episodes_in_any_order(tiny_dataset):
     def make(seed):
         return EpisodeSampler(tiny_dataset, n_way=2, n_query=3, seed=seed)
@@ -64,6 +74,10 @@ def test_the_same_seed_gives_the_same_episodes_in_any_order(tiny_dataset):
     assert not equal(make(2).episode(0), walked[0])
     everything = {tuple(make(seed).indices(i).flatten().tolist()) for seed in range(10) for i in range(50)}
     assert len(everything) == 500
+    batch = make(1).batch(4, start=1)
+    assert batch.support.shape == (4, 2, 3, 16, 16)
+    assert torch.equal(batch.query[2], walked[3].query)
+    assert torch.equal(batch.query_labels[0], class_major_labels(2, 3))
 
 
 def test_shots_do_not_change_the_classes(tiny_dataset):
@@ -71,29 +85,11 @@ def test_shots_do_not_change_the_classes(tiny_dataset):
     assert torch.equal(one.indices(3)[:, 0], five.indices(3)[:, 0])
 
 
-def test_a_batch_stacks_episodes(tiny_dataset):
-    sampler = EpisodeSampler(tiny_dataset, n_way=2, n_query=3)
-    batch = sampler.batch(4, start=1)
-    assert batch.support.shape == (4, 2, 3, 16, 16)
-    assert torch.equal(batch.query[2], sampler.episode(3).query)
-    assert torch.equal(batch.query_labels[0], class_major_labels(2, 3))
-
-
-def test_an_episode_moves_to_a_device(tiny_dataset):
-    moved = EpisodeSampler(tiny_dataset, n_way=2, n_query=3).episode(0).to("meta")
-    assert {getattr(moved, f.name).device.type for f in fields(moved)} == {"meta"}
-
-
-def test_images_to_float():
+def test_images_become_float_and_back():
     bytes_ = torch.tensor([[0, 51, 255]], dtype=torch.uint8)
     assert images_to_float(bytes_).tolist() == [[0.0, pytest.approx(0.2), 1.0]]
     assert bytes_.tolist() == [[0, 51, 255]]
     assert torch.equal(images_to_float(torch.tensor([0.25], dtype=torch.float64)), torch.tensor([0.25]))
-    with pytest.raises(TypeError, match="uint8 in 0…255 or float"):
-        images_to_float(torch.tensor([255]))
-
-
-def test_images_to_uint8():
     images = torch.tensor([-0.1, 0.0, 0.2, 0.4999, 1.0, 1.1])
     kept = images.clone()
     assert images_to_uint8(images).tolist() == [0, 0, 51, 127, 255, 255]
@@ -102,23 +98,22 @@ def test_images_to_uint8():
     assert torch.equal(images_to_uint8(images_to_float(bytes_)), bytes_)
 
 
+X = torch.zeros(2, 3, 4, 4)
+
+
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("use", "error", "words"),
     [
-        ({"n_way": 11}, "10 classes, too few for n_way=11"),
-        ({"n_shot": 10}, "24 images, too few for n_shot [+] n_query = 25"),
-        ({"n_shot": 0}, "at least 1, got 5, 0 and 15"),
+        (lambda d: EpisodeSampler(d, n_way=11), ValueError, "10 classes, too few for n_way=11"),
+        (lambda d: EpisodeSampler(d, n_shot=10), ValueError, "24 images, too few for .* = 25"),
+        (lambda d: EpisodeSampler(d, n_shot=0), ValueError, "at least 1, got 5, 0 and 15"),
+        (lambda d: images_to_float(torch.tensor([255])), TypeError, "uint8 in 0…255 or float"),
+        # without the tests' own check of types:
+        (lambda d: unwrap(check_labels)(X, [0, 1]), ValueError, r"Labels are a tensor .* got a list"),
+        (lambda d: unwrap(check_labels)(X, np.arange(2)), ValueError, r"Labels are a tensor .* a ndarray"),
+        (lambda d: unwrap(checked_images)(X.numpy(), 3), ValueError, "are a tensor.* got a ndarray float32"),
     ],
 )
-def test_what_the_data_set_cannot_give_is_an_error(tiny_dataset, settings, message):
-    with pytest.raises(ValueError, match=message):
-        EpisodeSampler(tiny_dataset, **settings)
-
-
-@pytest.mark.parametrize("labels", [[0, 1], np.arange(2)])
-def test_what_is_no_tensor_is_said_so(labels):
-    x, kind = torch.zeros(2, 3, 4, 4), type(labels).__name__
-    with pytest.raises(ValueError, match=rf"Labels are a tensor \(n,\) int64, got a {kind}"):
-        unwrap(check_labels)(x, labels)  # without the tests' own check of types
-    with pytest.raises(ValueError, match=r"Images are a tensor.* got a ndarray float32"):
-        unwrap(checked_images)(x.numpy(), 3)
+def test_what_cannot_be_is_an_error(tiny_dataset, use, error, words):
+    with pytest.raises(error, match=words):
+        use(tiny_dataset)

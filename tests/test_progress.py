@@ -23,17 +23,12 @@ def count(total=3):
             progress(done, total)
 
 
-def test_lines_where_there_is_no_terminal(stderr):
+def test_lines_where_there_is_no_terminal_a_bar_where_there_is_one(stderr, monkeypatch):
     count()
     assert stderr.getvalue() == "work: 0/3\nwork: 3/3 busy\n"
-
-
-def test_a_bar_in_a_terminal(stderr, monkeypatch):
     monkeypatch.setattr(stderr, "isatty", lambda: True, raising=False)
     count()
-    assert "work" in stderr.getvalue()
-    assert "\r" in stderr.getvalue()
-    assert "busy" in stderr.getvalue()
+    assert stderr.getvalue().count("\r") > 1
 
 
 def test_off_and_file(stderr, monkeypatch, tmp_path):

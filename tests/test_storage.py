@@ -32,12 +32,17 @@ class Bomb:
         return os.mkdir, (str(self.folder),)
 
 
-def test_a_file_is_replaced_as_a_whole(tmp_path):
+def test_a_file_is_replaced_as_a_whole_and_read_by_whom_the_umask_lets(tmp_path):
     file = tmp_path / "deep" / "file.txt"
-    write_atomically(file, b"old")
-    write_atomically(file, b"new")
+    before = os.umask(0o022)
+    try:
+        write_atomically(file, b"old")
+        write_atomically(file, b"new")
+    finally:
+        os.umask(before)
     assert file.read_bytes() == b"new"
     assert list(file.parent.iterdir()) == [file]
+    assert file.stat().st_mode & 0o777 == 0o644
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -50,44 +55,19 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_who_may_read_a_file_is_up_to_the_umask(tmp_path):
-    before = os.umask(0o022)
-    try:
-        write_atomically(tmp_path / "file", b"")
-    finally:
-        os.umask(before)
-    assert (tmp_path / "file").stat().st_mode & 0o777 == 0o644
-
-
 def test_tensors_come_back_with_their_digest(tmp_path):
-    digest = save_tensors(tmp_path / "t.safetensors", TENSORS)
-    back = load_tensors(tmp_path / "t.safetensors")
+    file, weight = tmp_path / "t.safetensors", torch.ones(2)
+    digest = save_tensors(file, TENSORS)
+    back = load_tensors(file)
     assert set(back) == {"a", "b"}
     assert all(torch.equal(back[name], tensor) for name, tensor in TENSORS.items())
     assert digest == tensors_digest(TENSORS) == tensors_digest(back)
     assert tensors_digest({**TENSORS, "a": torch.tensor([1, 3])}) != digest
-
-
-def test_the_digest_does_not_see_order_or_layout():
     image = torch.rand(1, 3, 4, 4)
     other = image.contiguous(memory_format=torch.channels_last)
     assert tensors_digest({"x": image, "y": image[0]}) == tensors_digest({"y": other[0], "x": other})
-
-
-def test_damaged_and_missing_tensors(tmp_path):
-    file = tmp_path / "t.safetensors"
-    with pytest.raises(FileNotFoundError, match="is missing"):
-        load_tensors(file)
-    save_tensors(file, TENSORS)
-    file.write_bytes(file.read_bytes()[:-5])
-    with pytest.raises(ValueError, match="no whole safetensors file"):
-        load_tensors(file)
-
-
-def test_tied_weights_can_be_saved(tmp_path):
-    weight = torch.ones(2)
-    save_tensors(tmp_path / "t.safetensors", {"encoder": weight, "decoder": weight})
-    assert torch.equal(load_tensors(tmp_path / "t.safetensors")["decoder"], weight)
+    save_tensors(file, {"encoder": weight, "decoder": weight})  # tied weights
+    assert torch.equal(load_tensors(file)["decoder"], weight)
 
 
 @pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "w.pth", "nested.pt"])
@@ -111,50 +91,59 @@ def test_a_file_with_code_in_it_is_refused_and_the_code_not_run(tmp_path, by_tor
         file.write_bytes(pickle.dumps(Bomb(trap), protocol=2))
     with pytest.raises(ValueError, match="more than tensors and was refused"):
         load_state_file(file)
+    with pytest.warns(UserWarning, match="damaged"):
+        assert Checkpoint(file).load() is None
     assert not trap.exists()
-    torch.load(file, weights_only=False) if by_torch else pickle.loads(file.read_bytes())
+    evil = tmp_path / "evil.pt.damaged"
+    torch.load(evil, weights_only=False) if by_torch else pickle.loads(evil.read_bytes())
     assert trap.exists()  # the trap was a real one
 
 
-def test_other_files_are_refused(tmp_path):
-    torch.save([torch.ones(1)], tmp_path / "list.pt")
-    with pytest.raises(ValueError, match=r"no state dictionary .* but a list"):
-        load_state_file(tmp_path / "list.pt")
-    torch.save({"weight": torch.ones(1), "epoch": 3}, tmp_path / "mixed.pt")
-    with pytest.raises(ValueError, match="no state dictionary"):
-        load_state_file(tmp_path / "mixed.pt")
-    (tmp_path / "half.pt").write_bytes((tmp_path / "list.pt").read_bytes()[:100])
-    with pytest.raises(ValueError, match="damaged"):
-        load_state_file(tmp_path / "half.pt")
-    with pytest.raises(ValueError, match=r"\.safetensors, \.pt or \.pth"):
-        load_state_file(tmp_path / "weights.bin")
-    with pytest.raises(FileNotFoundError):
-        load_state_file(tmp_path / "none.pt")
+@pytest.mark.parametrize(
+    ("name", "content", "error", "words"),
+    [
+        ("none.pt", None, FileNotFoundError, "is missing"),
+        ("none.safetensors", None, FileNotFoundError, "is missing"),
+        ("cut.safetensors", b"12345678", ValueError, "no whole safetensors file"),
+        ("cut.pt", b"PK12345678", ValueError, "damaged"),
+        ("weights.bin", b"", ValueError, r"\.safetensors, \.pt or \.pth"),
+        ("list.pt", [torch.ones(1)], ValueError, "no state dictionary .* but a list"),
+        ("mixed.pt", {"weight": torch.ones(1), "epoch": 3}, ValueError, "no state dictionary"),
+    ],
+)
+def test_files_that_hold_no_weights(tmp_path, name, content, error, words):
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    elif content is not None:
+        torch.save(content, tmp_path / name)
+    with pytest.raises(error, match=words):
+        load_state_file(tmp_path / name)
 
 
-def test_a_checkpoint_gives_back_what_was_saved(tmp_path):
+@pytest.fixture
+def checkpoint(tmp_path) -> Checkpoint:
+    """A checkpoint in round 1."""
     checkpoint = Checkpoint(tmp_path / "new" / "run.pt")
     assert checkpoint.load() is None
-    checkpoint.save({"round": 3, "parts": {"x": TENSORS, "none": None, "names": ["a"]}})
-    checkpoint.save({"round": 4, "parts": {"x": TENSORS, "none": None, "names": ["a"]}})
+    checkpoint.save({"round": 1, "parts": {"x": TENSORS, "none": None, "names": ["a"]}})
+    return checkpoint
+
+
+def test_a_checkpoint_gives_back_what_was_saved_last_on_the_cpu(checkpoint, monkeypatch):
+    asked, load = {}, torch.load
+    monkeypatch.setattr(torch, "load", lambda file, **how: asked.update(how) or load(file, **how))
+    checkpoint.save({"round": 2, "parts": {"x": TENSORS, "none": None, "names": ["a"]}})
     state = checkpoint.load()
-    assert state["round"] == 4
+    assert state["round"] == 2
     assert torch.equal(state["parts"]["x"]["b"], TENSORS["b"])
-    assert list((tmp_path / "new").iterdir()) == [checkpoint.file]
-
-
-def test_a_save_that_fails_keeps_the_last_state(tmp_path):
-    checkpoint = Checkpoint(tmp_path / "run.pt")
-    checkpoint.save({"round": 1})
+    assert asked["map_location"] == "cpu"
     with pytest.raises((pickle.PicklingError, AttributeError)):
-        checkpoint.save({"round": 2, "oops": lambda: None})
-    assert checkpoint.load() == {"round": 1}
-    assert list(tmp_path.iterdir()) == [checkpoint.file]
+        checkpoint.save({"round": 3, "oops": lambda: None})
+    assert checkpoint.load()["round"] == 2
+    assert list(checkpoint.file.parent.iterdir()) == [checkpoint.file]
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_counts_as_none(tmp_path):
-    checkpoint = Checkpoint(tmp_path / "run.pt")
-    checkpoint.save({"round": 1, "x": torch.ones(1000)})
+def test_a_damaged_checkpoint_is_set_aside_and_counts_as_none(checkpoint):
     whole = checkpoint.file.read_bytes()
     for number, damaged in enumerate((b"", whole[:10], whole[: len(whole) // 2], b"x" * 100), 1):
         checkpoint.file.write_bytes(damaged)
@@ -162,54 +151,31 @@ def test_a_damaged_checkpoint_is_set_aside_and_counts_as_none(tmp_path):
             assert checkpoint.load() is None
         assert not checkpoint.file.exists()
         end = "" if number == 1 else f"-{number}"
-        assert (tmp_path / f"run.pt.damaged{end}").read_bytes() == damaged
-    assert (tmp_path / "run.pt.damaged").read_bytes() == b""  # the first one is still there
+        assert checkpoint.file.with_name(f"run.pt.damaged{end}").read_bytes() == damaged
+    assert checkpoint.file.with_name("run.pt.damaged").read_bytes() == b""  # the first one is still there
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("of", "what", "error"),
     [
-        MemoryError(),
-        torch.cuda.OutOfMemoryError("CUDA out of memory"),
-        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
-        PermissionError("not yours"),
+        (torch, "load", MemoryError()),
+        (torch, "load", torch.cuda.OutOfMemoryError("CUDA out of memory")),
+        (torch, "load", RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")),
+        (Path, "read_bytes", PermissionError("not yours")),
     ],
-    ids=lambda error: type(error).__name__,
 )
-def test_a_checkpoint_that_could_not_be_read_is_kept(tmp_path, monkeypatch, error):
-    checkpoint = Checkpoint(tmp_path / "run.pt")
-    checkpoint.save({"round": 1})
-
-    def fail(*_, **__):
-        raise error
-
+def test_a_checkpoint_that_could_not_be_read_is_kept(checkpoint, monkeypatch, of, what, error):
     with monkeypatch.context() as patch:
-        patch.setattr(*((Path, "read_bytes") if isinstance(error, OSError) else (torch, "load")), fail)
+        patch.setattr(of, what, lambda *_, **__: (_ for _ in ()).throw(error))
         with pytest.raises(type(error)):
             checkpoint.load()
-    assert checkpoint.load() == {"round": 1}
+    assert checkpoint.load()["round"] == 1
 
 
-def test_a_checkpoint_is_read_where_its_device_is_not(tmp_path, monkeypatch):
-    asked, load = {}, torch.load
-    monkeypatch.setattr(torch, "load", lambda file, **how: asked.update(how) or load(file, **how))
-    checkpoint = Checkpoint(tmp_path / "run.pt")
-    checkpoint.save({"x": torch.ones(2)})
-    assert checkpoint.load()["x"].device.type == asked["map_location"] == "cpu"
-
-
-def test_a_checkpoint_runs_no_code(tmp_path):
-    torch.save({"round": Bomb(tmp_path / "trap")}, tmp_path / "run.pt")
-    with pytest.warns(UserWarning, match="damaged"):
-        assert Checkpoint(tmp_path / "run.pt").load() is None
-    assert not (tmp_path / "trap").exists()
-
-
-def test_removing_a_checkpoint_takes_what_a_killed_save_left(tmp_path):
-    checkpoint = Checkpoint(tmp_path / "run.pt")
-    checkpoint.save({"round": 1})
-    (tmp_path / ".run.pt.123-abcd").write_bytes(b"half")
-    (tmp_path / "other.pt").write_bytes(b"")
+def test_removing_a_checkpoint_takes_what_a_killed_save_left(checkpoint):
+    folder = checkpoint.file.parent
+    (folder / ".run.pt.123-abcd").write_bytes(b"half")
+    (folder / "other.pt").write_bytes(b"")
     checkpoint.remove()
-    assert [file.name for file in tmp_path.iterdir()] == ["other.pt"]
+    assert [file.name for file in folder.iterdir()] == ["other.pt"]
     checkpoint.remove()  # nothing there: fine

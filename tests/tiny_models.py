@@ -65,6 +65,23 @@ def tiny_pool(n: int = 4, **settings: object) -> ModelPool:
     )
 
 
+class OwnNet(nn.Module):
+    """Linear layers in another order than they run in, and one that does not run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.stem, self.unused = nn.Linear(4, 3), nn.Linear(192, 4), nn.Linear(7, 3)
+
+    def forward(self, x):
+        return self.head(self.stem(x.flatten(1)))
+
+
+def own(module: nn.Module | None = None, **settings) -> PretrainedModel:
+    """A classifier of someone else's making."""
+    fields = {"class_names": ["a", "b", "c"], "mean": (0.5,) * 3, "std": (0.2,) * 3, "image_size": 8}
+    return PretrainedModel(module or OwnNet(), **{"name": "own", **fields, **settings})
+
+
 @lru_cache(maxsize=1)
 def trained_pool(dataset: FewShotDataset) -> ModelPool:
     """A pool that was trained on the tiny data set, once for all tests of a process."""

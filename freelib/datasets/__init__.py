@@ -5,27 +5,16 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from freelib.datasets.cache import cache_folder, load_cached
-from freelib.datasets.class_lists import class_lists
+from freelib.datasets.cache import load_cached
+from freelib.datasets.class_lists import SCRIPTS, class_lists
 from freelib.datasets.few_shot import SPLITS, FewShotDataset
-from freelib.datasets.glyph_masks import SCRIPTS, script_of
+from freelib.datasets.glyphs import GlyphSource
 from freelib.datasets.sources import ParquetSource, Source, TorchvisionCifar, TreeSource
+from freelib.folders import cache_folder
 
 DATASETS = ("glyphs", "cifar-fs", "mini-imagenet", "cub")
 GLYPH_DOMAINS = tuple(f"glyphs-{script}" for script in SCRIPTS)
-"""`glyphs` taken apart by script: three data sets with classes of their own, the first 200 images of each."""
-
-__all__ = [
-    "DATASETS",
-    "GLYPH_DOMAINS",
-    "NATIVE_SIZE",
-    "SPLITS",
-    "FewShotDataset",
-    "MissingDataError",
-    "find_source",
-    "load_dataset",
-    "script_of",
-]
+"""`glyphs` split by script into three data sets, with the first 200 images of each class."""
 
 NATIVE_SIZE = {"glyphs": 32, "cifar-fs": 32, "mini-imagenet": 84, "cub": 84}
 NATIVE_SIZE |= dict(zip(GLYPH_DOMAINS, (32, 24, 28), strict=True))
@@ -59,15 +48,20 @@ def load_dataset(
     cache: str | os.PathLike[str] | None = None,
     download: bool = False,
 ) -> FewShotDataset:
-    """One split ("train", "validation" or "test") of a data set, with images of size × size.
+    """One split ("train", "validation" or "test") of a data set, with images of `size` × `size` pixels.
 
-    size: 32 for glyphs and cifar-fs, 84 for the others, unless given.
-    root: folder with <name>.parquet, <name>/<class>/<image>, <name>/<split>/<class>/<image> or, for cifar-fs,
-    cifar-100-python/; else $FREELIB_DATA. glyphs needs none.
-    cache: folder for the decoded images; else $FREELIB_CACHE, else the user's cache folder.
-    download: let torchvision fetch CIFAR-100 into root; for cifar-fs only.
-    Raises ValueError (unknown name or split, size below 1, an unreadable image, a class that is missing),
-    MissingDataError.
+    `name` is one of DATASETS or GLYPH_DOMAINS. Without `size` it is NATIVE_SIZE: 32 for glyphs and cifar-fs,
+    84 for the others. `root`, else $FREELIB_DATA, is the folder with `<name>.parquet`,
+    `<name>/<class>/<image>`, `<name>/<split>/<class>/<image>` or, for cifar-fs, `cifar-100-python/`; glyphs
+    needs none. `cache`, else $FREELIB_CACHE, else the user's cache folder, keeps the decoded images. With
+    `download=True` torchvision fetches CIFAR-100 into `root`, for cifar-fs only.
+
+    Raises ValueError for an unknown name or split, a size below 1, an unreadable image or a class that is
+    missing, and MissingDataError where the images are not there.
+
+    >>> data = load_dataset("glyphs", "test", size=16)  # drawn at the first call, ten seconds
+    >>> data.n_classes, data.class_images(0).shape[1:]
+    (20, torch.Size([3, 16, 16]))
     """
     if name not in NATIVE_SIZE:
         raise ValueError(f"no data set is called {name!r}; known are {', '.join(DATASETS)}")
@@ -84,11 +78,9 @@ def load_dataset(
 
 
 def find_source(name: str, root: str | os.PathLike[str] | None = None, download: bool = False) -> Source:
-    """Where a data set's images are, without reading them; arguments and errors as for `load_dataset`."""
+    """The source of a data set, which is not read yet; arguments and errors as for `load_dataset`."""
     classes = class_lists(name)
     if name.startswith("glyphs"):
-        from freelib.datasets.glyphs import GlyphSource  # matplotlib takes a second to import
-
         return GlyphSource(classes) if name == "glyphs" else GlyphSource(classes, 200, name)
     given = root or os.environ.get("FREELIB_DATA")
     if not given:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import unicodedata
 from functools import cache
 from importlib.resources import files
 
 from freelib.datasets.few_shot import SPLITS
-from freelib.datasets.glyph_masks import script_of
 
 ClassLists = dict[str, tuple[str, ...]]
+"""Class names by split, sorted."""
+SCRIPTS = ("latin", "greek-cyrillic", "signs")
+
+
+def script_of(class_name: str) -> str:
+    """The one of SCRIPTS that a character is of, by its Unicode name. Raises KeyError where it has none."""
+    unicodedata.lookup(class_name)
+    first = class_name.split()[0]
+    return "latin" if first == "LATIN" else "greek-cyrillic" if first in ("GREEK", "CYRILLIC") else "signs"
 
 
 @cache
@@ -19,10 +28,7 @@ def _lines(name: str) -> tuple[tuple[str, str], ...]:
 
 
 def class_lists(name: str) -> ClassLists:
-    """The class names of a data set for each split, sorted: split -> (n_classes,) names.
-
-    "glyphs-<script>" has the classes of `glyphs` that are of that script.
-    """
+    """The class names of a data set by split; those of "glyphs-<script>" are the ones of that script."""
     if name.startswith("glyphs-"):
         script = name.removeprefix("glyphs-")
         whole = class_lists("glyphs").items()

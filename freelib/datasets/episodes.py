@@ -8,15 +8,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from freelib.datasets import FewShotDataset
+from freelib.datasets.few_shot import FewShotDataset
 
 
 @dataclass(frozen=True)
 class Episode:
-    """One N-way K-shot task; rows are ordered by class.
+    """One N-way K-shot task, its images sorted by class.
 
-    support: `(n_way * n_shot, C, H, W)` float in [0, 1]; support_labels: `(n_way * n_shot,)` int64
-    query: `(n_way * n_query, C, H, W)` float in [0, 1]; query_labels: `(n_way * n_query,)` int64
+    `support` is float `(n_way * n_shot, C, H, W)` in [0, 1] and `support_labels` int64 `(n_way * n_shot,)`;
+    `query` and `query_labels` are the same with `n_query` images of each class.
     """
 
     support: Tensor
@@ -26,8 +26,7 @@ class Episode:
 
     def to(self, device: torch.device | str) -> Episode:
         """The same episode on another device."""
-        tensors = (self.support, self.support_labels, self.query, self.query_labels)
-        return Episode(*(tensor.to(device, non_blocking=True) for tensor in tensors))
+        return Episode(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
 
 
 def class_major_labels(n_way: int, per_class: int) -> Tensor:
@@ -36,10 +35,7 @@ def class_major_labels(n_way: int, per_class: int) -> Tensor:
 
 
 def images_to_float(images: Tensor) -> Tensor:
-    """uint8 images in 0…255, or float images in [0, 1], as float32 in [0, 1]; the shape stays.
-
-    Raises TypeError for other integers, which might be either.
-    """
+    """uint8 images in 0…255, or float ones in [0, 1], as float32 in [0, 1]; TypeError for other integers."""
     if images.dtype == torch.uint8:
         return images.to(torch.float32).div_(255)
     if not images.is_floating_point():
@@ -48,10 +44,10 @@ def images_to_float(images: Tensor) -> Tensor:
 
 
 def checked_images(images: Tensor, channels: int) -> Tensor:
-    """The same images. Raises ValueError where they are no such tensor `(n, channels, H, W)`.
+    """The same images. Raises ValueError where they are no images `(n, channels, H, W)`.
 
-    Values are looked at on the CPU only, since a GPU would have to be waited for, and may be a tenth off:
-    some ways to resize overshoot.
+    Values are checked on the CPU only, since a GPU would have to be waited for. They may be a tenth outside
+    [0, 1], since some ways to resize overshoot.
     """
     if not isinstance(images, Tensor) or not (images.dtype == torch.uint8 or images.is_floating_point()):
         found = f"{type(images).__name__} {getattr(images, 'dtype', '')}"
@@ -82,11 +78,18 @@ def images_to_uint8(images: Tensor) -> Tensor:
 
 
 class EpisodeSampler:
-    """Draws episodes from a data set; episode i depends on the seed and on i alone.
+    """Draws N-way K-shot episodes from a data set; episode i depends on the seed and on i alone.
 
-    The same seed therefore gives every method the same episodes, in any order and in any process.
+    Each has `n_way` classes, with `n_shot` support and `n_query` query images of each. The same seed gives
+    every method the same episodes, in any order and in any process.
 
     Raises ValueError where the data set has too few classes or a class has too few images.
+
+    >>> from freelib.datasets import load_dataset
+    >>> sampler = EpisodeSampler(load_dataset("glyphs", "test", size=16), n_way=5, n_shot=1, n_query=3)
+    >>> episode = sampler.episode(0)
+    >>> episode.support.shape, episode.query_labels.shape
+    (torch.Size([5, 3, 16, 16]), torch.Size([15]))
     """
 
     def __init__(
@@ -141,6 +144,5 @@ class EpisodeSampler:
 
     def batch(self, n: int, start: int = 0) -> Episode:
         """Episodes `start` to `start + n - 1` as one, every tensor with a leading dimension of n."""
-        episodes = list(self.take(n, start))
-        fields = ("support", "support_labels", "query", "query_labels")
-        return Episode(*(torch.stack([getattr(episode, field) for episode in episodes]) for field in fields))
+        episodes = zip(*(vars(episode).values() for episode in self.take(n, start)), strict=True)
+        return Episode(*map(torch.stack, episodes))

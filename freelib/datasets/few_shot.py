@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -15,12 +16,19 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True, eq=False)
 class FewShotDataset:
-    """The images of one split, sorted by class.
+    """The images of one split of a data set, sorted by class.
 
-    images: uint8 (n, C, H, W); class c is images[offsets[c]:offsets[c + 1]].
-    mean, std: (C,), of the train split's images in [0, 1], whichever split this is.
-    digest: first 16 hexadecimal digits of a SHA-256 over the bytes, the class names and the offsets.
+    `images` is uint8 `(n, C, size, size)`; those of class c are `images[offsets[c]:offsets[c + 1]]`, and its
+    name is `class_names[c]`. `mean` and `std`, one number a channel, are those of the train split's images in
+    [0, 1], whichever split this is. `digest` is 16 hexadecimal digits over the images and their classes.
+
     Raises ValueError where these do not fit together.
+
+    >>> images = torch.zeros(5, 3, 8, 8, dtype=torch.uint8)
+    >>> fields = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "digest": "0123456789abcdef"}
+    >>> data = FewShotDataset("pets", "test", images, (0, 2, 5), ("cat", "dog"), **fields)
+    >>> data.counts, data.class_images(1).shape
+    ((2, 3), torch.Size([3, 3, 8, 8]))
     """
 
     name: str
@@ -78,7 +86,7 @@ class FewShotDataset:
     @property
     def counts(self) -> tuple[int, ...]:
         """Images of each class, (n_classes,)."""
-        return tuple(end - start for start, end in zip(self.offsets[:-1], self.offsets[1:], strict=True))
+        return tuple(end - start for start, end in pairwise(self.offsets))
 
     def class_images(self, c: int) -> Tensor:
         """The images of class number c: uint8 (n_c, C, H, W), a view. Raises IndexError."""
@@ -87,9 +95,9 @@ class FewShotDataset:
         return self.images[self.offsets[c] : self.offsets[c + 1]]
 
     def subset(self, classes: Sequence[int | str]) -> FewShotDataset:
-        """The given classes (numbers or names), in the given order; the images are copied.
+        """The given classes (numbers or names), in the given order, with a copy of their images.
 
-        mean and std stay those of the whole train split. Raises ValueError for no classes, IndexError or
+        The mean and std stay those of the whole train split. Raises ValueError for no classes, IndexError or
         KeyError for a class that is not here.
         """
         numbers = [self._class_number(c) for c in classes]
@@ -97,11 +105,9 @@ class FewShotDataset:
             raise ValueError("subset of no classes; name at least one")
         images = torch.cat([self.class_images(c) for c in numbers])
         names = tuple(self.class_names[c] for c in numbers)
-        offsets = [0]
-        for c in numbers:
-            offsets.append(offsets[-1] + self.counts[c])
+        offsets = tuple(accumulate((self.counts[c] for c in numbers), initial=0))
         digest = digest_of(images, names, offsets)
-        return replace(self, images=images, offsets=tuple(offsets), class_names=names, digest=digest)
+        return replace(self, images=images, offsets=offsets, class_names=names, digest=digest)
 
     def _class_number(self, c: int | str) -> int:
         if isinstance(c, str):
@@ -120,6 +126,6 @@ def digest_of(images: Tensor, class_names: Sequence[str], offsets: Sequence[int]
 
 
 def finish_digest(sha: hashlib._Hash, class_names: Sequence[str], offsets: Sequence[int]) -> str:
-    """Close a running SHA-256 of the image bytes with the classes' names and offsets."""
+    """The digest by a SHA-256 that has been given the bytes of the images."""
     sha.update(json.dumps([list(class_names), list(offsets)]).encode())
     return sha.hexdigest()[:16]

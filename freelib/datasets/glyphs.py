@@ -8,13 +8,14 @@ blotches, stripes and noise. Image i of a class depends on the class and on i al
 from __future__ import annotations
 
 import unicodedata
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from freelib.datasets.class_lists import ClassLists
-from freelib.datasets.glyph_masks import FONTS, fit, turned
 from freelib.datasets.sources import Pixels
 
 Floats = NDArray[np.float32]
@@ -24,6 +25,51 @@ SEED = 2405
 MAX_TURN, MAX_SHEAR = 20.0, 0.12  # degrees; sideways move per unit of height
 SCALE, MAX_SHIFT = (0.5, 0.85), 0.1  # longer side of the ink and its shift, as parts of the image's side
 MIN_CONTRAST = 0.35  # distance of the ink's colours from the background's in RGB, in [0, sqrt(3)]
+STYLES = {
+    "DejaVuSans": ("", "-Bold", "-Oblique", "-BoldOblique"),
+    "DejaVuSansMono": ("", "-Bold", "-Oblique", "-BoldOblique"),
+    "DejaVuSerif": ("", "-Bold", "-Italic", "-BoldItalic"),
+    "STIXGeneral": ("", "Bol", "Italic", "BolIta"),
+}
+FONTS = tuple(family + style for family, styles in STYLES.items() for style in styles)
+_INK = [0] * 64 + [255] * 192  # of a mask's 256 values: what is above a quarter counts as ink
+
+
+def font_path(font: str) -> Path:
+    """The file of one of FONTS inside the installed matplotlib."""
+    import matplotlib  # takes a while, and only drawing needs it
+
+    return Path(matplotlib.get_data_path()) / "fonts" / "ttf" / f"{font}.ttf"
+
+
+@cache
+def _font(font: str, pixels: int) -> ImageFont.FreeTypeFont:
+    # The basic layout engine is in every build of Pillow; the other one depends on what the system has.
+    return ImageFont.truetype(font_path(font), pixels, layout_engine=ImageFont.Layout.BASIC)
+
+
+def character_mask(character: str, font: str, pixels: int) -> Image.Image:
+    """The character in a font of a height, with a margin: 8-bit grey."""
+    drawn = _font(font, pixels)
+    left, top, right, bottom = drawn.getbbox(character)
+    mask = Image.new("L", (int(right - left) + 8, int(bottom - top) + 8))
+    ImageDraw.Draw(mask).text((4 - left, 4 - top), character, fill=255, font=drawn)
+    return mask
+
+
+def crop_and_fit(mask: Image.Image, side: int, stretch: float = 1.0) -> Image.Image:
+    """The mask cropped to its ink, its width times `stretch`, then scaled: its longer side is `side` pixels.
+
+    Raises ValueError where there is no ink.
+    """
+    box = mask.point(_INK).getbbox()
+    if box is None:
+        raise ValueError("the mask of a character has no ink: its font does not draw it")
+    ink = mask.crop(box)
+    width, height = ink.width * stretch, float(ink.height)
+    scale = side / max(width, height)
+    shape = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return ink.resize(shape, Image.Resampling.BILINEAR)
 
 
 class GlyphSource:
@@ -41,18 +87,14 @@ class GlyphSource:
 
     def read_class(self, class_name: str, size: int) -> Pixels:
         """The images of the character of this Unicode name: uint8 (n, 3, size, size)."""
-        character, n = unicodedata.lookup(class_name), self.images_per_class
-        return draw(character, n, size)
-
-
-def _streams(character: str, count: int) -> list[np.random.Generator]:
-    # A generator for each kind of draw: fewer images are then the first ones of more.
-    return [np.random.default_rng([SEED, ord(character), k]) for k in range(count)]
+        return draw(unicodedata.lookup(class_name), self.images_per_class, size)
 
 
 def draw(character: str, n: int, size: int) -> Pixels:
-    """Draw n images of a character: uint8 (n, 3, size, size)."""
-    poses, colours, places, grains, noise = _streams(character, 5)
+    """Images of a character: uint8 (n, 3, size, size)."""
+    # A generator for each kind of draw: fewer images are then the first ones of more.
+    streams = [np.random.default_rng([SEED, ord(character), k]) for k in range(5)]
+    poses, colours, places, grains, noise = streams
     ink = _inks(character, n, size, poses)[:, None]  # (n, 1, size, size)
     palette = _palettes(n, colours)  # (n, 4, 3): two of the background, two of the ink
     fields = _fields(n, size, places)  # (n, 4, size, size)
@@ -69,7 +111,7 @@ def draw(character: str, n: int, size: int) -> Pixels:
 def _inks(character: str, n: int, size: int, rng: np.random.Generator) -> Floats:
     """The posed character, 0 off and 1 on the ink: (n, size, size)."""
     side = 2 * size  # drawn twice as large and then averaged: soft edges
-    masks = [fit(turned(character, font, 2 * side)[0], side) for font in FONTS]
+    masks = [crop_and_fit(character_mask(character, font, 2 * side), side) for font in FONTS]
     inks = np.empty((n, size, size), dtype=np.float32)
     for i, (font, turn, shear, scale, *shift) in enumerate(rng.random((n, 6))):
         source = masks[int(font * len(FONTS))]

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -64,10 +65,14 @@ def stack(images: Iterable[Image.Image], size: int) -> Pixels:
     return np.ascontiguousarray(np.stack([pixels for _, pixels in keyed]).transpose(0, 3, 1, 2))
 
 
-def _require_classes(name: str, found: Iterable[str], classes: ClassLists, location: str) -> None:
-    present = set(found)
+def _size_and_time(file: Path) -> str:
+    stat = file.stat()
+    return f"{stat.st_size} bytes, {stat.st_mtime_ns} ns"
+
+
+def _require_classes(name: str, found: Collection[str], classes: ClassLists, location: str) -> None:
     for split, names in classes.items():
-        missing = [c for c in names if c not in present]
+        missing = [c for c in names if c not in found]
         if missing:
             shown = ", ".join(repr(c) for c in missing[:5]) + (", …" if len(missing) > 5 else "")
             raise ValueError(
@@ -85,15 +90,13 @@ class ParquetSource:
     def __init__(self, name: str, path: Path, classes: ClassLists) -> None:
         self.name, self.path, self.classes = name, path, classes
         self.location = str(path.resolve())
-        self._table: Any = None
-        self._rows: dict[str, NDArray[np.int64]] = {}
 
     def fingerprint(self) -> str:
         """Size and modification time of the file."""
-        stat = self.path.stat()
-        return f"{stat.st_size} bytes, {stat.st_mtime_ns} ns"
+        return _size_and_time(self.path)
 
-    def _open(self) -> None:
+    @cached_property
+    def _table(self) -> Any:
         import pyarrow.parquet as pq
 
         try:
@@ -102,41 +105,39 @@ class ParquetSource:
             raise ValueError(
                 f"{self.path} is not a readable Parquet file ({error}); get a whole copy"
             ) from error
-        fields = {"image", "label"} - set(table.column_names)
-        if fields:
+        if not {"image", "label"} <= set(table.column_names):
             raise ValueError(
                 f"{self.path} has columns {table.column_names}; "
                 "expected image (struct of bytes and path) and label"
             )
-        labels = np.asarray(table["label"].to_pylist(), dtype=object)
-        _require_classes(self.name, set(labels), self.classes, self.location)
-        order = np.argsort(labels.astype(str), kind="stable")
-        names, starts = np.unique(labels.astype(str)[order], return_index=True)
-        self._rows = dict(zip(names.tolist(), np.split(order, starts[1:]), strict=True))
-        if "split" in table.column_names:
-            self._check_splits(np.asarray(table["split"].to_pylist(), dtype=object))
-        self._table = table["image"].combine_chunks()
+        return table
 
-    def _check_splits(self, splits: NDArray[np.object_]) -> None:
-        for split, names in self.classes.items():
-            for class_name in names:
-                told = set(splits[self._rows[class_name]])
-                if told != {split}:
-                    raise ValueError(
-                        f"{self.path} puts class {class_name!r} into {sorted(map(str, told))}; the "
-                        f"published split of {self.name} has it in {split!r}: "
-                        "correct the file's split column or leave it out"
-                    )
+    @cached_property
+    def _rows(self) -> dict[str, list[int]]:
+        rows: dict[str, list[int]] = {}
+        for row, label in enumerate(self._table["label"].to_pylist()):
+            rows.setdefault(label, []).append(row)
+        _require_classes(self.name, rows, self.classes, self.location)
+        if "split" in self._table.column_names:
+            splits = self._table["split"].to_pylist()
+            for split, names in self.classes.items():
+                for class_name in names:
+                    found = {splits[row] for row in rows[class_name]}
+                    if found != {split}:
+                        raise ValueError(
+                            f"{self.path} puts class {class_name!r} into {sorted(map(str, found))}; the "
+                            f"published split of {self.name} has it in {split!r}: "
+                            "correct the file's split column or leave it out"
+                        )
+        return rows
 
     def read_class(self, class_name: str, size: int) -> Pixels:
         """All images of a class: uint8 (n, 3, size, size)."""
-        if self._table is None:
-            self._open()
         return stack(self._images(class_name), size)
 
     def _images(self, class_name: str) -> Iterator[Image.Image]:
-        for row in self._rows[class_name].tolist():
-            cell = self._table[row].as_py() or {}
+        for row in self._rows[class_name]:
+            cell = self._table["image"][row].as_py() or {}
             where = f"{self.path}, row {row} ({cell.get('path') or 'no path'})"
             if not cell.get("bytes"):
                 raise ValueError(f"{where} has no image bytes; expected an encoded image in image.bytes")
@@ -153,14 +154,12 @@ class TreeSource:
         self.name, self.path, self.classes = name, path, classes
         self.location = str(path.resolve())
 
+    @cached_property
     def _folders(self) -> dict[str, Path]:
         folders: dict[str, Path] = {}
         wanted = {c for names in self.classes.values() for c in names}
-        for folder in sorted(path for path in self.path.iterdir() if path.is_dir()):
-            inside = (
-                [folder] if folder.name in wanted else [path for path in folder.iterdir() if path.is_dir()]
-            )
-            for path in inside:
+        for folder in sorted(self.path.glob("*/")):
+            for path in [folder] if folder.name in wanted else folder.glob("*/"):
                 if path.name in wanted and folders.setdefault(path.name, path) != path:
                     raise ValueError(
                         f"class {path.name!r} is in {folders[path.name]} and in {path}; keep one"
@@ -170,14 +169,14 @@ class TreeSource:
 
     def fingerprint(self) -> str:
         """A hash of the class folders' modification times."""
-        # Folder times change when an image is added, removed or renamed. An image overwritten in place goes
-        # unnoticed: to see it, each of 60,000 files would have to be looked at on every start.
-        times = sorted((name, path.stat().st_mtime_ns) for name, path in self._folders().items())
+        # They change when an image is added, removed or renamed, but not when one is overwritten in place: to
+        # see that, each of 60,000 files would have to be asked on every start.
+        times = sorted((name, path.stat().st_mtime_ns) for name, path in self._folders.items())
         return hashlib.sha256(repr(times).encode()).hexdigest()[:16]
 
     def read_class(self, class_name: str, size: int) -> Pixels:
         """All images of a class: uint8 (n, 3, size, size)."""
-        folder = self._folders()[class_name]
+        folder = self._folders[class_name]
         paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
         if not paths:
             raise ValueError(f"{folder} holds no image; expected files such as *.jpg or *.png")
@@ -189,41 +188,39 @@ class TorchvisionCifar:
 
     def __init__(self, name: str, root: Path, classes: ClassLists, download: bool = False) -> None:
         self.name, self.root, self.classes, self.download = name, root, classes, download
-        self.location = str((root / "cifar-100-python").resolve())
-        self._images: Pixels | None = None
-        self._labels: NDArray[np.object_] | None = None
+        self.folder = root / "cifar-100-python"
+        self.location = str(self.folder.resolve())
 
     def fingerprint(self) -> str:
         """Size and modification time of the two parts; downloads them first if that was asked for."""
         if self.download:
-            self._open()
-        missing = [part for part in ("train", "test", "meta") if not (Path(self.location) / part).is_file()]
+            self._read(train=True)
+        missing = [part for part in ("train", "test", "meta") if not (self.folder / part).is_file()]
         if missing:
             raise ValueError(
                 f"{self.location} lacks {', '.join(missing)}; expected a whole copy of CIFAR-100"
             )
-        stats = [(self.root / "cifar-100-python" / part).stat() for part in ("train", "test")]
-        return "; ".join(f"{stat.st_size} bytes, {stat.st_mtime_ns} ns" for stat in stats)
+        return "; ".join(_size_and_time(self.folder / part) for part in ("train", "test"))
 
-    def _open(self) -> None:
+    def _read(self, train: bool) -> Any:
         from torchvision.datasets import CIFAR100
 
         try:
-            parts = [CIFAR100(self.root, train=train, download=self.download) for train in (True, False)]
-        except RuntimeError as error:  # torchvision's word for a file that is missing or has another checksum
+            return CIFAR100(self.root, train=train, download=self.download)
+        except RuntimeError as error:  # a file is missing or has another checksum
             raise ValueError(
                 f"{self.location} is not a whole copy of CIFAR-100 ({error}); remove it and download it again"
             ) from error
-        self._images = np.concatenate([part.data for part in parts])
-        self._labels = np.asarray(
-            [part.classes[label] for part in parts for label in part.targets], dtype=object
-        )
-        _require_classes(self.name, set(self._labels), self.classes, self.location)
+
+    @cached_property
+    def _images(self) -> dict[str, Pixels]:
+        parts = [self._read(train) for train in (True, False)]
+        pixels = np.concatenate([part.data for part in parts])
+        labels = np.array([part.classes[label] for part in parts for label in part.targets])
+        images = {str(name): pixels[labels == name] for name in np.unique(labels)}
+        _require_classes(self.name, images, self.classes, self.location)
+        return images
 
     def read_class(self, class_name: str, size: int) -> Pixels:
         """All images of a class: uint8 (n, 3, size, size)."""
-        if self._images is None or self._labels is None:
-            self._open()
-        assert self._images is not None
-        assert self._labels is not None
-        return stack((Image.fromarray(image) for image in self._images[self._labels == class_name]), size)
+        return stack((Image.fromarray(image) for image in self._images[class_name]), size)

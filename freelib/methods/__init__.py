@@ -15,9 +15,9 @@ METHODS: dict[str, str] = {
     "dro": "freelib.methods.dro:Dro",
     "purer": "freelib.methods.purer:Purer",
     "bidf_mkd": "freelib.methods.bidf_mkd:BidfMkd",
-    "best_teacher": "freelib.methods.pool_features:BestTeacher",
-    "pool_features": "freelib.methods.pool_features:PoolFeatures",
-    "pool_opinions": "freelib.methods.pool_opinions:PoolOpinions",
+    "best_teacher": "freelib.methods.prototypes:BestTeacher",
+    "pool_features": "freelib.methods.prototypes:PoolFeatures",
+    "pool_opinions": "freelib.methods.prototypes:PoolOpinions",
     "free": "freelib.methods.free:Free",
     "pool_distillation": "freelib.methods.pool_distillation:PoolDistillation",
     "oracle_maml": "freelib.methods.oracles:OracleMaml",
@@ -35,6 +35,7 @@ DESCRIBED = (
     "oracle",
     "revision",
 )
+"""What `describe_methods` tells of a method, beside its name."""
 
 __all__ = ["METHODS", "Method", "MethodConfig", "describe_methods", "get_method"]
 
@@ -44,6 +45,9 @@ def get_method(name: str) -> Method:
 
     Raises ValueError for an unknown name, a path that can't be imported, and a class that is not a Method or
     lacks something that a Method has (such as a Config that is a dataclass).
+
+    >>> get_method("free").Config(rounds=100).meta_batch
+    4
     """
     path = METHODS.get(name, name)
     module_name, _, class_name = path.partition(":")
@@ -58,7 +62,9 @@ def get_method(name: str) -> Method:
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise ValueError(f"{path} is no freelib.methods.Method.")
     lacking = [attribute for attribute in (*DESCRIBED, "name") if not hasattr(found, attribute)]
-    if lacking := lacking + sorted(found.__abstractmethods__):
+    if all(getattr(found, step) is getattr(Method, step) for step in ("train", "build", "meta_train")):
+        lacking.append("train")
+    if lacking:
         raise ValueError(f"{path} lacks {', '.join(lacking)}.")
     own = getattr(found.Config, "__dict__", {})
     if "__dataclass_fields__" not in own or not issubclass(found.Config, MethodConfig):

@@ -5,43 +5,16 @@ from __future__ import annotations
 import torch
 
 from freelib.meta_learner import MetaLearner
-from freelib.methods.base import Method, MethodConfig, Monitor, build_student
-from freelib.models.backbones import DEFAULT_WIDTH, SMALL_IMAGES
+from freelib.methods.base import Method, MethodConfig, build_student
 from freelib.models.pool import ModelPool
-from freelib.storage import Checkpoint
-
-
-def require_same_architecture(pool: ModelPool, config: MethodConfig, method: str) -> None:
-    """Raises ValueError where weights can't be fused: of own networks, a mixed pool, into another student."""
-    own = [d["name"] for d in pool.descriptions if d.get("own")]
-    if own:
-        raise ValueError(f"{method} fuses the weights of freelib's networks only, and {own[0]} is another.")
-    kinds = {(d["arch"], d["width"]) for d in pool.descriptions}
-    if len(kinds) > 1:
-        raise ValueError(
-            f"{method} fuses weights, so all models must be of one architecture and width; "
-            f"the pool has {sorted(kinds, key=str)}."
-        )
-    arch, width = next(iter(kinds))
-    student = (config.arch, config.width or DEFAULT_WIDTH.get(config.arch))
-    if student != (arch, width):
-        raise ValueError(
-            f"{method} gives a network like the pool's, {arch} of width {width}; "
-            f"the student is set to {student[0]} of width {student[1]}."
-        )
-    # A convolution's weights know no image size; the head's do, and it is not fused.
-    sizes = sorted({d["image_size"] for d in pool.descriptions})
-    if arch != "conv4" and sizes[0] <= SMALL_IMAGES < sizes[-1]:
-        raise ValueError(
-            f"{method} fuses weights, and above {SMALL_IMAGES} pixels a {arch} has another first layer; "
-            f"the pool has models for {sizes} pixels."
-        )
 
 
 class Average(Method):
-    """The mean of all models' weights; the head, whose classes differ by model, starts at zero.
+    """The mean of all models' weights, θ = 1/n Σ_i w_i: the field's baseline of weight fusion.
 
-    The student's BatchNorm is on batch statistics, so that the models' running statistics play no part.
+    It needs the models' weights, all of one architecture and width, the student's. The head, whose classes
+    differ by model, starts at zero. The student's BatchNorm is on batch statistics, so that the models'
+    running statistics play no part.
     """
 
     name = "average"
@@ -53,25 +26,14 @@ class Average(Method):
     same_architecture = True
     cost = "one pass over the weights"
 
-    def meta_train(
-        self,
-        pool: ModelPool,
-        config: MethodConfig,
-        *,
-        seed: int,
-        monitor: Monitor | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> MetaLearner:
-        """See `Method.meta_train`. Raises ValueError where the pool is not all like the student."""
-        require_same_architecture(pool, config, self.title)
+    def build(self, pool: ModelPool, config: MethodConfig, *, seed: int) -> MetaLearner:
+        """The student with the mean weights, see `Method.build`."""
         learner = build_student(pool, config, seed=seed)
-        sums = {
-            name: torch.zeros_like(p) for name, p in learner.params.items() if not name.startswith("head.")
-        }
+        total = {name: torch.zeros_like(p) for name, p in learner.params.items()}
         for model in pool:
             weights = dict(model.module.named_parameters())
-            for name, total in sums.items():
-                total += weights[name].to(total.device)
-        heads = {name: torch.zeros_like(p) for name, p in learner.params.items() if name.startswith("head.")}
-        learner.load_params({**{name: total / len(pool) for name, total in sums.items()}, **heads})
+            for name in total:
+                if not name.startswith("head."):
+                    total[name] += weights[name]
+        learner.load_params({name: value / len(pool) for name, value in total.items()})
         return learner

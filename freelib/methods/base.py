@@ -1,23 +1,21 @@
-"""What all methods share: the interface, the student's configuration, and the choice of the round to keep."""
+"""What all methods share: the student's configuration, the student, and the course of a meta-training."""
 
 from __future__ import annotations
 
 import hashlib
-from abc import ABC, abstractmethod
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 
 from freelib.meta_learner import HEADS, MetaLearner
-from freelib.models.backbones import ARCHITECTURES, Backbone, build_backbone
+from freelib.methods.training import Monitor, TrainingRun
+from freelib.models.backbones import ARCHITECTURES, DEFAULT_WIDTH, SMALL_IMAGES, Backbone, build_backbone
 from freelib.models.pool import ModelPool
 from freelib.settings import check_at_least, check_device, check_finite, check_one_of
 from freelib.storage import Checkpoint
 
 PRECISIONS = ("float32", "bfloat16")
-Monitor = Callable[[int, MetaLearner], float | None]
 
 
 @dataclass(frozen=True)
@@ -26,13 +24,16 @@ class MethodConfig:
 
     n_way, n_shot, n_query: of the episodes that the student is trained for
     arch, width: the student's network; head: how it adapts ("maml", "anil", "prototypes")
-    inner_lr, inner_steps, test_steps: of its inner loop, in training and at test time
-    device: where it is trained; precision: float32, or bfloat16 for the convolutions of what recovers images,
-      of the pool's answers and of a student with prototypes; one that learns by inner steps is float32 always
+    inner_lr: α; inner_steps, test_steps: steps of its inner loop, in training and at test time
+    device: where it is trained; precision: float32, or bfloat16 for the convolutions of what synthesises
+      images, of the pool's answers and of a student with prototypes; one with inner steps is float32 always
 
     Raises ValueError for another arch, head, device or precision, for numbers that are out of range or not
-    finite, and where a method's own settings don't fit. A dataclass calls the first of its bases' checks
-    only: a config with its own `__post_init__` calls them all.
+    finite, and where a method's own settings don't fit. A config may extend others beside this one
+    (`InversionConfig`, …): their checks are made too.
+
+    >>> MethodConfig(n_way=3, n_shot=5).test_steps
+    10
     """
 
     n_way: int = 5
@@ -52,57 +53,13 @@ class MethodConfig:
         check_device(self.device)
         check_at_least(self, n_way=2, n_shot=1, n_query=1, width=1, inner_lr=0, inner_steps=0, test_steps=0)
         check_finite(self)
+        for part in type(self).__mro__:  # a dataclass calls one __post_init__ only
+            if "__post_init__" in vars(part) and not issubclass(part, MethodConfig):
+                part.__post_init__(self)  # type: ignore[attr-defined]
 
     def backbone_fields(self) -> dict[str, Any]:
         """What the method decides of `build_backbone`: n_way class scores, BatchNorm on batch statistics."""
         return {"n_way": self.n_way, "batch_stats": True}
-
-
-class Method(ABC):
-    """A way to get a meta-learner out of a pool of pre-trained models.
-
-    name: as on the command line; title: as in a table; citation: authors, title, venue
-    needs: "nothing", "weights", "gradients" or "calls" of the models, or "data"
-    same_architecture: all models must be of one kind
-    uses_shots: its training depends on n_shot; where not, one training serves every number of shots
-    uses_seed: something in it is drawn; where not, every seed gives the same learner from the same pool
-    cost: of meta-training, in words; oracle: it sees the real meta-training images (marked in every table)
-    models_at_test: networks that answer at test time, None for all models of the pool
-    revision: raised when the method's results change, so that older records are not taken for new ones
-    """
-
-    name: ClassVar[str]
-    title: ClassVar[str]
-    citation: ClassVar[str]
-    needs: ClassVar[str]
-    same_architecture: ClassVar[bool] = False
-    uses_shots: ClassVar[bool] = True
-    uses_seed: ClassVar[bool] = True
-    cost: ClassVar[str] = ""
-    oracle: ClassVar[bool] = False
-    models_at_test: ClassVar[int | None] = 1
-    revision: ClassVar[int] = 1
-    Config: ClassVar[type[MethodConfig]] = MethodConfig
-
-    def ready(self, learner: MetaLearner, config: Any) -> MetaLearner:
-        """A student with all that the method does at test time: from the student alone, whose θ it shares."""
-        return learner
-
-    @abstractmethod
-    def meta_train(
-        self,
-        pool: ModelPool,
-        config: Any,
-        *,
-        seed: int,
-        monitor: Monitor | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> MetaLearner:
-        """Learns from the pool alone. The same seed gives the same bits on the same machine.
-
-        monitor: called with (round, learner); where it gives a number, the round with the highest one is kept
-        checkpoint: where the state is kept, so that a killed run goes on where it was
-        """
 
 
 def stream_seed(seed: int, stream: str) -> int:
@@ -123,7 +80,7 @@ def student_backbone(config: MethodConfig, *, image_size: int, channels: int, se
 
 
 def build_student(pool: ModelPool, config: MethodConfig, *, seed: int) -> MetaLearner:
-    """A fresh student for a pool, with the pool's image size and normalisation."""
+    """An untrained student for a pool, with the pool's image size and normalisation."""
     return MetaLearner(
         student_backbone(config, image_size=pool.image_size, channels=pool.channels, seed=seed),
         mean=pool.mean,
@@ -134,3 +91,101 @@ def build_student(pool: ModelPool, config: MethodConfig, *, seed: int) -> MetaLe
         inner_steps=config.test_steps,
         precision=config.precision,
     )
+
+
+def require_same_architecture(pool: ModelPool, config: MethodConfig, method: str) -> None:
+    """Raises ValueError where weights can't be fused: of own networks, a mixed pool, into another student."""
+    own = [d["name"] for d in pool.descriptions if d.get("own")]
+    if own:
+        raise ValueError(f"{method} fuses the weights of freelib's networks only, and {own[0]} is another.")
+    kinds = {(d["arch"], d["width"]) for d in pool.descriptions}
+    if len(kinds) > 1:
+        raise ValueError(
+            f"{method} fuses weights, so all models must be of one architecture and width; "
+            f"the pool has {sorted(kinds, key=str)}."
+        )
+    arch, width = next(iter(kinds))
+    student = (config.arch, config.width or DEFAULT_WIDTH.get(config.arch))
+    if student != (arch, width):
+        raise ValueError(
+            f"{method} gives a network like the pool's, {arch} of width {width}; "
+            f"the student is set to {student[0]} of width {student[1]}."
+        )
+    # A convolution's weights know no image size; the head's do, and it is not fused.
+    sizes = sorted({d["image_size"] for d in pool.descriptions})
+    if arch != "conv4" and sizes[0] <= SMALL_IMAGES < sizes[-1]:
+        raise ValueError(
+            f"{method} fuses weights, and above {SMALL_IMAGES} pixels a {arch} has another first layer; "
+            f"the pool has models for {sizes} pixels."
+        )
+
+
+class Method:
+    """A way to get a meta-learner out of a pool of pre-trained models.
+
+    A method has these attributes, and defines `train`, or, if nothing is trained, `build`.
+
+    name: as on the command line; title: as in a table; citation: authors, title, venue
+    needs: "nothing", "weights", "gradients" or "calls" of the models, or "data"
+    same_architecture: all models, and the student, must be of one kind: it fuses weights
+    uses_shots: its training depends on n_shot; where not, one training serves every number of shots
+    uses_seed: something in it is drawn; where not, every seed gives the same learner from the same pool
+    cost: of meta-training, in words; oracle: it sees the real meta-training images (marked in every table)
+    models_at_test: networks at inference, None for all models of the pool
+    revision: raised when the method's results change, so that older records are not taken for new ones
+    Config: its settings, a dataclass that extends `MethodConfig`
+
+    >>> from freelib.methods import get_method
+    >>> get_method("free").needs
+    'gradients'
+    """
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    citation: ClassVar[str]
+    needs: ClassVar[str]
+    same_architecture: ClassVar[bool] = False
+    uses_shots: ClassVar[bool] = True
+    uses_seed: ClassVar[bool] = True
+    cost: ClassVar[str] = ""
+    oracle: ClassVar[bool] = False
+    models_at_test: ClassVar[int | None] = 1
+    revision: ClassVar[int] = 1
+    Config: ClassVar[type[MethodConfig]] = MethodConfig
+
+    def meta_train(
+        self,
+        pool: ModelPool,
+        config: Any,
+        *,
+        seed: int,
+        monitor: Monitor | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> MetaLearner:
+        """Learns from the pool alone. The same seed gives the same bits on the same machine.
+
+        config: an instance of the method's Config
+        monitor: called with (round, learner); where it gives a number, the round with the highest one is kept
+        checkpoint: where the state is kept, so that a killed run goes on where it was
+
+        Raises ValueError or TypeError where the pool or the config is not what the method needs, and
+        ValueError for a checkpoint of another run.
+        """
+        if self.same_architecture:
+            require_same_architecture(pool, config, self.title)
+        pool = pool.to(config.device)
+        learner = self.build(pool, config, seed=seed)
+        rng = torch.Generator().manual_seed(stream_seed(seed, "draws"))
+        return self.train(TrainingRun(learner, pool, config, rng, seed, monitor, checkpoint))
+
+    def build(self, pool: ModelPool, config: Any, *, seed: int) -> MetaLearner:
+        """The learner that training begins with: an untrained student, if the method has no other."""
+        return self.ready(build_student(pool, config, seed=seed), config)
+
+    def train(self, run: TrainingRun) -> MetaLearner:
+        """Trains `run.learner` in `run.rounds` and gives `run.finish()`; without training, what was built."""
+        return run.learner
+
+    def ready(self, learner: MetaLearner, config: Any) -> MetaLearner:
+        """A student with all that the method does at test time: from the student alone, whose θ it shares."""
+        return learner

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -76,32 +76,21 @@ class BlackBox(nn.Module):
 def black_box_model(
     answer: Answer,
     *,
-    class_names: Sequence[str],
-    image_size: int,
     rng: torch.Generator,
-    channels: int = 3,
     directions: int = 100,
     mu: float = 0.005,
-    name: str = "black box",
-    domain: str = "",
-    accuracy: float | None = None,
+    channels: int = 3,
+    **about: Any,
 ) -> PretrainedModel:
     """A member of a pool of which nothing is used but calls.
 
-    answer: images `(n, C, image_size, image_size)` in [0, 1] -> logits or log-probabilities `(n, n_way)`; it
-      normalises for itself
+    answer: images `(n, channels, image_size, image_size)` in [0, 1] -> logits or log-probabilities
+      `(n, n_way)`; it normalises for itself
     directions, mu, rng: of the estimated gradients, see `ZeroOrder`
+    about: class_names, image_size, name, domain and accuracy of the `PretrainedModel`
 
     Raises ValueError for directions or mu that are not positive.
     """
-    return PretrainedModel(
-        BlackBox(answer, directions=directions, mu=mu, rng=rng),
-        class_names=class_names,
-        mean=(0.0,) * channels,
-        std=(1.0,) * channels,
-        image_size=image_size,
-        name=name,
-        arch="black box",
-        domain=domain,
-        accuracy=accuracy,
-    )
+    box = BlackBox(answer, directions=directions, mu=mu, rng=rng)
+    plain = {"mean": (0.0,) * channels, "std": (1.0,) * channels}
+    return PretrainedModel(box, **{"name": "black box", "arch": "black box", **plain, **about})

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from freelib.alignment import make_optimizer
 from freelib.datasets.episodes import class_major_labels
 from freelib.inversion import InversionConfig, total_variation
-from freelib.meta_learner import Classifier, GradientClassifier, MetaLearner
+from freelib.meta_learner import Classifier, GradientClassifier, MetaLearner, Params
 from freelib.models.transform import channel_constants
 from freelib.settings import check_at_least
 
@@ -76,7 +76,7 @@ class CalibratedLearner(MetaLearner):
             params = self._calibrate(adapted.params, [support, inverted], targets)
         return GradientClassifier(self, params, adapted.n_way)
 
-    def _invert(self, params: dict[str, Tensor], n_way: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    def _invert(self, params: Params, n_way: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Prepared images of each class from a model with weights `params`, and their labels."""
         c, w = self.config, self.inversion
         labels = class_major_labels(n_way, c.icfil_images)
@@ -96,19 +96,17 @@ class CalibratedLearner(MetaLearner):
                 torch.clamp(x, *limits, out=x)
         return x.detach(), labels
 
-    def _calibrate(
-        self, params: dict[str, Tensor], batches: list[Tensor], labels: Tensor
-    ) -> dict[str, Tensor]:
+    def _calibrate(self, params: Params, batches: list[Tensor], labels: Tensor) -> Params:
         """The weights after the contrastive steps on all batches; the head stays."""
-        prefix, encoder = "encoder.", self.backbone.get_submodule("encoder")
-        inner = {n.removeprefix(prefix): p.detach() for n, p in params.items() if n.startswith(prefix)}
-        for _ in range(self.config.icfil_steps):
-            inner = {name: p.requires_grad_() for name, p in inner.items()}
+        encoder, c = self.backbone.get_submodule("encoder"), self.config
+
+        def loss(moving: Params) -> Tensor:
+            inner = {name.removeprefix("encoder."): p for name, p in moving.items()}
             features = torch.cat([functional_call(encoder, inner, (x,)).flatten(1).float() for x in batches])
-            loss = contrastive_loss(features, labels, self.config.icfil_temperature)
-            gradients = torch.autograd.grad(loss, list(inner.values()))
-            inner = {
-                name: (p - self.config.icfil_step * gradient).detach()
-                for (name, p), gradient in zip(inner.items(), gradients, strict=True)
-            }
-        return {**params, **{prefix + name: p for name, p in inner.items()}}
+            return contrastive_loss(features, labels, c.icfil_temperature)
+
+        moving = {name: p.detach() for name, p in params.items() if name.startswith("encoder.")}
+        for _ in range(c.icfil_steps):
+            gradient = self.gradient(loss, moving, False)
+            moving = {name: p - c.icfil_step * gradient[name] for name, p in moving.items()}
+        return {**params, **moving}

@@ -9,13 +9,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
+from freelib.alignment import make_optimizer
 from freelib.meta_learner import MetaLearner
-from freelib.methods.average import require_same_architecture
-from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
+from freelib.methods.base import Method, MethodConfig
 from freelib.methods.training import TrainingRun
-from freelib.models.pool import ModelPool
 from freelib.settings import check_at_least
-from freelib.storage import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -130,21 +128,27 @@ def worst_embeddings(
     return start + shift
 
 
+def initialise(learner: MetaLearner, space: WeightSpace, point: Tensor) -> None:
+    """Sets θ to a point of the weight space, with a head of zeros."""
+    network = space.network(point.cpu())
+    learner.load_params({n: network.get(n, torch.zeros_like(p)) for n, p in learner.params.items()})
+
+
 class Dro(Method):
     """Meta-Learning without Data via Wasserstein Distributionally-Robust Model Fusion.
 
     Zhenyi Wang, Xiaoyang Wang, Li Shen, Qiuling Suo, Kaiqiang Song, Dong Yu, Yan Shen, Mingchen Gao.
     UAI 2022.
 
-    Every model has a learnable embedding e_i; h_φ(e) gives the weights of a network. Training fuses the pool
-    into h_φ: min over φ, e of the mean over i of max over e' of ‖h_φ(e') − w_i‖² − γ‖e' − e_i‖², the dual of
-    the worst case over a Wasserstein ball around the embeddings.
+    It needs the models' weights w_i, of one architecture. A hypernetwork h_φ maps embeddings to weights.
+    Training fuses the pool into it: min over φ, e of mean_i max over e' of ‖h_φ(e') − w_i‖² − γ ‖e' − e_i‖²,
+    the dual of the worst case over a Wasserstein ball around the embeddings.
 
-    Only the abstract and that duality are known to us. Our decisions: the distance is relative, layer by
-    layer (see `WeightSpace`); h_φ mixes a low-rank basis of networks (see `Hypernetwork`); e_i learns through
-    e' with the shift e' − e_i held constant, which at the maximum is the exact gradient; BatchNorm's scale
-    and shift are weights like others; the head, whose classes differ by model, is zero and new; the student
-    starts at the mean embedding (or, with `draws`, at the mean of some drawn networks).
+    Only the abstract and that duality are known to us, and no public release. Decided here: the distance is
+    relative, layer by layer (`WeightSpace`); h_φ mixes a low-rank basis of networks (`Hypernetwork`); e_i
+    learns through e' with e' − e_i held constant, which at the maximum is the exact gradient; BatchNorm's
+    scale and shift are weights like others; the head, whose classes differ by model, is zero; the student
+    starts at the mean embedding or, with `draws`, at the mean of some drawn networks.
     """
 
     name = "dro"
@@ -159,32 +163,16 @@ class Dro(Method):
     cost = "rounds × steps of a hypernetwork; no image is seen"
     Config = DroConfig
 
-    def meta_train(
-        self,
-        pool: ModelPool,
-        config: DroConfig,
-        *,
-        seed: int,
-        monitor: Monitor | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> MetaLearner:
-        """See `Method.meta_train`. The log holds each round's last error at e' and mean shift ‖e' − e_i‖.
-
-        Raises ValueError where the pool is not of one architecture, the student's.
-        """
-        require_same_architecture(pool, config, self.title)
-        rng = torch.Generator().manual_seed(stream_seed(seed, "draws"))
-        learner = build_student(pool, config, seed=seed)
+    def train(self, run: TrainingRun) -> MetaLearner:
+        """See `Method.train`. The log holds each round's last error at e' and mean shift ‖e' − e_i‖."""
+        pool, config, learner, rng, log = run.pool, run.config, run.learner, run.rng, run.log
         names = [name for name in learner.params if not name.startswith("head.")]
         space = WeightSpace([{n: model.module.get_parameter(n).detach() for n in names} for model in pool])
         points, error_weight = space.points.to(config.device), space.error_weight.to(config.device)
         hypernetwork = Hypernetwork(len(pool), points.shape[1], config, rng).to(config.device)
-        optimizer = torch.optim.Adam(hypernetwork.parameters(), lr=config.lr, fused=True)
-        parts = {"hypernetwork": hypernetwork, "optimizer": optimizer}
-        run = TrainingRun(learner, parts, rng, config, pool=pool, monitor=monitor, checkpoint=checkpoint)
-        log = run.log
+        optimizer = make_optimizer("adam", list(hypernetwork.parameters()), config.lr)
 
-        for round_number in run.rounds(config.rounds):
+        for round_number in run.rounds(config.rounds, hypernetwork=hypernetwork, optimizer=optimizer):
             with log.phase("fusion"):
                 for _ in range(config.round_steps):
                     chosen = torch.randperm(len(pool), generator=rng)[: config.meta_batch]
@@ -198,9 +186,3 @@ class Dro(Method):
             log.append(round=round_number, fusion_error=error.detach(), shift=shift.norm(dim=1).mean())
             initialise(learner, space, hypernetwork.initialisation(config.draws, rng))
         return run.finish()
-
-
-def initialise(learner: MetaLearner, space: WeightSpace, point: Tensor) -> None:
-    """Sets θ to a point of the weight space, with a head of zeros."""
-    network = space.network(point.cpu())
-    learner.load_params({n: network.get(n, torch.zeros_like(p)) for n, p in learner.params.items()})

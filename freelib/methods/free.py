@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -13,27 +14,24 @@ from freelib.alignment import (
     align,
     distillation_batch,
     gradient_agreement,
-    make_optimizer,
     outer_optimizer,
 )
 from freelib.generator import MetaGenerator, ScratchGenerator, synthesise_round
 from freelib.inversion import InversionConfig
-from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
-from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
-from freelib.methods.training import TrainingRun, check_pool, replay_and_log
+from freelib.methods.base import Method, MethodConfig, stream_seed
+from freelib.methods.training import CrossTaskReplay, TrainingRun
 from freelib.models.pool import ModelPool
 from freelib.replay import ReplayConfig
 from freelib.settings import check_at_least, check_one_of
-from freelib.storage import Checkpoint
 
 
 @dataclass(frozen=True)
 class FreeConfig(MethodConfig, InversionConfig, AlignmentConfig, ReplayConfig):
-    """FREE's settings; the defaults are the public release's (brief, "[R]").
+    """FREE's settings; the defaults are the public release's.
 
     warmup_rounds: the generator alone; rounds: the whole loop; meta_batch: models drawn a round
-    monitor_every: rounds between looks at the validation classes (0: after the last round only)
+    monitor_every: rounds between validation checks (0: after the last round only)
     checkpoint_every, measure_every: rounds between saved states, between measurements of the gradients'
       agreement (0: never; nor where a round has one model, whose gradient has no other to agree with)
     recovery: "meta" is FIve; "scratch" a new generator for every model, trained for scratch_steps (ablation)
@@ -51,12 +49,11 @@ class FreeConfig(MethodConfig, InversionConfig, AlignmentConfig, ReplayConfig):
     def __post_init__(self) -> None:
         check_one_of(self, recovery=("meta", "scratch"))
         check_at_least(self, meta_batch=1, rounds=0, warmup_rounds=0, scratch_steps=1)
-        for part in (MethodConfig, InversionConfig, AlignmentConfig, ReplayConfig):
-            part.__post_init__(self)
+        super().__post_init__()
 
 
-def build_meta_generator(pool: ModelPool, config: FreeConfig, *, seed: int) -> MetaGenerator:
-    """FIve's generator for a pool."""
+def build_meta_generator(pool: ModelPool, config: Any, *, seed: int) -> MetaGenerator:
+    """FIve's generator for a pool; config: with the fields of `MethodConfig` and `InversionConfig`."""
     size, device, precision = pool.image_size, config.device, config.precision
     return MetaGenerator(
         config, image_size=size, channels=pool.channels, seed=seed, device=device, precision=precision
@@ -77,83 +74,74 @@ class Free(Method):
 
     Yongxian Wei, Zixuan Hu, Zhenyi Wang, Li Shen, Chun Yuan, Dacheng Tao. CVPR 2024. arXiv 2405.00984.
 
-    Algorithm 1: draw models; FIve recovers a task from each in five steps; first-order meta-step of the
-    generator; BelL's aligned step of the student over the tasks; the images go into the memory; cross-task
-    replay.
+    It needs the models' gradients with respect to images, and their BatchNorm statistics where λ_bn > 0.
+    A round of algorithm 1 draws models M_i, of any architectures.
+    FIve: k = 5 steps on L_G from θ_G synthesise a task of each; θ_G ← θ_G − Adam(Σ_i ∇L_G at the last step).
+    BelL: θ̃ ← θ̃ − α ∇L_KD(θ̃; task_i), i in random order; then θ ← θ − β (θ − θ̃).
+    Cross-task replay: MAML on episodes from the memory of synthesised images.
+
+    Decided here: validation checks on the meta-validation classes; at most `replay_batches` of replay a
+    round. The public release selects on the meta-test classes. Its student has one Adam for BelL and replay,
+    which is fed 67 (θ − θ̃), and a batch of replay sums its losses. Its Adam of θ_G is new every round, β₁ =
+    0.5. Its L_adv has a detached student, KL(student ‖ teacher), and probabilities for their logarithms, as
+    has its L_KD (`distillation="release"`). It remembers a round's last task only (`memory_tasks="last"`).
+    Its Conv4 starts from N(0, 2 / (9 · channels out)).
     """
 
     name = "free"
     title = "FREE"
     citation = "Wei et al., FREE: Faster and Better Data-Free Meta-Learning, CVPR 2024"
     needs = "gradients"
-    cost = "rounds × models × 5 generate-forward-backward passes, and replay"
+    cost = "rounds × models × 5 generator iterations, and replay"
     revision = 2
     Config = FreeConfig
 
-    def meta_train(
-        self,
-        pool: ModelPool,
-        config: FreeConfig,
-        *,
-        seed: int,
-        monitor: Monitor | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> MetaLearner:
-        """See `Method.meta_train`. The log holds losses, teacher agreement, seconds by phase and passes.
+    def train(self, run: TrainingRun) -> MetaLearner:
+        """See `Method.train`. The log holds losses, teacher accuracy on synthesised images, seconds by phase.
 
-        Raises ValueError for what `check_pool` finds.
+        Raises ValueError where the models have another number of classes than one shared head, and what
+        `CrossTaskReplay` does.
         """
-        check_pool(pool, config)
-        rng = torch.Generator().manual_seed(stream_seed(seed, "draws"))
-        pool = pool.to(config.device)
-        learner = build_student(pool, config, seed=seed)
-        heads = DistillationHeads.for_pool(learner, pool, config.kd_heads, seed=stream_seed(seed, "heads"))
-        parameters = list(learner.params.values())
-        distilled = [*parameters, *heads.params.values()]
-        kd_optimizer = outer_optimizer(config, distilled)
-        replay_optimizer = make_optimizer("adam", parameters, config.replay_lr)
-        meta_generator = build_generator(pool, config, seed=stream_seed(seed, "generator"))
-        memory = TaskMemory(
-            image_size=pool.image_size, batches_per_class=config.memory_batches, device=config.device
+        pool, config, learner, rng, log = run.pool, run.config, run.learner, run.rng, run.log
+        replay = CrossTaskReplay(run)
+        heads = DistillationHeads.for_pool(
+            learner, pool, config.kd_heads, seed=stream_seed(run.seed, "heads")
         )
-        parts = {
-            "heads": heads,
-            "kd_optimizer": kd_optimizer,
-            "replay_optimizer": replay_optimizer,
-            "generator": meta_generator,
-            "memory": memory,
-        }
-        run = TrainingRun(learner, parts, rng, config, pool=pool, monitor=monitor, checkpoint=checkpoint)
-        log, padding, flip = run.log, config.augment_padding, config.augment_flip
+        kd_optimizer = outer_optimizer(config, [*learner.params.values(), *heads.params.values()])
+        generator = build_generator(pool, config, seed=stream_seed(run.seed, "generator"))
+        parts = {"heads": heads, "kd_optimizer": kd_optimizer, "generator": generator, **replay.parts}
+        n_rounds, warmup = config.warmup_rounds + config.rounds, config.warmup_rounds
+        padding, flip = config.augment_padding, config.augment_flip
 
-        for round_number in run.rounds(config.warmup_rounds + config.rounds, warmup=config.warmup_rounds):
-            warm = round_number > config.warmup_rounds
+        for round_number in run.rounds(n_rounds, warmup=warmup, **parts):
+            warm = round_number > warmup
             models = pool.sample(config.meta_batch, rng)
             with log.phase("recovery"):
                 students = [fast.student_for(heads, model) if warm else None for model in models]
-                tasks = synthesise_round(meta_generator, models, rng, students, adapt_each=fast.adapt_each)
+                tasks = synthesise_round(generator, models, rng, students, adapt_each=fast.adapt_each)
             log.append(
                 round=round_number,
                 inversion_loss=torch.stack([task.losses[-1] for task in tasks]).mean(),
                 teacher_agreement=torch.stack([task.teacher_accuracy for task in tasks]).mean(),
             )
             if warm:
-                memory.add(tasks if config.memory_tasks == "all" else tasks[-1:])
+                replay.memory.add(tasks if config.memory_tasks == "all" else tasks[-1:])
+                due = config.measure_every and round_number % config.measure_every == 0
                 with log.phase("alignment"):
                     for sweep in range(config.align_sweeps):
-                        if sweep:  # further sweeps look at what is remembered of any of the pool's models
-                            remembered = (memory.recall(m, rng) for m in pool.sample(config.meta_batch, rng))
-                            tasks = [task for task in remembered if task is not None] or tasks
+                        if sweep:  # further steps: on tasks of any of the pool's models that are remembered
+                            recalled = [
+                                replay.memory.recall(m, rng) for m in pool.sample(config.meta_batch, rng)
+                            ]
+                            tasks = [task for task in recalled if task is not None] or tasks
                         batches = [
                             distillation_batch(task, rng, padding=padding, flip=flip) for task in tasks
                         ]
-                        due = config.measure_every and round_number % config.measure_every == 0
-                        if due and sweep == 0 and len(batches) > 1:
+                        if sweep == 0 and due and len(batches) > 1:
                             product, cosine = gradient_agreement(heads, batches, config.distillation)
                             log.append(measured_round=round_number, inner_product=product, cosine=cosine)
                         loss = align(heads, batches, config, kd_optimizer, rng)
                     log.append(distillation_loss=loss)
-                if round_number % config.replay_every == 0:
-                    replay_and_log(log, learner, memory, config, replay_optimizer, rng, config)
-            log.iterations = meta_generator.iterations
+                replay.step(round_number)
+            log.iterations = generator.iterations
         return run.finish()

@@ -49,13 +49,12 @@ def mixed_images(images: Tensor, n: int, rng: torch.Generator) -> Tensor:
 
     Half of them keep to one image; all have their colours changed.
     """
-    parts = []
-    for done in range(0, n, 1000):  # in parts, so that memory stays small
-        k = min(1000, n - done)
-        rows = torch.randint(len(images), (2, k), generator=rng)
+    mixed = images.new_empty(n, *images.shape[1:])
+    for start in range(0, n, 1000):  # in parts, so that memory stays small
+        part = mixed[start : start + 1000]
+        rows = torch.randint(len(images), (2, len(part)), generator=rng)
         one, other = (random_zoom(images[row].float().div_(255), rng) for row in rows)
         both = paste_patches(one, other, rng)
-        alone = torch.rand(k, 1, 1, 1, generator=rng) < 0.5
-        mixed = jitter_colours(torch.where(alone, one, both), rng)
-        parts.append(mixed.mul_(255).round_().to(torch.uint8))
-    return torch.cat(parts) if parts else images[:0]
+        alone = torch.rand(len(part), 1, 1, 1, generator=rng) < 0.5
+        part.copy_(jitter_colours(torch.where(alone, one, both), rng).mul_(255).round_())
+    return mixed

@@ -10,11 +10,9 @@ import torch
 from torch import Tensor
 
 from freelib.meta_learner import MetaLearner
-from freelib.methods.average import require_same_architecture
-from freelib.methods.base import Method, MethodConfig, Monitor, build_student
+from freelib.methods.base import Method, MethodConfig, build_student
 from freelib.models.pool import ModelPool
 from freelib.settings import check_above_zero, check_one_of
-from freelib.storage import Checkpoint
 
 TRANSPORTS = ("exact", "sinkhorn")
 CHANNEL_FIELDS = ("conv.bias", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var")
@@ -58,9 +56,7 @@ def align_channels(other: State, anchor: State, transport: Callable[[Tensor], Te
     other, anchor: state dictionaries of two Conv4; transport: cost `(m, k)` -> plan `(m, k)`
     """
     aligned: dict[str, Tensor] = {}
-    moved: Tensor | None = (
-        None  # (m, k): how much of channel m goes into the anchor's channel k; columns sum to 1
-    )
+    moved: Tensor | None = None  # (m, k): the share of channel m in the anchor's channel k; columns sum to 1
     for block in range(4):
         prefix = f"encoder.{block}."
         weight = other[f"{prefix}conv.weight"].double()  # (out, in, 3, 3)
@@ -94,13 +90,14 @@ class Ota(Method):
 
     Sidak Pal Singh, Martin Jaggi. NeurIPS 2020. arXiv 1910.05653.
 
-    Layer by layer from the input, the channels of every model are moved to the anchor's channels whose
-    incoming weights are nearest (squared distance, after the layer before has been moved), with uniform
-    masses; then all models are averaged. A channel's bias and its BatchNorm scale and shift move with it.
+    It needs the models' weights, of one architecture. Layer by layer from the input, Ŵ_l = W_l T_{l−1} moves
+    the inputs as the layer before was moved; T_l is the optimal transport, with uniform masses, from the rows
+    of Ŵ_l to those of the anchor's W_l, at the cost of their squared distances; W̃_l = T_lᵀ Ŵ_l. A channel's
+    bias and BatchNorm move with it. θ is the mean of the anchor's weights and all W̃.
 
-    Decisions: the anchor is the model with the highest held-out accuracy. The head, whose classes differ by
-    model, is zero and new. Only Conv4: in a ResNet the shortcuts tie the channels of a whole stage to one
-    another, and a transport of each layer for itself would tear them apart. Other networks are refused.
+    Decided here: the anchor is the model with the highest held-out accuracy; the head, whose classes differ
+    by model, is zero; only Conv4, since a ResNet's shortcuts tie the channels of a whole stage to one
+    another. The public release's examples take distances that are not squared.
     """
 
     name = "ota"
@@ -113,17 +110,8 @@ class Ota(Method):
     cost = "one optimal transport a layer and model"
     Config = OtaConfig
 
-    def meta_train(
-        self,
-        pool: ModelPool,
-        config: OtaConfig,
-        *,
-        seed: int,
-        monitor: Monitor | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> MetaLearner:
-        """See `Method.meta_train`. Raises ValueError where the pool is not all Conv4 of one width."""
-        require_same_architecture(pool, config, self.title)
+    def build(self, pool: ModelPool, config: OtaConfig, *, seed: int) -> MetaLearner:
+        """The student with the fused weights, see `Method.build`. Raises ValueError where it is no Conv4."""
         if config.arch != "conv4":
             raise ValueError(
                 f"OTA aligns conv4 only, and the pool is of {config.arch}: take average or dro for it."
@@ -133,6 +121,6 @@ class Ota(Method):
         transport = partial(transport_plan, kind=config.transport, regularisation=config.regularisation)
         fused = fuse_states([model.module.state_dict() for model in pool], anchor, transport)
         learner.load_params(
-            {n: torch.zeros_like(p) if n.startswith("head.") else fused[n] for n, p in learner.params.items()}
+            {name: fused.get(name, torch.zeros_like(p)) for name, p in learner.params.items()}
         )
         return learner

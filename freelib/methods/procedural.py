@@ -72,6 +72,19 @@ def check_colour(channels: int, advice: str = "") -> None:
         raise ValueError(f"Procedural images have 3 channels, not {channels}{advice}.")
 
 
+def layered_textures(n: int, size: int, rng: torch.Generator, layers: tuple[int, int]) -> Tensor:
+    """A texture each, `(n, 3, size, size)`, and `layers` (from, to) textures laid over it by shapes."""
+    images = textures(n, size, rng)
+    count = torch.randint(layers[0], layers[1] + 1, (n,), generator=rng)
+    for layer in range(layers[1]):
+        rows = (count > layer).nonzero().flatten()
+        if len(rows):
+            cover = shapes(len(rows), size, rng)
+            images[rows] = torch.lerp(images[rows], textures(len(rows), size, rng), cover)
+    contrast = 0.75 * _log_normal((n, 1, 1, 1), 0.0, 0.35, rng)
+    return images * contrast + 0.35 * torch.randn(n, 1, 1, 1, generator=rng)
+
+
 def procedural_images(
     n: int,
     size: int,
@@ -81,37 +94,17 @@ def procedural_images(
     std: Sequence[float],
     layers: tuple[int, int] = (2, 8),
 ) -> Tensor:
-    """Images uint8 `(n, 3, size, size)`: a texture, and `layers` (from, to) textures laid over it by shapes.
+    """Images uint8 `(n, 3, size, size)`, see `layered_textures`.
 
     mean, std: of the colours in [0, 1], such as the pool's normalisation
 
     Raises ValueError for colours of other than three channels.
     """
     check_colour(len(mean))
-    parts = [
-        _compose(min(500, n - done), size, rng, mean=mean, std=std, layers=layers)
-        for done in range(0, n, 500)  # in parts, so that memory stays small
-    ]
-    return torch.cat(parts) if parts else torch.empty(0, 3, size, size, dtype=torch.uint8)
-
-
-def _compose(
-    n: int,
-    size: int,
-    rng: torch.Generator,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    layers: tuple[int, int],
-) -> Tensor:
-    images = textures(n, size, rng)
-    count = torch.randint(layers[0], layers[1] + 1, (n,), generator=rng)
-    for layer in range(layers[1]):
-        rows = (count > layer).nonzero().flatten()
-        if len(rows):
-            cover = shapes(len(rows), size, rng)
-            images[rows] = torch.lerp(images[rows], textures(len(rows), size, rng), cover)
-    contrast = 0.75 * _log_normal((n, 1, 1, 1), 0.0, 0.35, rng)
-    images = images * contrast + 0.35 * torch.randn(n, 1, 1, 1, generator=rng)
-    colour = [torch.tensor(values).view(1, 3, 1, 1) for values in (std, mean)]
-    return (images * colour[0] + colour[1]).clamp(0, 1).mul(255).round().to(torch.uint8)
+    scale, shift = (torch.tensor(values).view(1, 3, 1, 1) for values in (std, mean))
+    images = torch.empty(n, 3, size, size, dtype=torch.uint8)
+    for start in range(0, n, 500):  # in parts, so that memory stays small
+        part = images[start : start + 500]
+        colours = layered_textures(len(part), size, rng, layers) * scale + shift
+        part.copy_(colours.clamp(0, 1).mul(255).round())
+    return images

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -14,14 +14,12 @@ from freelib.datasets.episodes import Episode, class_major_labels
 from freelib.inversion import InversionConfig, inversion_loss
 from freelib.memory import ClassKey
 from freelib.meta_learner import MetaLearner
-from freelib.methods.base import Method, MethodConfig, Monitor, build_student, stream_seed
+from freelib.methods.base import Method, MethodConfig
 from freelib.methods.calibration import CalibratedLearner, CalibrationConfig
-from freelib.methods.training import TrainingRun
-from freelib.models.checks import check_batchnorm
-from freelib.models.pool import ModelPool, PretrainedModel
+from freelib.methods.training import Kept, TrainingRun
+from freelib.models.pool import ModelPool, PretrainedModel, check_batchnorm
 from freelib.models.transform import channel_constants
 from freelib.settings import check_at_least
-from freelib.storage import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -56,21 +54,15 @@ class PurerConfig(MethodConfig, CalibrationConfig):
     checkpoint_every: int = 100
 
     def __post_init__(self) -> None:
-        for part in (MethodConfig, CalibrationConfig):
-            part.__post_init__(self)
+        super().__post_init__()
         check_at_least(self, pixel_lr=0, jitter=0, rounds=0, meta_batch=1, episodes=1, outer_lr=0)
         check_at_least(self, eci_start=0, eci_patience=1)
 
     @property
     def inversion(self) -> InversionConfig:
         """The inversion loss's weights."""
-        return InversionConfig(
-            lambda_ce=self.lambda_ce,
-            lambda_bn=self.lambda_bn,
-            lambda_tv=self.lambda_tv,
-            lambda_l2=self.lambda_l2,
-            lambda_adv=0.0,
-        )
+        weights = {name: getattr(self, name) for name in ("lambda_ce", "lambda_bn", "lambda_tv", "lambda_l2")}
+        return InversionConfig(**weights, lambda_adv=0.0)
 
 
 def jittered(images: Tensor, pixels: int, rng: torch.Generator) -> Tensor:
@@ -129,18 +121,17 @@ class DynamicDataset:
 
     def episode(self, config: PurerConfig, rng: torch.Generator) -> Episode:
         """An episode of classes of any models, with all their images; differentiable in the pixels."""
-        keys = list(self.pixels)
-        chosen = [keys[i] for i in torch.randperm(len(keys), generator=rng)[: config.n_way].tolist()]
+        keys, n_way, n_shot = list(self.pixels), config.n_way, config.n_shot
         images = []
-        for key in chosen:
-            pixels = self.pixels[key]
+        for i in torch.randperm(len(keys), generator=rng)[:n_way].tolist():
+            pixels = self.pixels[keys[i]]
             images.append(pixels[torch.randperm(len(pixels), generator=rng).to(pixels.device)])
         whole = torch.stack(images) * self.std + self.mean  # (n_way, per_class, C, H, W)
         return Episode(
-            whole[:, : config.n_shot].flatten(0, 1),
-            class_major_labels(config.n_way, config.n_shot).to(whole.device),
-            whole[:, config.n_shot :].flatten(0, 1),
-            class_major_labels(config.n_way, config.n_query).to(whole.device),
+            whole[:, :n_shot].flatten(0, 1),
+            class_major_labels(n_way, n_shot).to(whole.device),
+            whole[:, n_shot:].flatten(0, 1),
+            class_major_labels(n_way, config.n_query).to(whole.device),
         )
 
     def challenge(self, learner: MetaLearner, config: PurerConfig, rng: torch.Generator) -> None:
@@ -150,20 +141,20 @@ class DynamicDataset:
             (loss * (-config.eci_weight / config.episodes)).backward(inputs=list(self.pixels.values()))
 
     def state_dict(self) -> dict[str, Any]:
-        """The pixels and Adam's state, for a checkpoint."""
         pixels = [pixels.detach() for pixels in self.pixels.values()]
         return {"pixels": pixels, "optimizer": self.optimizer.state_dict()}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Back to a state that `state_dict` gave."""
         for pixels, saved in zip(self.pixels.values(), state["pixels"], strict=True):
             pixels.copy_(saved)
         self.optimizer.load_state_dict(state["optimizer"])
 
 
-class Curriculum:
+class Curriculum(Kept):
     """Says when training accuracy has stalled, so that the episodes are to become harder (ECI)."""
+
+    kept: ClassVar = {"best": "best", "stalled": "stalled", "due": "due"}
 
     def __init__(self, patience: int) -> None:
         self.patience, self.best, self.stalled, self.due = patience, -1.0, 0, False
@@ -176,38 +167,33 @@ class Curriculum:
         if self.due:  # against harder episodes, accuracies of the easier ones are no measure
             self.best, self.stalled = -1.0, 0
 
-    def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {"best": self.best, "stalled": self.stalled, "due": self.due}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Back to a state that `state_dict` gave."""
-        self.best, self.stalled, self.due = state["best"], state["stalled"], state["due"]
-
 
 class Purer(Method):
     """PURER: Architecture, Dataset and Model-Scale Agnostic Data-free Meta-Learning.
 
     Zixuan Hu, Li Shen, Zhenyi Wang, Tongliang Liu, Chun Yuan, Dacheng Tao. CVPR 2023. arXiv 2303.11183.
 
-    A round: draw models; one Adam step of the dynamic data set's pixels on the sum of their inversion
-    losses; MAML on episodes of any classes from the pixels. Episode curriculum inversion (ECI): when training
-    accuracy stalls, a pixel step also makes the episodes harder. At test time, inversion calibration
-    following the inner loop (ICFIL).
+    It needs the models' gradients with respect to images, and their BatchNorm statistics where λ_bn > 0.
+    A round draws models M_i, of any architectures. A step of Adam on the pixels of the dynamic data set
+    descends Σ_i λ_ce CE + λ_bn BN + λ_tv TV + λ_l2 ‖x‖; then comes a step of MAML on episodes of any classes
+    from them. Episode curriculum inversion (ECI): when training accuracy stalls, a step on the pixels also
+    descends −eci_weight × the outer loss. At test time: inversion calibration following the inner loop
+    (ICFIL).
 
-    Our decisions, where we know no setting: one batch of MAML a pixel step; one jitter for all images of a
-    model in a step, rolled; pixels are learned as normalised numbers and cut to what an image can be; both
-    priors speak of normalised images and are norms over a model's whole batch; of Adam's state, see
-    `DynamicDataset`; the curriculum starts anew after each harder step, see `Curriculum`; a harder step's
-    outer loss is the mean over its episodes, beside the sum of the models' inversion losses; ICFIL's loss and
-    sizes, see `CalibratedLearner` and `CalibrationConfig`.
+    Decided here: one step of MAML for one on the pixels; one rolling jitter for all images of a model; pixels
+    are normalised, and cut to what an image can be; the priors are over a model's whole batch; Adam's state
+    (`DynamicDataset`); a curriculum that starts anew after a harder step (`Curriculum`), whose outer loss is
+    a mean over episodes; ICFIL's loss and sizes (`CalibratedLearner`). The public release trains for 60,000
+    batches, with ECI after 4,000 of them, and takes one inner step for CIFAR-FS at 1 shot. The 5 inner steps
+    (10 at test) and 13 models here are PURER-Plus's, which sums losses cumulatively, so that its ECI weighs
+    less.
     """
 
     name = "purer"
     title = "PURER"
     citation = "Hu et al., Architecture, Dataset and Model-Scale Agnostic Data-free Meta-Learning, CVPR 2023"
     needs = "gradients"  # and BatchNorm statistics, with lambda_bn above 0
-    cost = "rounds × 13 forward-backward passes of a model, and a batch of MAML"
+    cost = "rounds × 13 forward-backward iterations of a model, and a batch of MAML"
     revision = 2  # calibrated as trained: pixels cut to [0, 1], real and inverted images apart
     Config = PurerConfig
 
@@ -215,35 +201,19 @@ class Purer(Method):
         """See `Method.ready`: with ICFIL, where it is on."""
         return CalibratedLearner(learner, config.inversion, config) if config.icfil else learner
 
-    def meta_train(
-        self,
-        pool: ModelPool,
-        config: PurerConfig,
-        *,
-        seed: int,
-        monitor: Monitor | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> MetaLearner:
-        """See `Method.meta_train`. The log holds losses, teacher agreement, seconds by phase and passes.
+    def train(self, run: TrainingRun) -> MetaLearner:
+        """See `Method.train`. The log holds losses, teacher accuracy on the pixels, seconds by phase.
 
         Raises ValueError where the pool knows too few classes, or a model lacks the statistics of λ_bn.
         """
+        pool, config, learner, rng, log = run.pool, run.config, run.learner, run.rng, run.log
         if config.lambda_bn:
             check_batchnorm(pool)
-        rng = torch.Generator().manual_seed(stream_seed(seed, "draws"))
-        pool = pool.to(config.device)
-        learner = self.ready(build_student(pool, config, seed=seed), config)
         optimizer = make_optimizer("adam", list(learner.params.values()), config.outer_lr)
         dataset, curriculum = DynamicDataset(pool, config, rng), Curriculum(config.eci_patience)
-        parts = {
-            "optimizer": optimizer,
-            "dataset": dataset,
-            "curriculum": curriculum,
-        }
-        run = TrainingRun(learner, parts, rng, config, pool=pool, monitor=monitor, checkpoint=checkpoint)
-        log = run.log
+        parts: Any = {"optimizer": optimizer, "dataset": dataset, "curriculum": curriculum}
 
-        for round_number in run.rounds(config.rounds):
+        for round_number in run.rounds(config.rounds, **parts):
             models = pool.sample(config.meta_batch, rng)
             with log.phase("recovery"):
                 results = [dataset.invert(model, config, rng) for model in models]

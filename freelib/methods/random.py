@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from freelib.meta_learner import MetaLearner
-from freelib.methods.base import Method, MethodConfig, Monitor, build_student
+from freelib.methods.base import Method, build_student
 from freelib.models.pool import ModelPool
-from freelib.storage import Checkpoint
 
 
 class Random(Method):
-    """A fresh network that learns each support set by the same inner loop: what meta-training has to beat."""
+    """An untrained network that learns each support set by the same inner loop: the field's lower bound.
+
+    It needs nothing of the models but their image size and normalisation.
+    """
 
     name = "random"
     title = "Random"
@@ -18,14 +22,6 @@ class Random(Method):
     uses_shots = False
     cost = "none"
 
-    def meta_train(
-        self,
-        pool: ModelPool,
-        config: MethodConfig,
-        *,
-        seed: int,
-        monitor: Monitor | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> MetaLearner:
-        """See `Method.meta_train`; there is nothing to train."""
+    def build(self, pool: ModelPool, config: Any, *, seed: int) -> MetaLearner:
+        """The untrained student, see `Method.build`; there is nothing to train."""
         return build_student(pool, config, seed=seed)

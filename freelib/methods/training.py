@@ -1,40 +1,55 @@
-"""What a long meta-training run keeps: its log, the round to be kept, and its checkpoints."""
+"""One meta-training: its log, its rounds, the selected checkpoint, and how a killed one goes on."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from freelib import fast
+from freelib.alignment import make_optimizer
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
-from freelib.methods.base import Monitor
-from freelib.models.checks import check_batchnorm, check_replay
-from freelib.models.pool import ModelPool
-from freelib.replay import EpisodeShape, ReplayConfig, replay
+from freelib.models.pool import ModelPool, check_batchnorm
+from freelib.replay import check_replay, replay
 from freelib.storage import Checkpoint, digest_of, tensors_digest
 
 SAVE_AFTER = 5.0
 """Seconds after which a state is saved at the end of a round; a hundred times what saving takes, if more."""
 
+Monitor = Callable[[int, MetaLearner], float | None]
+"""A validation check: scores the learner after a round, the higher the better; None: no score."""
+
 
 def clocks() -> dict[str, float]:
-    """Readings in seconds: "training" of the wall's clock, "training_cpu" of this process's, all threads."""
+    """Seconds of two clocks: "training", the wall's, and "training_cpu", this process's CPU time."""
     return {"training": time.perf_counter(), "training_cpu": time.process_time()}
 
 
+class Kept:
+    """What later rounds depend on: some attributes, by the names that they have in a checkpoint."""
+
+    kept: ClassVar[dict[str, str]]
+
+    def state_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, attribute) for name, attribute in self.kept.items()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, attribute in self.kept.items():
+            setattr(self, attribute, state[name])
+
+
 @dataclass
-class TrainingLog:
+class TrainingLog(Kept):
     """What happened while a learner was trained; part of its checkpoint and of its record.
 
     history: a list of numbers for each column; seconds: by phase; iterations: generator iterations
-    earlier: seconds, under the names of `clocks`, of a killed run's sittings before, up to their checkpoint
+    earlier: seconds of both `clocks` that a killed run had taken until its checkpoint
     """
 
     history: dict[str, list[float]] = field(default_factory=dict)
@@ -42,6 +57,7 @@ class TrainingLog:
     iterations: int = 0
     earlier: dict[str, float] = field(default_factory=dict)
     began: dict[str, float] = field(default_factory=clocks)
+    kept: ClassVar = {"history": "history", "seconds": "seconds", "passes": "iterations"}
 
     def append(self, **values: float | int | Tensor) -> None:
         """Adds one number to each named column."""
@@ -50,9 +66,9 @@ class TrainingLog:
 
     @contextmanager
     def phase(self, name: str, *, processor: bool = False) -> Iterator[None]:
-        """Adds the wall-clock time of its body to a phase; processor: its own too, as `<name>_cpu`."""
+        """Adds the wall-clock time of its body to a phase; processor: the CPU time too, as `<name>_cpu`."""
         start, start_cpu, cpu = time.perf_counter(), time.process_time(), f"{name}_cpu"
-        # An older checkpoint has the wall's only.
+        # An older checkpoint has the wall-clock time only.
         processor &= cpu in self.seconds or name not in self.seconds
         try:
             yield
@@ -64,78 +80,16 @@ class TrainingLog:
                 self.seconds[cpu] = self.seconds.get(cpu, 0.0) + time.process_time() - start_cpu
 
     def spent(self, began: Mapping[str, float] | None = None) -> dict[str, float]:
-        """Seconds, under the names of `clocks`, of the whole training: those of earlier sittings count too.
-
-        began: what the clocks read when this sitting began, if not with this log
-        """
+        """Seconds of both `clocks` since `began` (by default since the log was made), and those `earlier`."""
         began = began or self.began
         return {name: now - began[name] + self.earlier.get(name, 0.0) for name, now in clocks().items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {
-            "history": self.history,
-            "seconds": self.seconds,
-            "passes": self.iterations,
-            "spent": self.spent(),
-        }
+        return {**super().state_dict(), "spent": self.spent()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Back to a state that `state_dict` gave."""
-        self.history, self.seconds, self.iterations = state["history"], state["seconds"], state["passes"]
+        super().load_state_dict(state)
         self.earlier = state.get("spent", {})  # an older checkpoint has none
-
-
-class Selection:
-    """Shows the learner to the monitor now and then, and keeps θ of the round that it scored highest."""
-
-    def __init__(
-        self, learner: MetaLearner, monitor: Monitor | None, log: TrainingLog, *, every: int
-    ) -> None:
-        self.learner, self.monitor, self.log, self.every = learner, monitor, log, every
-        self.best_score: float | None = None
-        self.best_round: int | None = None
-        self.best: dict[str, Tensor] | None = None
-
-    def consider(self, round_number: int, *, last: bool = False) -> None:
-        """Calls the monitor after rounds `every`, 2 · `every`, … (0: none of them) and after the last one."""
-        due = last or (self.every > 0 and round_number % self.every == 0)
-        if self.monitor is None or not due:
-            return
-        with self.log.phase("monitor", processor=True):
-            score = self.monitor(round_number, self.learner)
-        if score is None:
-            return
-        self.log.append(monitor_round=round_number, monitor_score=score)
-        if self.best_score is None or score > self.best_score:
-            self.best_score, self.best_round = score, round_number
-            self.best = {name: p.detach().clone() for name, p in self.learner.params.items()}
-
-    def finish(self) -> MetaLearner:
-        """The learner with θ of the selected round; the last round's is kept as `learner.last_params`."""
-        self.learner.log = self.log
-        self.learner.selected_round = self.best_round
-        if self.best is not None:
-            self.learner.last_params = {name: p.detach().clone() for name, p in self.learner.params.items()}
-            self.learner.load_params(self.best)
-        return self.learner
-
-    def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {"score": self.best_score, "round": self.best_round, "best": self.best}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Back to a state that `state_dict` gave."""
-        self.best_score, self.best_round, self.best = state["score"], state["round"], state["best"]
-
-
-class RunConfig(Protocol):
-    """How often a run is looked at and saved, in rounds; 0: never."""
-
-    @property
-    def monitor_every(self) -> int: ...
-    @property
-    def checkpoint_every(self) -> int: ...
 
 
 _OURS = {"run", "parts", "recovered"}  # one of them is in every state, in those of older versions too
@@ -153,88 +107,119 @@ def state_of_run(checkpoint: Checkpoint | None, run: str) -> dict[str, Any] | No
     return state
 
 
-class TrainingRun:
-    """The rounds of a training that can be killed at any time; a method adds what happens in them.
+@dataclass
+class TrainingRun(Kept):
+    """All that one meta-training works with; what a method does in a round is the body of a loop on `rounds`.
 
-    parts: by name, all but the student that the rest of a run depends on, each with a `state_dict`; rng: what
-      the rounds draw from
-    config: see `Selection` for monitor_every; checkpoint_every: rounds between saved states (0: never); one
-      is saved sooner after a round that ends SAVE_AFTER later than the last
-
-    pool: what the run learns from, if it is a pool
-
-    Where the checkpoint has a state of these parts, the run goes on from it, else it begins at the start.
-    Raises ValueError where that state is of a run with another config, seed or pool.
+    learner: the student; pool: the models, on its device; config: the method's; seed: for `stream_seed`
+    rng: what the rounds draw from, and the only random numbers that a checkpoint keeps
+    monitor, checkpoint: see `Method.meta_train`; log: what happens, which a method adds to
+    best_score, best_round, best_params: the highest score so far, its round and θ; None before the first one
     """
 
-    def __init__(
-        self,
-        learner: MetaLearner,
-        parts: Mapping[str, Any],
-        rng: torch.Generator,
-        config: RunConfig,
-        *,
-        pool: ModelPool | None = None,
-        monitor: Monitor | None = None,
-        checkpoint: Checkpoint | None = None,
-    ) -> None:
-        self.log = TrainingLog()
-        self.selection = Selection(learner, monitor, self.log, every=config.monitor_every)
-        self.rng, self.checkpoint, self.every, self.done = rng, checkpoint, config.checkpoint_every, 0
-        self.due = time.monotonic() + SAVE_AFTER
-        self.parts = {"student": learner.backbone, **parts, "selection": self.selection, "log": self.log}
-        start = tensors_digest({**learner.backbone.state_dict(), "rng": rng.get_state()})
-        self.run = digest_of([config, start, pool.digest if pool else None])
-        state = state_of_run(checkpoint, self.run) or {}
-        if state.get("parts", {}).keys() == self.parts.keys():
-            for name, part in self.parts.items():
-                part.load_state_dict(state["parts"][name])
-            rng.set_state(state["rng"])
-            self.done = state["round"]
+    learner: MetaLearner
+    pool: ModelPool
+    config: Any
+    rng: torch.Generator
+    seed: int
+    monitor: Monitor | None = None
+    checkpoint: Checkpoint | None = None
+    log: TrainingLog = field(default_factory=TrainingLog)
+    best_score: float | None = None
+    best_round: int | None = None
+    best_params: dict[str, Tensor] | None = None
+    kept: ClassVar = {"score": "best_score", "round": "best_round", "best": "best_params"}
 
-    def rounds(self, n: int, *, warmup: int = 0) -> Iterator[int]:
-        """The numbers of the rounds that are left of n; after them, the monitor looks and the state is saved.
+    def rounds(self, n: int, *, warmup: int = 0, **parts: Any) -> Iterator[int]:
+        """The numbers of the rounds that are left of n.
 
-        warmup: rounds at the start that teach the student nothing, so that nobody looks at it
+        After every monitor_every-th round (0: none of them) and after the last one comes a validation check.
+        Then, after every checkpoint_every-th round, the state is saved: sooner where a round ends SAVE_AFTER
+        later than the last state; 0: never.
+
+        warmup: rounds at the start that teach the student nothing: they are not checked
+        parts: by name, all but the student that later rounds depend on, each with a `state_dict`; where the
+          checkpoint has a state of these parts, the run goes on from it, else it begins at round 1
+
+        Raises ValueError where that state is of a run with another config, seed or pool.
         """
-        for round_number in range(self.done + 1, n + 1):
-            yield round_number
-            if round_number > warmup:
-                self.selection.consider(round_number, last=round_number == n)
-            late = (now := time.monotonic()) > self.due
-            if self.checkpoint and self.every and (late or round_number % self.every == 0):
-                states = {name: part.state_dict() for name, part in self.parts.items()}
-                state = {"round": round_number, "rng": self.rng.get_state(), "parts": states, "run": self.run}
+        parts = {"student": self.learner.backbone, **parts, "selection": self, "log": self.log}
+        start = tensors_digest({**self.learner.backbone.state_dict(), "rng": self.rng.get_state()})
+        run = digest_of([self.config, start, self.pool.digest])
+        done, due = self._restore(run, parts), time.monotonic() + SAVE_AFTER
+        check_every, save_every = self.config.monitor_every, self.config.checkpoint_every
+        for number in range(done + 1, n + 1):
+            yield number
+            if number > warmup and (number == n or (check_every and number % check_every == 0)):
+                self.check(number)
+            now = time.monotonic()
+            if self.checkpoint and save_every and (now > due or number % save_every == 0):
+                states = {name: part.state_dict() for name, part in parts.items()}
+                state = {"round": number, "rng": self.rng.get_state(), "parts": states, "run": run}
                 self.checkpoint.save(state)
-                self.due = time.monotonic() + max(SAVE_AFTER, 100 * (time.monotonic() - now))
+                due = time.monotonic() + max(SAVE_AFTER, 100 * (time.monotonic() - now))
+
+    def _restore(self, run: str, parts: Mapping[str, Any]) -> int:
+        """Puts the parts, and rng, into their saved state; gives the number of rounds that are done."""
+        state = state_of_run(self.checkpoint, run) or {}
+        if state.get("parts", {}).keys() != parts.keys():
+            return 0
+        for name, part in parts.items():
+            part.load_state_dict(state["parts"][name])
+        self.rng.set_state(state["rng"])
+        return state["round"]
+
+    def check(self, round_number: int) -> None:
+        """A validation check, if there is a monitor: θ of the round with the highest score is remembered."""
+        if self.monitor is None:
+            return
+        with self.log.phase("monitor", processor=True):
+            score = self.monitor(round_number, self.learner)
+        if score is None:
+            return
+        self.log.append(monitor_round=round_number, monitor_score=score)
+        if self.best_score is None or score > self.best_score:
+            self.best_score, self.best_round = score, round_number
+            self.best_params = {name: p.detach().clone() for name, p in self.learner.params.items()}
 
     def finish(self) -> MetaLearner:
-        """The learner, see `Selection.finish`."""
-        return self.selection.finish()
+        """The learner with θ of the selected round; the last round's is kept as `learner.last_params`."""
+        learner = self.learner
+        learner.log, learner.selected_round = self.log, self.best_round
+        if self.best_params is not None:
+            learner.last_params = {name: p.detach().clone() for name, p in learner.params.items()}
+            learner.load_params(self.best_params)
+        return learner
 
 
-def check_pool(pool: ModelPool, config: Any) -> None:
-    """Raises ValueError where a run with replay would learn less from this pool than its config says.
+class CrossTaskReplay:
+    """The memory of a run's synthesised tasks, and the student's MAML steps on episodes from it.
 
-    config: with the fields of `InversionConfig`, `MethodConfig` and `ReplayConfig`
+    run: its config has the fields of `MethodConfig`, `InversionConfig` and `ReplayConfig`
+    parts: what it adds to those of `TrainingRun.rounds`
+
+    Raises ValueError where the memory could never fill an episode, or a model lacks the statistics of λ_bn.
     """
-    if config.lambda_bn:
-        check_batchnorm(pool)
-    check_replay(pool, config)
 
+    def __init__(self, run: TrainingRun) -> None:
+        pool, config = run.pool, run.config
+        if config.lambda_bn:
+            check_batchnorm(pool)
+        check_replay(pool, config)
+        self.run = run
+        self.memory = TaskMemory(
+            image_size=pool.image_size, batches_per_class=config.memory_batches, device=config.device
+        )
+        self.optimizer = make_optimizer("adam", list(run.learner.params.values()), config.replay_lr)
+        self.parts: dict[str, Any] = {"replay_optimizer": self.optimizer, "memory": self.memory}
 
-def replay_and_log(
-    log: TrainingLog,
-    learner: MetaLearner,
-    memory: TaskMemory,
-    config: ReplayConfig,
-    optimizer: torch.optim.Optimizer,
-    rng: torch.Generator,
-    shape: EpisodeShape,
-) -> None:
-    """`replay`, as a phase of the log, with the number of its batches and what the last of them brought."""
-    with log.phase("replay"):
-        history = replay(learner, memory, config, optimizer, rng, shape, maml_step=fast.maml_step)
-    if history:
-        loss, accuracy = history[-1]
-        log.append(replay_batches=len(history), replay_loss=loss, replay_accuracy=accuracy)
+    def step(self, round_number: int) -> None:
+        """A replay every `replay_every` rounds; logged are its number of batches and the last one's loss."""
+        learner, memory, config, rng = self.run.learner, self.memory, self.run.config, self.run.rng
+        if round_number % config.replay_every:
+            return
+        with self.run.log.phase("replay"):
+            history = replay(learner, memory, config, self.optimizer, rng, config, maml_step=fast.maml_step)
+        if history:
+            loss, accuracy = history[-1]
+            self.run.log.append(replay_batches=len(history), replay_loss=loss, replay_accuracy=accuracy)

@@ -18,10 +18,7 @@ Norm = Callable[[int], nn.Module]
 
 
 class Backbone(nn.Module):
-    """A feature extractor and a linear head, apart.
-
-    `features`: `(n, C, H, W)` normalised images -> `(n, feature_dim)`; `forward`: -> logits `(n, n_way)`.
-    """
+    """A feature extractor and a linear head; it takes normalised images."""
 
     def __init__(self, encoder: nn.Module, feature_dim: int, n_way: int, arch: str, width: int) -> None:
         super().__init__()
@@ -39,14 +36,14 @@ class Backbone(nn.Module):
 
 
 class EmbeddingBackbone(Backbone):
-    """A network whose linear layer is no classifier but the last of its features: `features` is `forward`."""
+    """A network whose linear layer is the last of its features, and no classifier: it has no logits."""
 
     def features(self, images: Tensor) -> Tensor:
         """Features `(n, n_way)` of normalised images `(n, C, H, W)`: what the linear layer gives."""
         return self.head(super().features(images))
 
     def forward(self, images: Tensor) -> Tensor:
-        """The same: there are no logits."""
+        """The features `(n, n_way)`."""
         return self.features(images)
 
 
@@ -98,16 +95,10 @@ def _resnet(
     channels: int, width: int, image_size: int, norm: Norm, *, blocks: tuple[int, ...]
 ) -> tuple[nn.Module, int]:
     # Small images keep their resolution at the stem, as is usual for 32x32 data; larger ones get ImageNet's.
-    layers: list[nn.Module]
-    if image_size <= SMALL_IMAGES:
-        layers = [nn.Conv2d(channels, width, 3, 1, 1, bias=False), norm(width), nn.ReLU()]
-    else:
-        layers = [
-            nn.Conv2d(channels, width, 7, 2, 3, bias=False),
-            norm(width),
-            nn.ReLU(),
-            nn.MaxPool2d(3, 2, 1),
-        ]
+    small = image_size <= SMALL_IMAGES
+    kernel, stride, padding = (3, 1, 1) if small else (7, 2, 3)
+    stem = nn.Conv2d(channels, width, kernel, stride, padding, bias=False)
+    layers = [stem, norm(width), nn.ReLU(), *([] if small else [nn.MaxPool2d(3, 2, 1)])]
     channels_in = width
     for stage, depth in enumerate(blocks):
         channels_out = width * 2**stage
@@ -136,12 +127,12 @@ def build_backbone(
     embeds: bool = False,
     seed: int = 0,
 ) -> Backbone:
-    """A freshly initialised network.
+    """A freshly initialised network of one of ARCHITECTURES, for images of `channels` × `image_size`².
 
-    arch: one of ARCHITECTURES; width: channels of the first stage, by default 32 for Conv4, 64 for ResNets
-    batch_stats: BatchNorm always on the batch's statistics (students), not on running ones (teachers)
-    embeds: the linear layer belongs to the features; n_way is their number
-    seed: of the initial weights (PyTorch's default); torch's global generator is left as it was
+    `width` is the number of channels of the first stage, by default 32 for Conv4 and 64 for ResNets. With
+    `batch_stats` BatchNorm always takes the statistics of the batch (students), else running ones in eval
+    mode (teachers). With `embeds` the linear layer is the last of the features, and n_way is their number.
+    `seed` makes the initial weights (PyTorch's default); torch's global generator is left as it was.
 
     Raises ValueError for an unknown architecture or an image that is too small for it.
     """

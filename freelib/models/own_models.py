@@ -1,17 +1,16 @@
-"""A folder of someone's own torch classifiers as a pool: weights as data, and a few words on each."""
+"""A folder of someone's own torch classifiers as a pool: weights as data, metadata as JSON."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from freelib.models.checks import check_metadata
-from freelib.models.pool import ModelPool, PretrainedModel
+from freelib.models.metadata import check_metadata, read_metadata
+from freelib.models.pool import ModelPool
+from freelib.models.pretrained import PretrainedModel
 from freelib.storage import load_state_file
 
 WEIGHTS = (".safetensors", ".pt", ".pth")
@@ -32,24 +31,34 @@ def read_own_models(
     left out, and so may `domain`, whose classes these are, where no other model has a class of the same name:
     two models' classes are one class where name and domain are the same.
 
+    `architectures` has, by name, a function from the number of classes to an untrained module, whose input
+    is normalised images `(n, C, image_size, image_size)` and whose output is logits `(n, n_classes)`.
+
     Methods with a generator (FREE, BiDf-MKD, pool distillation) need a multiple of 4 as the largest
-    image_size of a pool. Instead of 299 write 300: images are resized to that, and a network that takes 299
-    pixels only needs a module around it that resizes them.
+    image_size of a pool. Instead of 299 write 300, and let a module that resizes images stand around a
+    network that takes 299 pixels only.
 
-    architectures: by name, a function from the number of classes to an untrained module, whose input is
-      normalised images `(n, C, image_size, image_size)` and whose output is logits `(n, n_classes)`
+    Raises FileNotFoundError where the folder has no such model, ValueError for files that do not fit
+    together, naming them. Only tensors are read from files of weights; no code in them is run.
 
-    Raises FileNotFoundError where the folder has no such model, ValueError for files that don't fit together,
-    naming them; weights are never unpickled beyond tensors.
+    >>> import json, tempfile
+    >>> def linear(n):
+    ...     return nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, n))
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> torch.save(linear(2).state_dict(), folder / "mine.pt")
+    >>> card = {"arch": "linear", "class_names": ["cat", "dog"], "image_size": 8}
+    >>> card |= {"mean": [0.5] * 3, "std": [0.25] * 3}
+    >>> _ = (folder / "mine.json").write_text(json.dumps(card))
+    >>> read_own_models(folder, {"linear": linear})[0].class_names
+    ('cat', 'dog')
     """
     folder = Path(folder)
     cards = sorted(folder.glob("*.json"))
     if not cards:
         raise FileNotFoundError(f"{folder} has no model: each is <name>.json beside its <name>{WEIGHTS[0]}.")
-    for kind in WEIGHTS:
-        for file in sorted(folder.glob(f"*{kind}")):
-            if not file.with_suffix(".json").is_file():
-                raise ValueError(f"{file} has no {file.stem}.json beside it.")
+    for file in sorted(folder.iterdir()):
+        if file.suffix in WEIGHTS and not file.with_suffix(".json").is_file():
+            raise ValueError(f"{file} has no {file.stem}.json beside it.")
     models = [_read(card, architectures).to(device) for card in cards]
     try:
         return ModelPool.from_models(models)
@@ -58,7 +67,9 @@ def read_own_models(
 
 
 def _read(card: Path, architectures: Mapping[str, Architecture]) -> PretrainedModel:
-    about = _read_card(card)
+    read = read_metadata(card, NEEDED)
+    about = {name: read[name] for name in (*NEEDED, *OPTIONAL) if name in read}
+    check_metadata(card, about)
     if about["arch"] not in architectures:
         raise ValueError(f"{card}: arch is {about['arch']!r}, expected one of {', '.join(architectures)}.")
     found = [card.with_suffix(kind) for kind in WEIGHTS if card.with_suffix(kind).is_file()]
@@ -71,15 +82,3 @@ def _read(card: Path, architectures: Mapping[str, Architecture]) -> PretrainedMo
     except Exception as error:  # the architecture is someone's own code: it may raise anything
         raise ValueError(f"{found[0]} does not fit the architecture {about['arch']}: {error}") from error
     return PretrainedModel(module, name=card.stem, **about)
-
-
-def _read_card(card: Path) -> dict[str, Any]:
-    try:
-        about = json.loads(card.read_text(encoding="utf-8"))
-        missing = [name for name in NEEDED if name not in about]
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{card} is no JSON object ({error}).") from error
-    if missing:
-        raise ValueError(f"{card} lacks {', '.join(missing)}; it needs {', '.join(NEEDED)}.")
-    check_metadata(card, about)
-    return {name: about[name] for name in (*NEEDED, *OPTIONAL) if name in about}

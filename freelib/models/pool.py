@@ -10,123 +10,40 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from freelib.models import checks
-from freelib.models.backbones import ARCHITECTURES, Backbone, build_backbone
-from freelib.models.checks import (
-    check_descriptions,
-    check_members,
-    check_metadata,
-    check_state,
-    is_own,
-    tensors_of,
+from freelib.models.pretrained import (
+    PretrainedModel,
+    check_answers,
+    check_finite_tensors,
+    load_member,
+    read_description,
 )
-from freelib.models.transform import ImageTransform
-from freelib.storage import load_tensors, save_tensors, tensors_digest, write_atomically
+from freelib.storage import tensors_digest
 
 RESIDENT = 128
 """How many of a folder's models a pool keeps in memory; those asked for longest ago go."""
-_FIELDS = ("arch", "domain", "class_names", "mean", "std", "image_size")
-
-
-class PretrainedModel:
-    """One member of the pool: a frozen classifier with what is known about it.
-
-    module: takes normalised images `(n, C, image_size, image_size)`, gives logits `(n, n_way)`
-    class_names: what its outputs stand for; domain: the data set that they belong to, if known
-    mean, std: the normalisation that it was trained with, for images in [0, 1]
-    accuracy: on images that its training held out, in [0, 1], or None where unknown
-    Raises ValueError, see `check_metadata`.
-    """
-
-    def __init__(
-        self,
-        module: nn.Module,
-        *,
-        class_names: Sequence[str],
-        mean: Sequence[float],
-        std: Sequence[float],
-        image_size: int,
-        name: str = "model",
-        arch: str = "custom",
-        domain: str = "",
-        accuracy: float | None = None,
-    ) -> None:
-        about = {"class_names": class_names, "mean": mean, "std": std, "image_size": image_size}
-        check_metadata(name, about | {"accuracy": accuracy})
-        self.module = module.eval().requires_grad_(False)
-        self.class_names = tuple(map(str, class_names))
-        self.name, self.arch, self.domain = name, arch, domain
-        self.accuracy = None if accuracy is None else float(accuracy)
-        self.transform = t = ImageTransform(mean, std, int(image_size))
-        self.mean, self.std, self.image_size = t.mean, t.std, t.image_size
-
-    @property
-    def n_way(self) -> int:
-        """How many classes the model tells apart."""
-        return len(self.class_names)
-
-    @property
-    def classes(self) -> tuple[tuple[str, str], ...]:
-        """Its classes as (domain, class name): what two models may share."""
-        return tuple((self.domain, name) for name in self.class_names)
-
-    @property
-    def device(self) -> torch.device:
-        """Where its weights are; the CPU for a model that can only be called."""
-        return next((p.device for p in self.module.parameters()), torch.device("cpu"))
-
-    def __call__(self, images: Tensor) -> Tensor:
-        """Logits `(n, n_way)` of images `(n, C, H, W)` in [0, 1]; differentiable by the images."""
-        return self.module(self.transform(images))
-
-    def features(self, images: Tensor) -> Tensor:
-        """What the last linear layer to run is given, `(n, d)`, for images `(n, C, H, W)` in [0, 1].
-
-        Raises TypeError where the module has no `features` method and no linear layer runs.
-        """
-        inputs = self.transform(images)
-        own = getattr(self.module, "features", None)
-        if callable(own) and not isinstance(own, nn.Module):
-            return own(inputs).flatten(1)
-        seen: list[Tensor] = []
-        linear = [layer for layer in self.module.modules() if isinstance(layer, nn.Linear)]
-        handles = [x.register_forward_pre_hook(lambda _layer, args: seen.append(args[0])) for x in linear]
-        try:
-            self.module(inputs)
-        finally:
-            for handle in handles:
-                handle.remove()
-        if not seen:
-            raise TypeError(f"{self.name} has no features() and no linear layer whose input could serve.")
-        return seen[-1].flatten(1)
-
-    def to(self, device: torch.device | str) -> PretrainedModel:
-        """Moves the weights; gives the same object."""
-        self.module.to(device)
-        return self
-
-    def describe(self) -> dict[str, Any]:
-        """The metadata that is stored beside the weights."""
-        return {
-            "name": self.name,
-            "arch": self.arch,
-            "width": getattr(self.module, "width", None),
-            "domain": self.domain,
-            "class_names": list(self.class_names),
-            "mean": list(self.mean),
-            "std": list(self.std),
-            "image_size": self.image_size,
-            "accuracy": self.accuracy,
-        }
 
 
 class ModelPool(Sequence[PretrainedModel]):
     """A sequence of pre-trained models; those in a folder are read when they are first asked for.
 
-    A member of a folder is `<name>.safetensors` (weights, BatchNorm statistics) and `<name>.json` (the rest).
-    At most RESIDENT of them are in memory at a time: memory is flat in the pool's size.
+    `ModelPool.from_models` makes a pool of models in memory, `ModelPool.load` opens a folder, in which each
+    model is `<name>.safetensors` (weights and BatchNorm statistics) and `<name>.json` (its metadata). At most
+    RESIDENT models of a folder are in memory at a time, however many it has.
+
+    `descriptions` are the members' metadata, and `read` gives the member that one of them stands for. Raises
+    ValueError for a pool without members, two members of one name, or both gray and colour images.
+
+    >>> from freelib.models.backbones import build_backbone
+    >>> about = {"mean": [0.5] * 3, "std": [0.25] * 3, "image_size": 16, "domain": "pets"}
+    >>> networks = [build_backbone("conv4", n_way=2, image_size=16, seed=seed) for seed in range(3)]
+    >>> pool = ModelPool.from_models(
+    ...     PretrainedModel(network, name=f"m{i}", class_names=["cat", "dog"], **about)
+    ...     for i, network in enumerate(networks)
+    ... )
+    >>> len(pool), pool[0].n_way
+    (3, 2)
     """
 
     def __init__(
@@ -134,19 +51,53 @@ class ModelPool(Sequence[PretrainedModel]):
         descriptions: Sequence[dict[str, Any]],
         read: Callable[[dict[str, Any]], PretrainedModel],
     ) -> None:
-        check_descriptions(descriptions)
+        if not descriptions:
+            raise ValueError("A pool needs at least one model, got none.")
+        if len({description["name"] for description in descriptions}) < len(descriptions):
+            raise ValueError("Every model of a pool needs a name of its own.")
+        channels = {len(description["mean"]): description["name"] for description in descriptions}
+        if len(channels) > 1:
+            found = " and ".join(f"{name} of {n}" for n, name in sorted(channels.items()))
+            raise ValueError(f"A pool's models take images of one number of channels, not {found}.")
         self.descriptions = list(descriptions)
         self._read = read
         self._member = lru_cache(maxsize=RESIDENT)(lambda index: read(self.descriptions[index]))
 
     @classmethod
     def from_models(cls, models: Iterable[PretrainedModel]) -> ModelPool:
-        """A pool of models that are in memory already. Raises ValueError for what `check_members` finds."""
+        """A pool of models that are in memory already.
+
+        Each network that has weights is tried with a black image; one without weights may stand for a service
+        that costs money, and is not. Raises ValueError, naming the model, for weights or logits that are not
+        finite, logits of another shape than `(n, n_way)`, and a class name that two models without a domain
+        share: whether that is one class or two, only a domain can tell.
+
+        >>> module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
+        >>> fields = {"mean": [0.5] * 3, "std": [0.25] * 3, "image_size": 8}
+        >>> pool = ModelPool.from_models([
+        ...     PretrainedModel(module, class_names=["cat", "dog"], name="pets", **fields),
+        ...     PretrainedModel(module, class_names=["oak", "elm"], name="trees", **fields),
+        ... ])
+        >>> len(pool), pool[1].class_names, pool.image_size
+        (2, ('oak', 'elm'), 8)
+        """
         models = list(models)
-        check_members(models)
+        owners: dict[str, str] = {}
+        for model in models:
+            for name in () if model.domain else model.class_names:
+                if (other := owners.setdefault(name, model.name)) != model.name:
+                    raise ValueError(
+                        f"{other} and {model.name} both have a class {name!r}. Give each a domain: the same "
+                        "one if it is the same class, different ones if not."
+                    )
+            check_finite_tensors(model.name, model.tensors())
+            if next(model.module.parameters(), None) is not None:
+                check_answers(model)
         members = {model.name: model for model in models}
-        found = [{"weights_digest": tensors_digest(tensors_of(m.module)), "own": is_own(m)} for m in models]
-        descriptions = [{**m.describe(), **more} for m, more in zip(models, found, strict=True)]
+        descriptions = [
+            {**model.describe(), "weights_digest": tensors_digest(model.tensors()), "own": model.is_own}
+            for model in models
+        ]
         return cls(descriptions, lambda description: members[description["name"]])
 
     @classmethod
@@ -167,9 +118,9 @@ class ModelPool(Sequence[PretrainedModel]):
     def load(
         cls, folder: Path | str, *, names: Sequence[str] | None = None, device: torch.device | str = "cpu"
     ) -> ModelPool:
-        """The pool in a folder; reads only the metadata, the weights follow when they are asked for.
+        """The pool in a folder. Only the metadata is read; the weights follow when they are asked for.
 
-        names: the members wanted, in order; by default all that the folder has
+        `names` are the members wanted, in order; without it, all that the folder has, sorted by name.
 
         Raises FileNotFoundError where the folder has no member, ValueError where a metadata file is damaged.
         """
@@ -237,69 +188,28 @@ class ModelPool(Sequence[PretrainedModel]):
 
     @property
     def digest(self) -> str:
-        """16 hexadecimal digits over the members' metadata, weights' digests included, not how they arose."""
+        """16 hexadecimal digits over the members' metadata and weights, but not over how they arose."""
         aside = ("training", "seconds", "own")
         kept = [{key: value for key, value in d.items() if key not in aside} for d in self.descriptions]
         return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def save_member(model: PretrainedModel, folder: Path, **more: Any) -> None:
-    """Writes a model of one of freelib's architectures: the weights first, so that what is listed is whole.
-
-    more: further metadata
-    Raises ValueError for a custom module: a file of tensors can't hold its code.
-    """
-    if model.arch not in ARCHITECTURES or not isinstance(model.module, Backbone):
-        raise ValueError(
-            f"{model.name} is a custom module; a pool on disk holds only {', '.join(ARCHITECTURES)}."
-        )
-    folder.mkdir(parents=True, exist_ok=True)
-    digest = save_tensors(folder / f"{model.name}.safetensors", model.module.state_dict())
-    description = {**model.describe(), "weights_digest": digest, **more}
-    write_atomically(folder / f"{model.name}.json", json.dumps(description, indent=1).encode())
+def check_features(models: Sequence[PretrainedModel]) -> None:
+    """Raises TypeError where a network that is none of freelib's gives no features `(n, d)`."""
+    for model in models:
+        if model.is_own:
+            with torch.no_grad():
+                model.features(model.black_images())
 
 
-def read_description(file: Path) -> dict[str, Any]:
-    """A member's metadata. Raises ValueError where the file is damaged or does not describe it."""
-    try:
-        description = json.loads(file.read_text(encoding="utf-8"))
-        missing = {"name", *_FIELDS, "width"} - set(description)
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"{file} is damaged ({error}): delete it, and it is trained again.") from error
-    if missing:
-        words = "does not describe a model of a freelib pool (your own: read_own_models)"
-        raise ValueError(f"{file} {words}: {', '.join(sorted(missing))} missing.")
-    if description["name"] != file.stem:  # the name says which file of weights is read
-        raise ValueError(f"{file} describes {description['name']!r}: file and model must share a name.")
-    return checks.check_description(file, description)
-
-
-def load_member(folder: Path, description: dict[str, Any]) -> PretrainedModel:
-    """The model that a description of this folder stands for.
-
-    Raises FileNotFoundError or ValueError where its weights are missing, damaged, not finite, of another
-    shape or others than those described.
-    """
-    file = folder / f"{description['name']}.safetensors"
-    check_state(file, weights := load_tensors(file))
-    if description.get("weights_digest", digest := tensors_digest(weights)) != digest:
-        raise ValueError(
-            f"{file} holds other weights than its .json describes: delete both, and it is trained again."
-        )
-    module = build_backbone(
-        description["arch"],
-        n_way=len(description["class_names"]),
-        image_size=description["image_size"],
-        channels=len(description["mean"]),
-        width=description["width"],
-    )
-    try:
-        module.load_state_dict(weights)
-    except RuntimeError as error:
-        raise ValueError(f"{file} does not hold the weights of a {description['arch']}: {error}") from error
-    return PretrainedModel(
-        module.to(memory_format=torch.channels_last),
-        name=description["name"],
-        accuracy=description.get("accuracy"),
-        **{key: description[key] for key in _FIELDS},
-    )
+def check_batchnorm(pool: ModelPool) -> None:
+    """Raises ValueError where a model has no BatchNorm layer with running statistics, which λ_bn is about."""
+    for i, description in enumerate(pool.descriptions):
+        if not description.get("own"):
+            continue
+        layers = [layer for layer in pool[i].module.modules() if isinstance(layer, nn.BatchNorm2d)]
+        if all(layer.running_mean is None for layer in layers):
+            raise ValueError(
+                f"lambda_bn is above 0, but {description['name']} has no BatchNorm2d layer with running "
+                "statistics: set lambda_bn=0."
+            )

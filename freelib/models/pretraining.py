@@ -1,23 +1,28 @@
-"""Pre-training the pool: n models, each on a few random meta-training classes (brief, "Protocol")."""
+"""Pre-training the pool: n models, each on a few random meta-training classes."""
 
 from __future__ import annotations
 
+import multiprocessing
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from filelock import FileLock
 from torch import Tensor, nn
 
 from freelib.datasets import FewShotDataset
 from freelib.datasets.episodes import images_to_float
-from freelib.environment import keep_freed_memory, process_context
+from freelib.environment import end_with_parent, keep_freed_memory, process_context, torch_threads
 from freelib.models.backbones import ARCHITECTURES, build_backbone
-from freelib.models.pool import ModelPool, PretrainedModel, read_description, save_member
+from freelib.models.pool import ModelPool
+from freelib.models.pretrained import PretrainedModel, read_description, save_member
 from freelib.models.transform import random_crop_flip
 from freelib.settings import check_at_least, check_finite, check_one_of
 from freelib.storage import plain
@@ -25,12 +30,19 @@ from freelib.storage import plain
 
 @dataclass(frozen=True)
 class PoolConfig:
-    """How the models of a pool are trained; the defaults are the public release's.
+    """How the `n_models` models of a pool are trained; the defaults are those of the public release of FREE.
 
-    archs: each model's architecture is one of these, in turn; width: None is the architecture's usual one
-    learning_rate: of Adam for Conv4, of SGD with momentum and weight_decay for ResNets
-    holdout: share of each class's images that measures the model instead of training it, in (0, 1)
-    augment: random crop (padding 4) and horizontal flip of the training images
+    Each model knows `n_way` classes. Its architecture is one of `archs`, in turn, with `width` channels in
+    the first stage (None is the architecture's usual width). It is trained for `epochs` in batches of about
+    `batch_size` images: a Conv4 by Adam with `learning_rate`, a ResNet by SGD with `momentum` and
+    `weight_decay` as well. The share `holdout` of each class's images, in (0, 1), measures the model instead
+    of training it. `augment` adds random crops (padding 4) and horizontal flips. `precision` is "float32" or
+    "bfloat16" (autocast), `device` a name of torch's.
+
+    Raises ValueError for a value out of range.
+
+    >>> PoolConfig(n_models=10, epochs=4).learning_rate
+    0.01
     """
 
     n_models: int = 100
@@ -58,31 +70,26 @@ class PoolConfig:
 
 
 def _optimizer(module: nn.Module, arch: str, config: PoolConfig) -> torch.optim.Optimizer:
+    weights, lr = module.parameters(), config.learning_rate
     if arch == "conv4":
-        return torch.optim.Adam(module.parameters(), lr=config.learning_rate, fused=True)
-    return torch.optim.SGD(
-        module.parameters(),
-        config.learning_rate,
-        config.momentum,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+        return torch.optim.Adam(weights, lr=lr, fused=True)
+    return torch.optim.SGD(weights, lr, config.momentum, weight_decay=config.weight_decay, fused=True)
 
 
 def split_classes(
     dataset: FewShotDataset, classes: list[int], holdout: float, rng: torch.Generator
 ) -> list[Tensor]:
-    """Divides some classes: [train images, train labels, held-out images, held-out labels].
+    """Splits some classes at random: [train images, train labels, held-out images, held-out labels].
 
-    Images are uint8 `(n, C, H, W)`; labels count the given classes from 0.
+    Images are uint8 `(n, C, H, W)`; labels `(n,)` count the given classes from 0.
     """
     parts: list[list[Tensor]] = [[], [], [], []]
     for label, c in enumerate(classes):
         images = dataset.class_images(c)[torch.randperm(dataset.counts[c], generator=rng)]
         n_held = min(max(1, round(holdout * len(images))), len(images) - 1)
-        for offset, chosen in ((2, images[:n_held]), (0, images[n_held:])):
-            parts[offset].append(chosen)
-            parts[offset + 1].append(torch.full((len(chosen),), label))
+        for part, chosen in ((2, images[:n_held]), (0, images[n_held:])):
+            parts[part].append(chosen)
+            parts[part + 1].append(torch.full((len(chosen),), label))
     return [torch.cat(part) for part in parts]
 
 
@@ -113,7 +120,7 @@ def train_classifier(
 
 @torch.no_grad()
 def accuracy_on(model: PretrainedModel, images: Tensor, labels: Tensor) -> float:
-    """Share of images, uint8 `(n, C, H, W)`, that a model puts in their class; in [0, 1]."""
+    """The share of images, uint8 `(n, C, H, W)`, that a model classifies rightly, in [0, 1]."""
     hits = [
         int((model(images_to_float(x.to(model.device))).argmax(1).cpu() == y).sum())
         for x, y in zip(images.split(500), labels.split(500), strict=True)
@@ -150,25 +157,8 @@ def pretrain_model(dataset: FewShotDataset, config: PoolConfig, *, seed: int, in
     return model
 
 
-_worker_dataset: FewShotDataset  # each child process's own, set once when it starts
-
-
-def _start_worker(fields: dict[str, Any]) -> None:
-    global _worker_dataset
-    _worker_dataset = FewShotDataset(**{**fields, "images": torch.from_numpy(fields["images"])})
-    torch.set_num_threads(1)
-    keep_freed_memory()
-
-
-def _pretrain_and_save(config: PoolConfig, folder: Path, seed: int, index: int) -> None:
-    start = time.perf_counter()
-    model = pretrain_model(_worker_dataset, config, seed=seed, index=index)
-    seconds = round(time.perf_counter() - start, 3)
-    save_member(model, folder, training=training_of(_worker_dataset, config, seed), seconds=seconds)
-
-
 def pretraining_seconds(pool: ModelPool) -> float | None:
-    """Seconds that pre-training a pool's members took, one thread each; None where some do not tell."""
+    """Seconds that pre-training the members took, one thread each; None where some do not say."""
     spent = [float(d["seconds"]) for d in pool.descriptions if "seconds" in d]
     return sum(spent) if len(spent) == len(pool) else None
 
@@ -182,13 +172,13 @@ def training_of(dataset: FewShotDataset, config: PoolConfig, seed: int) -> dict[
 def _refuse_a_mixture(dataset: FewShotDataset, folder: Path, training: dict[str, Any]) -> None:
     for file in sorted(folder.glob(f"{dataset.name}-*.json")):
         description = read_description(file)
-        there = description.get("training", training)  # not told in older pools: taken as it is
+        there = description.get("training", training)  # older pools do not say: they are taken as they are
         other = [name for name in training if there.get(name) != training[name]]
         if other and description["domain"] == dataset.name:
             was, wanted = (", ".join(f"{n}={d.get(n)}" for n in other) for d in (there, training))
             raise ValueError(
-                f"{folder} has models of {dataset.name} trained with {was}; {wanted} was asked for: "
-                "give the pool another folder, or the settings that it began with."
+                f"{folder} has models of {dataset.name} trained with {was}; {wanted} was asked for: choose "
+                "another folder, or the settings that it began with."
             )
 
 
@@ -201,39 +191,102 @@ def pretrain_pool(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> ModelPool:
-    """Pre-trains the members that a folder lacks, in processes of one thread, and opens the pool.
+    """Pre-trains the members that a folder lacks, and opens the pool.
 
-    dataset: the meta-training split; progress: called with (members done, members wanted)
-    What is there stays: a run that was killed goes on where it was, and gives the same pool.
+    `dataset` is the meta-training split, of which each member learns `config.n_way` classes. With `workers=1`
+    the members are trained in this process; with more, so many child processes share the work, and a script
+    that calls this must do so behind `if __name__ == "__main__":`. The bits of a member depend on the data
+    set, the config, the seed and its number in the pool alone. What the folder has stays: a run that was
+    killed goes on where it was. `progress` is called with (members done, members wanted).
 
-    Raises ValueError where the data set has fewer classes than config.n_way, or the folder has models of this
-    data set that were trained in another way, and leaves them as they are.
+    Raises ValueError where the data set has fewer classes than `config.n_way`, or the folder has models of
+    this data set that were trained with other settings, which are left as they are; RuntimeError where a
+    child process dies.
+
+    >>> import tempfile
+    >>> from freelib.datasets import load_dataset
+    >>> train = load_dataset("glyphs", "train", size=16)
+    >>> config = PoolConfig(n_models=2, epochs=1, width=8)
+    >>> pool = pretrain_pool(train, config, tempfile.mkdtemp())
+    >>> len(pool), pool[0].n_way
+    (2, 5)
     """
     if dataset.n_classes < config.n_way:
         raise ValueError(
             f"{dataset.name} has {dataset.n_classes} training classes, too few for {config.n_way}-way models."
         )
+    if workers > 1 and getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "A child process imports the script that started it: put what the script does behind "
+            'if __name__ == "__main__":, or pre-train with workers=1.'
+        )
     folder = Path(folder)
-    _refuse_a_mixture(dataset, folder, training_of(dataset, config, seed))
+    folder.mkdir(parents=True, exist_ok=True)
     names = [f"{dataset.name}-{config.archs[i % len(config.archs)]}-{i:04d}" for i in range(config.n_models)]
-    missing = [i for i, name in enumerate(names) if not (folder / f"{name}.json").is_file()]
-    done = config.n_models - len(missing)
-    if progress:
-        progress(done, config.n_models)
-    if missing:
-        # Child processes always, so that the bits don't depend on this process's thread count.
-        context = process_context()
-        # As an array the images go through a pipe: a tensor takes shared memory, which containers lack.
-        fields = {**vars(dataset), "images": dataset.images.numpy()}
-        with ProcessPoolExecutor(min(workers, len(missing)), context, _start_worker, (fields,)) as executor:
-            jobs = [executor.submit(_pretrain_and_save, config, folder, seed, i) for i in missing]
-            try:
-                for job in as_completed(jobs):
-                    job.result()
-                    done += 1
-                    if progress:
-                        progress(done, config.n_models)
-            except BaseException:
-                executor.shutdown(cancel_futures=True)  # else the error shows when all others are trained
-                raise
+    with FileLock(folder / ".pretraining.lock"):  # released when its holder dies
+        _refuse_a_mixture(dataset, folder, training_of(dataset, config, seed))
+        missing = [i for i, name in enumerate(names) if not (folder / f"{name}.json").is_file()]
+
+        def tell(trained: int) -> None:
+            if progress:
+                progress(config.n_models - len(missing) + trained, config.n_models)
+
+        tell(0)
+        train = partial(_pretrain_and_save, config=config, folder=folder, seed=seed)
+        if min(workers, len(missing)) > 1:
+            _train_in_processes(train, dataset, missing, workers, tell)
+        else:
+            for trained, index in enumerate(missing, start=1):
+                train(dataset, index)
+                tell(trained)
     return ModelPool.load(folder, names=names)
+
+
+def _pretrain_and_save(
+    dataset: FewShotDataset, index: int, config: PoolConfig, folder: Path, seed: int
+) -> None:
+    start = time.perf_counter()
+    with torch_threads(1):  # whichever process this is, the bits are the same
+        model = pretrain_model(dataset, config, seed=seed, index=index)
+    seconds = round(time.perf_counter() - start, 3)
+    save_member(model, folder, training=training_of(dataset, config, seed), seconds=seconds)
+
+
+def _train_in_processes(
+    train: Callable[[FewShotDataset, int], None],
+    dataset: FewShotDataset,
+    indices: Sequence[int],
+    workers: int,
+    tell: Callable[[int], None],
+) -> None:
+    # As an array the images go through a pipe: a tensor takes shared memory, which containers lack.
+    fields = {**vars(dataset), "images": dataset.images.numpy()}
+    n = min(workers, len(indices))
+    with ProcessPoolExecutor(n, process_context(), _start_child, (fields,)) as executor:
+        try:
+            jobs = [executor.submit(_train_in_child, train, index) for index in indices]
+            for trained, done in enumerate(as_completed(jobs), start=1):
+                done.result()
+                tell(trained)
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                f"A process that pre-trained models of {dataset.name} died (did memory run out?): start "
+                "again with fewer workers; what is trained stays."
+            ) from error
+        except BaseException:
+            executor.shutdown(cancel_futures=True)  # else the error shows when all others are trained
+            raise
+
+
+_child_dataset: FewShotDataset  # each child process's own, set once when it starts
+
+
+def _start_child(fields: dict[str, Any]) -> None:
+    global _child_dataset
+    end_with_parent()
+    keep_freed_memory()
+    _child_dataset = FewShotDataset(**{**fields, "images": torch.from_numpy(fields["images"])})
+
+
+def _train_in_child(train: Callable[[FewShotDataset, int], None], index: int) -> None:
+    train(_child_dataset, index)

@@ -33,19 +33,6 @@ def mean_and_interval(values: Tensor, *, strata: int = 1) -> tuple[float, float]
     return float(parts.mean()), 1.96 * spread / math.sqrt(len(values))
 
 
-def mean_over_seeds(values: Tensor) -> tuple[float, float]:
-    """Mean of `(n,)` values and half-width of its 95 % interval by Student's t, NaN for one value.
-
-    For a handful of seeds, where 1.96 would make the interval far too short.
-    """
-    from scipy.stats import t  # takes half a second to import
-
-    values, n = values.double(), len(values)
-    if n < 2:
-        return float(values.mean()), math.nan
-    return float(values.mean()), float(t.ppf(0.975, n - 1)) * float(values.std()) / math.sqrt(n)
-
-
 @dataclass(frozen=True)
 class Score:
     """Accuracies over episodes `(n_episodes,)` in percent, their mean, and the 95 % interval's half-width.
@@ -73,7 +60,16 @@ def evaluate(
     n_episodes: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Score:
-    """Accuracy on the sampler's first n_episodes: adapt to each support set, classify its queries."""
+    """Accuracy on the sampler's first n_episodes: adapt to each support set, classify its queries.
+
+    >>> from freelib.datasets import load_dataset
+    >>> from freelib.models.backbones import build_backbone
+    >>> network = build_backbone("conv4", n_way=5, image_size=16, width=8, batch_stats=True)
+    >>> learner = MetaLearner(network, mean=(0.5,) * 3, std=(0.25,) * 3, image_size=16)
+    >>> sampler = EpisodeSampler(load_dataset("glyphs", "test", size=16), n_query=2)
+    >>> evaluate(learner, sampler, 4).accuracies.shape  # of each episode, in percent
+    torch.Size([4])
+    """
     if n_episodes < 1:
         raise ValueError(f"n_episodes must be at least 1, got {n_episodes}.")
     if isinstance(learner, MetaLearner) and learner.embeds_images_one_by_one:

@@ -1,26 +1,75 @@
-"""Trained learners on disk: a folder with `learner.json` and, for a student, `learner.safetensors`."""
+"""Learners on disk: meta-trained into a folder, and read from it.
+
+The folder holds `learner.json` and, for a student, its weights in `learner.safetensors`.
+"""
 
 from __future__ import annotations
 
-import json
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import msgspec
+
+from freelib.datasets import load_dataset
 from freelib.meta_learner import MetaLearner
-from freelib.methods import get_method
+from freelib.methods import METHODS, get_method
 from freelib.methods.base import MethodConfig, student_backbone
+from freelib.methods.training import TrainingLog, clocks
 from freelib.models.backbones import Backbone
-from freelib.models.checks import NUMBER, misfits
 from freelib.models.pool import ModelPool
-from freelib.run.units import make_config
-from freelib.storage import load_tensors, plain, save_tensors, tensors_digest, write_atomically
+from freelib.progress import Progress
+from freelib.run.pools import pool_seed, pretrain_into
+from freelib.run.profiles import Profile
+from freelib.run.runner import Run
+from freelib.run.units import Unit, make_config, unit_config
+from freelib.settings import check_device
+from freelib.storage import (
+    Checkpoint,
+    digest_of,
+    load_tensors,
+    plain,
+    save_tensors,
+    tensors_digest,
+    write_atomically,
+)
 
-_RULE = {"head": str, "inner_lr": NUMBER, "inner_steps": int, "centre": str, "precision": str}
-_IMAGES = {"mean": [NUMBER], "std": [NUMBER], "image_size": int}
-_KINDS = {
-    **{"kind": str, "method": str, "config": dict, "seed": int, "rule": dict, "images": dict},
-    "pool": str | None,
-}
+
+class AdaptationRule(msgspec.Struct):
+    """How a learner adapts: arguments of `MetaLearner`."""
+
+    head: str
+    inner_lr: float
+    inner_steps: int
+    centre: str
+    precision: str
+
+
+class Images(msgspec.Struct):
+    """The images that a learner takes: side in pixels, mean and deviation of each channel."""
+
+    mean: list[float]
+    std: list[float]
+    image_size: int
+
+
+class Description(msgspec.Struct):
+    """What `learner.json` says.
+
+    `kind` is "student" (a network of freelib's, kept by its weights), "pool" (made of the pool's frozen
+    models) or "custom" (a network of one's own, of which only the weights are kept). `pool` is the folder
+    that the pool was read from, if any.
+    """
+
+    kind: Literal["student", "pool", "custom"]
+    method: str
+    config: dict[str, Any]
+    seed: int
+    rule: AdaptationRule
+    images: Images
+    pool: str | None
+    pool_digest: str
+    weights_digest: str | None = None
 
 
 def save_learner(
@@ -33,137 +82,188 @@ def save_learner(
     pool: ModelPool,
     pool_folder: str | Path | None = None,
 ) -> None:
-    """Write a learner, so that `load_learner` gives it back; what the folder held is replaced.
+    """Writes a learner, so that `load_learner` gives it back; what the folder held is replaced.
 
-    A student is kept by its weights; a learner that is made of the pool's models, all of them frozen, by the
-    pool's folder, if it is one of `freelib pool`'s: else `load_learner` wants the pool. Of a student that is
-    no network of freelib's only the weights are kept: `load_learner` says so.
+    A learner that is made of the pool's frozen models is kept by `pool_folder`; without it, `load_learner`
+    has to be given the pool.
 
     Raises ValueError for a config that is not the method's.
+
+    >>> import tempfile
+    >>> from freelib.models.backbones import build_backbone
+    >>> from freelib.models.pretrained import PretrainedModel
+    >>> network = build_backbone("conv4", n_way=5, image_size=16, width=8)
+    >>> about = {"mean": [0.5] * 3, "std": [0.25] * 3, "image_size": 16}
+    >>> pool = ModelPool.from_models([PretrainedModel(network, class_names=list("abcde"), **about)])
+    >>> config = get_method("random").Config(width=8)
+    >>> learner = get_method("random").meta_train(pool, config, seed=0)
+    >>> folder = tempfile.mkdtemp()
+    >>> save_learner(learner, folder, method="random", config=config, seed=0, pool=pool)
     """
-    folder = Path(folder)
-    own = isinstance(learner.backbone, Backbone)
-    kind = "student" if own else "pool"
-    if not own and any(p.requires_grad for p in learner.backbone.parameters()):
+    kind: Literal["student", "pool", "custom"] = "pool"
+    if isinstance(learner.backbone, Backbone):
+        kind = "student"
+    elif any(parameter.requires_grad for parameter in learner.backbone.parameters()):
         kind = "custom"
     if kind != "custom" and type(config) is not get_method(method).Config:
         raise ValueError(f"a {type(config).__name__} is no config of {method}")
     weights = learner.backbone.state_dict() if kind != "pool" else {}
-    description = {
-        "kind": kind,
-        "method": method,
-        "config": plain(config),
-        "seed": seed,
-        "rule": {name: getattr(learner, name) for name in _RULE},
-        "images": {"mean": list(pool.mean), "std": list(pool.std), "image_size": pool.image_size},
-        "pool": None if pool_folder is None else str(Path(pool_folder).resolve()),
-        "pool_digest": pool.digest,
-        "weights_digest": tensors_digest(weights),
-    }
-    text = json.dumps(description, indent=1) + "\n"
+    description = Description(
+        kind=kind,
+        method=method,
+        config=plain(config),
+        seed=seed,
+        rule=AdaptationRule(**{n: getattr(learner, n) for n in AdaptationRule.__struct_fields__}),
+        images=Images(list(pool.mean), list(pool.std), pool.image_size),
+        pool=None if pool_folder is None else str(Path(pool_folder).resolve()),
+        pool_digest=pool.digest,
+        weights_digest=tensors_digest(weights),
+    )
     if weights:
-        save_tensors(folder / "learner.safetensors", weights)
-    write_atomically(folder / "learner.json", text.encode())
+        save_tensors(Path(folder) / "learner.safetensors", weights)
+    text = msgspec.json.format(msgspec.json.encode(description), indent=1) + b"\n"
+    write_atomically(Path(folder) / "learner.json", text)
 
 
-def check_room(
-    folder: Path, *, method: str, config: MethodConfig, seed: int, pool: ModelPool | None = None
-) -> None:
-    """Makes the folder. Raises ValueError where it holds the learner of another run: it would be lost.
+def train_learner(
+    unit: Unit,
+    profile: Profile,
+    folder: str | Path,
+    *,
+    pool_folder: str | Path | None = None,
+    select_on: str | None = None,
+) -> tuple[MetaLearner, float]:
+    """Meta-trains a unit's method and saves the learner in a folder: the learner, and the seconds it took.
 
-    pool: None where it is not there yet: all else is compared
+    The pool is read from `pool_folder`, else it is the profile's of `unit.dataset`, pre-trained where it
+    lacks. Without `select_on`, a data set on whose meta-validation classes the checkpoint is selected, no
+    image is seen but by an oracle. A run that was killed goes on from its checkpoint, in the same folder.
+
+    Raises ValueError for settings that do not fit the method, a device that is not there, and a folder that
+    holds the learner of another run; MissingDataError where images are not there.
     """
+    folder, method, config = Path(folder), get_method(unit.method), unit_config(unit, profile)
+    # What can be refused is refused before the pool is pre-trained, which takes long.
+    for device in {config.device} if pool_folder else {config.device, profile.device}:
+        check_device(device, here=True)
+    progress = Progress(f"train {unit.method}")
+    run = Run(replace(unit, dataset=select_on or unit.dataset), profile)
+    monitor = run.monitor(progress.note) if select_on else None
+    saved_as: dict[str, Any] = {"method": unit.method, "config": config, "seed": unit.seed}
+    _check_room(folder, **saved_as)
+    if pool_folder is None:
+        with Progress(f"pool of {unit.dataset}") as bar:
+            own = pool_seed(profile, unit.seed)
+            pool, pool_folder = pretrain_into(unit.dataset, profile, own, progress=bar)
+    else:
+        pool = ModelPool.load(pool_folder, device=config.device)
+    _check_room(folder, **saved_as, pool_digest=pool.digest)
+    images = {"dataset": load_dataset(unit.dataset, "train", size=pool.image_size)} if method.oracle else {}
+    seen = [each.digest for each in images.values()]
+    key = digest_of([unit.method, method.revision, config, unit.seed, pool.digest, select_on, *seen])
+    checkpoint = Checkpoint(folder / f"checkpoint-{key}.pt")
+    began = clocks()
+    with progress:
+        learner = method.meta_train(
+            pool, config, seed=unit.seed, monitor=monitor, checkpoint=checkpoint, **images
+        )
+    seconds = (learner.log or TrainingLog()).spent(began)["training"]
+    save_learner(learner, folder, **saved_as, pool=pool, pool_folder=pool_folder)
+    checkpoint.remove()
+    return learner, seconds
+
+
+def _check_room(folder: Path, **run: Any) -> None:
+    """Makes the folder. Raises ValueError where it holds the learner of another run, which would be lost."""
     folder.mkdir(parents=True, exist_ok=True)
     if (folder / "learner.json").is_file():
-        there = read_learner_description(folder)
-        run = {"method": method, "config": plain(config), "seed": seed}
-        run |= {} if pool is None else {"pool_digest": pool.digest}
-        other = [name for name, value in run.items() if there.get(name) != value]
-        if other:
+        there = read_description(folder)
+        if other := [name for name, value in plain(run).items() if getattr(there, name) != value]:
             raise ValueError(
                 f"{folder} holds the learner of a run with another {other[0]}: choose another folder"
             )
 
 
-def read_learner_description(folder: str | Path) -> dict[str, Any]:
+def read_description(folder: str | Path) -> Description:
     """What `learner.json` says. Raises FileNotFoundError, ValueError where the file is missing or damaged."""
     file = Path(folder) / "learner.json"
     if not file.is_file():
-        raise FileNotFoundError(
-            f"there is no learner in {folder}: `freelib train --help` tells how to get one"
-        )
+        raise FileNotFoundError(f"there is no learner in {folder}: `freelib train` makes one")
     try:
-        description = json.loads(file.read_text(encoding="utf-8"))
-        if not isinstance(description, dict):
-            raise ValueError("no JSON object")
-        wrong = misfits(description, _KINDS)
-        wrong = wrong or misfits(description["rule"], _RULE) + misfits(description["images"], _IMAGES)
-        if not wrong and description["kind"] not in ("student", "pool", "custom"):
-            wrong = ["kind"]
-    except ValueError as error:
-        raise ValueError(f"{file} does not describe a learner ({error!r}): train it again") from error
-    if wrong:
-        raise ValueError(f"{file} does not describe a learner (see {', '.join(wrong)}): train it again")
-    return description
+        return msgspec.json.decode(file.read_bytes(), type=Description)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file} does not describe a learner ({error}): train it again") from error
 
 
-def load_learner(folder: str | Path, *, pool: ModelPool | None = None) -> MetaLearner:
-    """The learner in a folder.
+def load_learner(
+    folder: str | Path, *, pool: ModelPool | None = None, allow_custom: bool = False
+) -> MetaLearner:
+    """The learner in a folder, which may come from a stranger: only methods of freelib's own are used.
 
-    pool: what a learner that is made of the pool's models was made of, where it is not read from its folder
+    `pool` is what a learner of kind "pool" was made of, where it is not read from its folder. With
+    `allow_custom=True` a method "module:Class" that the file names is imported, which runs code of that
+    module.
 
     Raises FileNotFoundError, ValueError where its files, or the pool that it is made of, are missing or
-    damaged, and TypeError for a student that is no network of freelib's.
+    damaged, ValueError for a method that is not registered, and TypeError for a student that is no network of
+    freelib's.
+
+    >>> import tempfile
+    >>> from freelib.models.backbones import build_backbone
+    >>> from freelib.models.pretrained import PretrainedModel
+    >>> network = build_backbone("conv4", n_way=5, image_size=16, width=8)
+    >>> about = {"mean": [0.5] * 3, "std": [0.25] * 3, "image_size": 16}
+    >>> pool = ModelPool.from_models([PretrainedModel(network, class_names=list("abcde"), **about)])
+    >>> config = get_method("random").Config(width=8)
+    >>> learner = get_method("random").meta_train(pool, config, seed=0)
+    >>> folder = tempfile.mkdtemp()
+    >>> save_learner(learner, folder, method="random", config=config, seed=0, pool=pool)
+    >>> load_learner(folder).inner_steps
+    10
     """
-    description = read_learner_description(folder)
-    if description["kind"] == "custom":
+    description = read_description(folder)
+    method = description.method
+    if description.kind == "custom":
         raise TypeError(
-            f"{folder} holds the weights of a student that only {description['method']} can build: load "
-            "learner.safetensors into its backbone"
+            f"{folder} holds the weights of a student that only {method} can build: load learner.safetensors "
+            "into its backbone"
         )
-    method, seed = description["method"], description["seed"]
+    if method not in METHODS and not allow_custom:
+        raise ValueError(
+            f"{folder} names {method!r}, which is no method of freelib's: if you trust that code, say "
+            "allow_custom=True (--allow-custom-method)"
+        )
     try:
-        config = make_config(method, description["config"])
+        config = make_config(method, description.config)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
-    if description["kind"] == "pool":
-        if pool is None:
-            try:
-                pool = ModelPool.load(description["pool"] or "", device=config.device)
-            except (ValueError, FileNotFoundError) as error:
-                raise ValueError(
-                    f"{folder} is made of a pool that can't be read ({error}): give load_learner that pool"
-                ) from error
-        if pool.digest != description["pool_digest"]:
-            raise ValueError(
-                f"the pool, from {description['pool']}, is not the one that {folder} was made from"
-            )
-        learner = get_method(method).meta_train(pool, config, seed=seed)
-    else:
+    if description.kind == "student":
+        return _student(Path(folder), description, config)
+    if pool is None:
         try:
-            student = _student(config, **description["images"], **description["rule"])
-        except (ValueError, TypeError) as error:
+            pool = ModelPool.load(description.pool or "", device=config.device)
+        except (ValueError, FileNotFoundError) as error:
             raise ValueError(
-                f"{folder}: learner.json describes no student ({error}): train it again"
+                f"{folder} is made of a pool that can't be read ({error}): give load_learner that pool"
             ) from error
-        learner = get_method(method).ready(student, config)
-        weights = load_tensors(Path(folder) / "learner.safetensors")
-        if description.get("weights_digest", digest := tensors_digest(weights)) != digest:
-            raise ValueError(
-                f"{folder}: learner.json and learner.safetensors are of two runs; train it again"
-            )
-        try:
-            learner.backbone.load_state_dict(weights)
-        except RuntimeError as error:
-            raise ValueError(
-                f"{folder}: the weights are not those of the network in learner.json; train it again"
-            ) from error
-    return learner
+    if pool.digest != description.pool_digest:
+        raise ValueError(f"the pool, from {description.pool}, is not the one that {folder} was made from")
+    return get_method(method).meta_train(pool, config, seed=description.seed)
 
 
-def _student(
-    config: MethodConfig, *, mean: list[float], std: list[float], image_size: int, **rule: Any
-) -> MetaLearner:
+def _student(folder: Path, description: Description, config: MethodConfig) -> MetaLearner:
     """A student as `build_student` makes it, but from what is stored instead of from a pool."""
-    backbone = student_backbone(config, image_size=image_size, channels=len(mean))
-    return MetaLearner(backbone, mean=mean, std=std, image_size=image_size, **rule)
+    images, rule = msgspec.structs.asdict(description.images), msgspec.structs.asdict(description.rule)
+    weights = load_tensors(folder / "learner.safetensors")
+    if description.weights_digest not in (None, tensors_digest(weights)):
+        raise ValueError(f"{folder}: learner.json and learner.safetensors are of two runs; train it again")
+    try:
+        size, channels = description.images.image_size, len(description.images.mean)
+        student = MetaLearner(student_backbone(config, image_size=size, channels=channels), **images, **rule)
+        learner = get_method(description.method).ready(student, config)
+        learner.backbone.load_state_dict(weights)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"{folder}: the weights are not those of the network in learner.json ({error}); train it again"
+        ) from error
+    return learner

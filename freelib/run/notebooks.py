@@ -1,35 +1,30 @@
-"""Notebooks as files: their parameters, and what is kept of an executed one."""
+"""A notebook as a file: its parameters, its execution in a kernel of its own, and what is kept of it."""
 
 from __future__ import annotations
 
 import ast
-from collections.abc import Mapping
+import os
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import nbformat
+from ipykernel.kernelspec import get_kernel_dict
+from jupyter_client.kernelspec import KernelSpec
+from jupyter_client.manager import AsyncKernelManager
 from nbformat import NotebookNode
+from papermill import PapermillExecutionError, execute_notebook
+from papermill.translators import PythonTranslator
 
 from freelib.storage import write_atomically
 
-ARTEFACTS = {
-    "Table 1": "01_table1",
-    "Table 2": "02_table2",
-    "Table 3": "03_table3",
-    "Table 4": "04_table4",
-    "Table 5": "05_table5",
-    "Figure 1": "11_figure1",
-    "Figure 2": "12_figure2",
-    "Figure 3": "13_figure3",
-    "Figure 4": "14_figure4",
-    "Figure 5": "15_figure5",
-    "Figure 6": "16_figure6",
-    "Figure 7": "17_figure7",
-    "Lemma 1, Theorem 1": "21_lemma1_theorem1",
-}
-"""What the paper holds, each with the one notebook that reproduces it."""
-
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+DIED = ("DeadKernelError", "the kernel died (memory ran out?)")
 
 
 def find_notebooks(folder: str | Path, only: tuple[str, ...] = ()) -> list[Path]:
@@ -43,73 +38,125 @@ def find_notebooks(folder: str | Path, only: tuple[str, ...] = ()) -> list[Path]
             f"there are no notebooks in {folder}: run this in a checkout of the project, or name their folder"
         )
     wanted = [name.removesuffix(".ipynb") for name in only]
-    unknown = [name for name in wanted if name not in found]
-    if unknown:
+    if unknown := [name for name in wanted if name not in found]:
         raise ValueError(
             f"there is no notebook {', '.join(unknown)} in {folder}; there are {', '.join(found)}"
         )
     return [path for name, path in found.items() if not wanted or name in wanted]
 
 
-def missing_artefacts(folder: str | Path) -> list[str]:
-    """The artefacts of the paper that have no notebook in a folder.
+def parameters(path: Path) -> dict[str, Any]:
+    """Names and defaults in the notebook's cell that is tagged `parameters`, as papermill reads it.
 
-    Raises ValueError where one has two: ARTEFACTS names the one.
+    Raises ValueError where the file is no notebook, or a default is no plain literal.
     """
-    names = [path.stem for path in find_notebooks(folder)]
-    one = {name.partition("_")[2]: name for name in ARTEFACTS.values()}
-    twice = [name for name in names if one.get(name.partition("_")[2], name) != name]
-    if twice:
-        raise ValueError(f"{', '.join(twice)}: that artefact's notebook has another number, see ARTEFACTS")
-    return [artefact for artefact, name in ARTEFACTS.items() if name not in names]
-
-
-def read_notebook(path: str | Path) -> NotebookNode:
-    """A notebook in format 4. Raises ValueError where the file is not one."""
     try:
-        return nbformat.read(path, as_version=4)
-    except (nbformat.reader.NotJSONError, nbformat.ValidationError, KeyError) as error:
-        raise ValueError(f"{path} is not a notebook ({error})") from error
-
-
-def parameters(notebook: NotebookNode, name: str) -> dict[str, Any]:
-    """Names and defaults in the cell that is tagged `parameters`.
-
-    Raises ValueError where there is not exactly one such cell, or it holds more than names and plain
-    literals.
-    """
-    cells = [cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", [])]
-    if len(cells) != 1:
-        raise ValueError(f"{name} has {len(cells)} cells tagged 'parameters', expected one")
-    defaults: dict[str, Any] = {}
-    for statement in ast.parse(cells[0].source).body:
-        match statement:
-            case ast.Assign(targets=[ast.Name(id=target)], value=value):
-                try:
-                    defaults[target] = ast.literal_eval(value)
-                except ValueError:
-                    raise ValueError(f"{name}: the parameter {target} is no plain literal") from None
-            case _:
-                raise ValueError(f"{name}: its parameters cell holds more than `NAME = literal` lines")
+        cells = nbformat.read(path, as_version=4).cells
+    except (ValueError, KeyError, nbformat.ValidationError) as error:
+        raise ValueError(f"{path} can't be read as a notebook ({error})") from error
+    tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
+    defaults = {}
+    # as papermill's inspect_notebook does, which also wants a kernel's name in the file
+    for parameter in PythonTranslator.inspect(tagged[0]) if tagged else []:
+        try:
+            defaults[parameter.name] = ast.literal_eval(parameter.default)
+        except (ValueError, SyntaxError):
+            raise ValueError(f"{path.name}: the parameter {parameter.name} is no plain literal") from None
     return defaults
 
 
 def check_parameters(given: Mapping[str, Any], defaults: Mapping[str, Any], name: str) -> None:
-    """Raise ValueError unless the notebook has each parameter, with a default of the same type (or None).
+    """Raises ValueError unless the notebook has each parameter, with a default of the same type (or None).
 
     papermill itself only warns of a parameter that a notebook does not know, and then runs for hours without
     it.
     """
-    unknown = sorted(set(given) - set(defaults))
-    if unknown:
+    if unknown := sorted(set(given) - set(defaults)):
         raise ValueError(f"{name} has no parameter {', '.join(unknown)}; it has {', '.join(defaults)}")
     for parameter, value in given.items():
         default = defaults[parameter]
-        fits = type(value) is type(default) or (type(default) is float and type(value) is int)
-        if default is not None and value is not None and not fits:
-            raise ValueError(
-                f"{name}: {parameter} is {value!r}, expected {type(default).__name__} as in {default!r}"
-            )
+        if default is not None and value is not None:
+            try:
+                msgspec.convert(value, type(default))
+            except msgspec.ValidationError as error:
+                raise ValueError(f"{name}: {parameter} is {value!r}: {error}, as in {default!r}") from error
+
+
+def execute(path: Path, given: Mapping[str, Any], *, threads: int) -> tuple[NotebookNode, str | None]:
+    """The notebook executed with parameters, cleaned, and the error that it broke off with, or None.
+
+    It runs in its own folder, in a kernel with `threads` threads. Its progress is shown on standard error; in
+    the notebook it would be one more output that changes from run to run.
+    """
+    begun: list[int] = []
+    error = None
+    with tempfile.TemporaryDirectory() as scratch:
+        output, progress = Path(scratch) / "executed.ipynb", Path(scratch) / "progress"
+        environment = {
+            "OMP_NUM_THREADS": str(threads),
+            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+            "FREELIB_PROGRESS": os.environ.get("FREELIB_PROGRESS") or str(progress),
+        }
+        try:
+            with shown(progress):
+                execute_notebook(
+                    path,
+                    output,
+                    dict(given),
+                    kernel_name=KERNEL["name"],
+                    language=KERNEL["language"],
+                    kernel_manager_class=own_kernel(environment),
+                    cwd=path.parent,
+                    progress_bar=False,
+                    on_cell_execute=lambda cell, cell_index: begun.append(cell_index),
+                )
+        except PapermillExecutionError as raised:
+            error = f"{raised.ename}: {raised.evalue}"
+        except RuntimeError:  # nbclient's, of a kernel that died or did not start
+            error = ": ".join(DIED)
+        notebook = clean(nbformat.read(output, as_version=4))
+    if error == ": ".join(DIED):  # said in the cell that was executed, as the kernel would have done
+        code = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"]
+        last = notebook.cells[[*code[:1], *begun][-1]]
+        last.outputs.append(nbformat.v4.new_output("error", ename=DIED[0], evalue=DIED[1], traceback=[error]))
+    return notebook, error
+
+
+def own_kernel(environment: dict[str, str]) -> type[AsyncKernelManager]:
+    """A manager of kernels of this interpreter, with some environment variables set.
+
+    Jupyter would take the first kernel that is called python3 on JUPYTER_PATH or in the user's folders: of
+    another Python, perhaps, that has no freelib or another one. `log_level` silences a warning at each start
+    (the local connection is not encrypted) and a complaint at an interrupt.
+    """
+    spec = KernelSpec(**get_kernel_dict(["--IPKernelApp.log_level=50"]), env=environment)
+
+    class OwnKernel(AsyncKernelManager):
+        kernel_spec = spec
+
+    return OwnKernel
+
+
+@contextmanager
+def shown(file: Path) -> Iterator[None]:
+    """Meanwhile, what is appended to a file is written to standard error."""
+    file.touch()
+    done = threading.Event()
+
+    def follow() -> None:
+        with file.open(encoding="utf-8") as lines:
+            while not done.wait(0.5):
+                sys.stderr.write(lines.read())
+                sys.stderr.flush()
+            sys.stderr.write(lines.read())
+
+    follower = threading.Thread(target=follow, daemon=True)
+    follower.start()
+    try:
+        yield
+    finally:
+        done.set()
+        follower.join()
 
 
 def clean(notebook: NotebookNode) -> NotebookNode:
@@ -124,5 +171,5 @@ def clean(notebook: NotebookNode) -> NotebookNode:
 
 
 def write_notebook(notebook: NotebookNode, path: str | Path) -> None:
-    """Write a notebook, whole or not at all."""
+    """Writes a notebook, whole or not at all."""
     write_atomically(Path(path), (nbformat.writes(notebook).rstrip("\n") + "\n").encode())

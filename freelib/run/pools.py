@@ -7,15 +7,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
 from freelib.datasets import FewShotDataset, load_dataset
-from freelib.datasets.cache import cache_folder
-from freelib.environment import refuse_unguarded_script
+from freelib.folders import cache_folder
 from freelib.models.pool import ModelPool
 from freelib.models.pretraining import PoolConfig, pretrain_pool
 from freelib.run.profiles import Profile
-from freelib.run.units import checked_fields, domains
+from freelib.run.units import fitted
 from freelib.storage import digest_of, plain
 
 
@@ -25,7 +22,7 @@ def pool_config(dataset: str, profile: Profile, **fields: Any) -> PoolConfig:
     Raises ValueError for a field that it does not have.
     """
     wanted = {"n_way": profile.n_way, "device": profile.device, **profile.pool_fields(dataset), **fields}
-    return PoolConfig(**checked_fields(PoolConfig, wanted, "PoolConfig"))
+    return fitted(PoolConfig, wanted, "PoolConfig")
 
 
 @dataclass(frozen=True)
@@ -55,7 +52,7 @@ def pool_parts(dataset: str, profile: Profile) -> list[PoolPart]:
     """What a pool is put together from: for each of the data sets (see `Unit`) the profile's `pool_parts`."""
     return [
         PoolPart(name, pool_config(name, profile, **fields), part.get("take"), number)
-        for name in domains(dataset)
+        for name in dataset.split("+")
         for number, part in enumerate(profile.pool_parts or ({},))
         for fields in [{key: value for key, value in part.items() if key != "take"}]
     ]
@@ -122,13 +119,10 @@ def pretrain_into(
 
     Raises MissingDataError where the data set is not there.
     """
-    refuse_unguarded_script()
     config = config or pool_config(dataset, profile)
     train = load_dataset(dataset, "train", size=profile.size_of(dataset), cache=cache)
     folder = pool_folder(pool_identity(train, config, seed), cache) if folder is None else Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".lock"):  # released by the system when its holder dies, however it dies
-        pretrain_pool(train, config, folder, seed=seed, workers=profile.processes, progress=progress)
+    pretrain_pool(train, config, folder, seed=seed, workers=profile.processes, progress=progress)
     return ModelPool.load(folder, device=config.device), folder
 
 

@@ -1,15 +1,16 @@
-"""The record store: one run, one JSON file, found again by a digest of what determines its result.
+"""Records: one run, one JSON file, found again by a digest of what determines its result.
 
 A record is `<root>/<experiment>/<digest>.json`. The digest covers the method and its revision, every field of
 its config, the data, the pool, the seed and the settings of the evaluation: not the commit, not the number of
-threads, not the experiment that asked for it. So a record that stands is never computed again, and one run
-serves several tables.
+threads, not the experiment that asked for it first. So a record is never computed again, and one run serves
+several tables.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -66,12 +67,12 @@ _NULLABLE: dict[str, tuple[type, ...]] = {
 FIELDS = (*_REQUIRED, *_NULLABLE)
 """Every field of a record; one that does not apply is null, never left out.
 
-seconds: of wall-clock time, by phase. A run has `training` (the whole of it, all sittings of a run that was
-  killed, the looks at the validation classes included) and `test`; where it was trained on the CPU also
-  `training_cpu`: processor time, all threads, so that what else the machine did does not count, and, of it,
-  the looks' `monitor_cpu`; and `pretraining`, the sum over the pool's models, where those tell it. Older
-  records have no `monitor_cpu`, or no `training_cpu` either, and the last sitting's time as `training`.
-threads: of torch, times those that episodes are shared out to (`freelib.fast.threads`)
+seconds: wall-clock time by phase. A run has `training` (all sittings of a run that was killed, validation
+  checks included) and `test`; where it was trained on the CPU also `training_cpu`, the CPU time of all
+  threads, and of it `monitor_cpu`, that of the validation checks; and `pretraining`, the sum over the pool's
+  models, where those tell it. Older records have no `monitor_cpu`, or no `training_cpu` either.
+passes: generator iterations (generate, forward, backward). threads: torch's, of all episodes at once
+  together.
 """
 
 KEYED = (
@@ -145,16 +146,10 @@ class RecordStore:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
 
-    def path(self, experiment: str, digest: str) -> Path:
-        """Where the record lies, or would lie."""
-        return self.root / experiment / f"{digest}.json"
-
     def put(self, record: Mapping[str, Any]) -> Path:
-        """Write a whole record (see `complete`) and return its path; raises RecordError if it is not one."""
+        """Writes a whole record (see `complete`), gives its path. Raises RecordError where it is not one."""
         validate(record)
-        if record["schema"] != SCHEMA:
-            raise RecordError(f"can only write records of schema {SCHEMA}, not {record['schema']}")
-        path = self.path(record["experiment"], record["config_digest"])
+        path = self.root / record["experiment"] / f"{record['config_digest']}.json"
         lines = (f" {json.dumps(name)}: {json.dumps(record[name], allow_nan=False)}" for name in FIELDS)
         write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
         return path
@@ -168,100 +163,66 @@ class RecordStore:
         except OSError as error:
             raise ValueError(f"no record can be written into {folder} ({error}): choose another") from error
 
-    def get(self, experiment: str, digest: str) -> Record | None:
-        """The record, or None if there is none.
+    def get(self, digest: str) -> Record | None:
+        """The record of that digest, whichever experiment made it, or None.
 
         A damaged file is set aside as `<digest>.json.damaged` with a warning and counts as missing. Raises
-        RecordSchemaError for a record of another schema: that one is whole, but not ours to read.
+        RecordError for a record of another schema: that one is whole, but not ours to read.
         """
-        return self._read(self.path(experiment, digest))
+        found = (_read(path) for path in sorted(self.root.glob(f"*/{digest}.json")))
+        return next((record for record in found if record is not None), None)
 
-    def all(self, experiment: str) -> list[Record]:
-        """All records of an experiment, in an order that depends on their content only."""
-        paths = sorted((self.root / experiment).glob("*.json"))
-        records = [record for path in paths if (record := self._read(path)) is not None]
+    def all(self) -> list[Record]:
+        """All records, each once, in an order that depends on their content only."""
+        found = (_read(path) for path in sorted(self.root.glob("*/*.json")))
+        records = {record["config_digest"]: record for record in found if record is not None}
         return sorted(
-            records,
+            records.values(),
             key=lambda r: (r["dataset"], r["n_shot"] or 0, r["method"], r["seed"], r["config_digest"]),
         )
 
-    def experiments(self) -> list[str]:
-        """Names of the experiments that have a folder."""
-        return (
-            sorted(path.name for path in self.root.iterdir() if path.is_dir()) if self.root.is_dir() else []
-        )
 
-    def find(self, fields: Mapping[str, Any]) -> Iterator[Record]:
-        """Records of any experiment that have these values in these fields."""
-        wanted = plain(fields)
-        for experiment in self.experiments():
-            for record in self.all(experiment):
-                if all(record[name] == value for name, value in wanted.items()):
-                    yield record
-
-    def adopt(self, experiment: str, digest: str) -> Record | None:
-        """The record of `digest` for `experiment`, taken over from another experiment if that one has it."""
-        if (record := self.get(experiment, digest)) is not None:
-            return record
-        for other in self.experiments():
-            if (record := self.get(other, digest)) is not None:
-                record["experiment"] = experiment
-                self.put(record)
-                return record
+def _read(path: Path) -> Record | None:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(record, dict):
+            raise RecordError("a record is a JSON object")
+        if isinstance(schema := record.get("schema"), int) and schema != SCHEMA:
+            raise RecordSchemaError(
+                f"{path} has schema {schema}, this freelib reads schema {SCHEMA}: use the version that "
+                "wrote it, or move the file away to have it computed again"
+            )
+        validate(record)
+        if record["config_digest"] != path.stem:
+            raise RecordError(f"the file holds the record {record['config_digest']}")
+    except FileNotFoundError:
         return None
-
-    def _read(self, path: Path) -> Record | None:
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        except UnicodeDecodeError as error:
-            set_aside(path, error)
-            return None
-        try:
-            record = json.loads(text)
-            schema = record.get("schema") if isinstance(record, dict) else None
-            if isinstance(schema, int) and schema != SCHEMA:
-                raise RecordSchemaError(
-                    f"{path} has schema {schema}, this freelib reads schema {SCHEMA}: use the version that "
-                    "wrote it, or move the file away to have it computed again"
-                )
-            if not isinstance(record, dict):
-                raise RecordError("a record is a JSON object")
-            validate(record)
-            if record["config_digest"] != path.stem:
-                raise RecordError(f"the file holds the record {record['config_digest']}")
-        except RecordSchemaError:
-            raise
-        except ValueError as error:  # JSONDecodeError and RecordError are both
-            set_aside(path, error)
-            return None
-        return record
+    except RecordSchemaError:
+        raise
+    except ValueError as error:  # no JSON, no UTF-8, and RecordError
+        set_aside(path, error)
+        return None
+    return record
 
 
-def has_processor_time(records: Iterable[Record]) -> bool:
-    """Whether all records have the training's processor time."""
-    return all("training_cpu" in (record["seconds"] or {}) for record in records)
+def training_seconds(record: Record, clock: str = "training") -> float:
+    """Seconds of meta-training without its validation checks, NaN where they were not recorded.
 
-
-def training_seconds(record: Record, *, by_processor: bool = False) -> float | None:
-    """Seconds of meta-training, without those of the monitor's looks at the validation classes.
-
-    by_processor: of the processor, all threads, which a record has to have; where it `counts_looks`, at most
-      as much: its processor time with the looks, or all that its threads had while there was none
+    clock: "training" (wall-clock time) or "training_cpu" (CPU time of all threads). Where the CPU time of the
+      validation checks was not recorded apart, the CPU time is an upper bound, see `is_upper_bound`.
     """
     seconds = record["seconds"] or {}
-    if "training" not in seconds:
-        return None
+    if "training" not in seconds or clock not in seconds:
+        return math.nan
     alone = seconds["training"] - seconds.get("monitor", 0.0)
-    if not by_processor:
+    if clock == "training":
         return alone
-    if counts_looks(record):
+    if is_upper_bound(record):
         return min(seconds["training_cpu"], alone * (record["threads"] or 1))
     return seconds["training_cpu"] - seconds.get("monitor_cpu", 0.0)
 
 
-def counts_looks(record: Record) -> bool:
-    """Whether there were looks at the validation classes whose own processor time was not recorded."""
+def is_upper_bound(record: Record) -> bool:
+    """Whether there were validation checks whose own CPU time was not recorded."""
     seconds = record["seconds"] or {}
     return seconds.get("monitor", 0.0) > 0 and "monitor_cpu" not in seconds

@@ -1,208 +1,110 @@
-"""The reproduction in batch: notebooks through papermill, in order, and one page with what came out."""
+"""The reproduction in batch: the notebooks through papermill, one after another."""
 
 from __future__ import annotations
 
 import os
 import sys
-import tempfile
-import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from nbclient.client import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
-from nbformat import NotebookNode
-from nbformat.v4 import new_output
-from papermill import PapermillExecutionError, execute_notebook
+import msgspec
+from msgspec import Meta
 
-from freelib.run.notebooks import (
-    KERNEL,
-    check_parameters,
-    clean,
-    find_notebooks,
-    parameters,
-    read_notebook,
-    write_notebook,
-)
-from freelib.run.profiles import Profile, get_profile
-from freelib.run.report import write_index
-from freelib.run.units import check_choices
+from freelib.datasets import NATIVE_SIZE
+from freelib.methods import get_method
+from freelib.run.notebooks import check_parameters, execute, find_notebooks, parameters, write_notebook
+from freelib.run.profiles import get_profile
 
-# a kernel warns at each start that its local connection is not encrypted
-QUIET = ["--IPKernelApp.log_level=40"]
-
-DIED = "DeadKernelError: the kernel died (memory ran out?)"
+CHOICES: dict[str, Any] = {
+    "DATASETS": Annotated[list[str], Meta(min_length=1)],
+    "METHODS": Annotated[list[str], Meta(min_length=1)],
+    "SHOTS": Annotated[list[Annotated[int, Meta(ge=1)]], Meta(min_length=1)],
+    "SEEDS": Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1)],
+}
+"""The parameters that notebooks share, and what each may be beside None, the profile's own choice."""
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A notebook that broke off: where its executed part lies, and the error."""
+class Outcome:
+    """Where an executed notebook lies, and the error that it broke off with, or None."""
 
     name: str
     path: Path
-    error: str
+    error: str | None
 
 
 def reproduce(
     profile: str,
-    *,
-    results: str | Path = "results",
-    notebooks: str | Path = "notebooks",
     only: Sequence[str] = (),
+    *,
+    notebooks: str | Path = "notebooks",
+    results: str | Path = "results",
     offered: Mapping[str, Any] | None = None,
     required: Mapping[str, Any] | None = None,
-    index_only: bool = False,
-    standing: bool = False,
-) -> tuple[Path, list[Failure]]:
-    """Run the notebooks into `<results>/<profile>/notebooks`, write the index page: (its path, what failed).
+) -> list[Outcome]:
+    """Runs the notebooks into `<results>/<profile>/notebooks`; one that fails does not stop the others.
 
-    only: names of notebooks, all if empty; index_only: run none
-    standing: notebooks show the records that stand, and make none
-    offered: parameters for those notebooks that have them; required: parameters that each chosen notebook
-    must have
+    `only` are names of notebooks, all if empty. `offered` are parameters for those notebooks that have them,
+    `required` those that each chosen notebook must have.
 
     Raises ValueError, before anything runs, for an unknown profile, notebook or parameter, one of another
     type, and a data set or method that there is not; PROFILE and RESULTS are given as arguments alone.
     """
-    settings, folder = get_profile(profile), Path(results) / profile
-    check_choices({**(offered or {}), **(required or {})})
-    everything = find_notebooks(notebooks)
+    offered, required = dict(offered or {}), dict(required or {})
+    check_choices(offered | required)
+    chosen = get_profile(profile)
+    folder = Path(results) / chosen.name / "notebooks"
     # relative, so that no machine's paths get into executed notebooks
-    fixed = {"PROFILE": profile, "RESULTS": Path(os.path.relpath(results, notebooks)).as_posix()}
+    fixed = {"PROFILE": chosen.name, "RESULTS": Path(os.path.relpath(results, notebooks)).as_posix()}
     plan: list[tuple[Path, dict[str, Any]]] = []
-    for path in [] if index_only else find_notebooks(notebooks, tuple(only)):
-        defaults = parameters(read_notebook(path), path.name)
-        given = {name: value for name, value in (offered or {}).items() if name in defaults}
-        given = fixed | given | dict(required or {})
+    for path in find_notebooks(notebooks, tuple(only)):
+        defaults = parameters(path)
+        given = fixed | {name: value for name, value in offered.items() if name in defaults} | required
         check_parameters(given, defaults, path.name)
         plan.append((path, given))
-    failures = []
+    outcomes = []
     for number, (path, given) in enumerate(plan, start=1):
         sys.stderr.write(f"[{number}/{len(plan)}] {path.name}\n")
-        output = folder / "notebooks" / path.name
-        if (failure := _run(path, output, given, settings, standing=standing)) is not None:
-            failures.append(failure)
-            sys.stderr.write(f"{failure.name} failed; what it did until then is kept in {failure.path}\n")
-    return write_index(folder, notebooks=[path.stem for path in everything]), failures
-
-
-def _run(
-    path: Path, output: Path, given: dict[str, Any], profile: Profile, *, standing: bool
-) -> Failure | None:
-    output.parent.mkdir(parents=True, exist_ok=True)
-    error, begun = None, list[int]()
-    with kernel_environment(profile, standing=standing):
-        try:
-            execute_notebook(
-                str(path),
-                str(output),
-                given,
-                kernel_name=KERNEL["name"],
-                language=KERNEL["language"],
-                cwd=str(path.parent),
-                progress_bar=False,
-                extra_arguments=QUIET,
-                on_cell_execute=lambda cell, cell_index: begun.append(cell_index),
-            )
-        except PapermillExecutionError as raised:
-            error = f"{raised.ename}: {raised.evalue}"
-        except DeadKernelError:
-            error = DIED
-    notebook = clean(read_notebook(output))
-    if error == DIED:
-        show_death(notebook, begun)
-    write_notebook(notebook, output)
-    return None if error is None else Failure(path.stem, output, error)
-
-
-def show_death(notebook: NotebookNode, begun: Sequence[int]) -> None:
-    """Writes into a notebook where its kernel died, as it would have written an error itself.
-
-    begun: the indices of the cells that were executed, the last of them not to its end
-    """
-    name, value = DIED.split(": ")
-    first = next(i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code")
-    output = new_output("error", ename=name, evalue=value, traceback=[DIED])
-    notebook.cells[begun[-1] if begun else first].outputs.append(output)
+        notebook, error = execute(path, given, threads=chosen.threads)
+        write_notebook(notebook, folder / path.name)
+        outcomes.append(Outcome(path.stem, folder / path.name, error))
+    return outcomes
 
 
 def execute_in_place(
-    folder: str | Path, only: Sequence[str] = (), *, results: str | Path = "results"
-) -> list[Failure]:
-    """Execute notebooks with their own parameters and write outputs and execution counts into them.
+    only: Sequence[str] = (), *, notebooks: str | Path = "notebooks", results: str | Path = "results"
+) -> list[Outcome]:
+    """Executes notebooks with their own parameters and writes outputs and execution counts into them.
 
     A notebook that breaks off stays as it was; what it did until then goes into `<results>/failed`.
     """
-    failures = []
-    for path in find_notebooks(folder, tuple(only)):
+    outcomes = []
+    for path in find_notebooks(notebooks, tuple(only)):
         sys.stderr.write(f"{path.name}\n")
-        notebook = read_notebook(path)
-        profile = get_profile(parameters(notebook, path.name).get("PROFILE", "smoke"))
-        error, begun = None, list[int]()
-        client = NotebookClient(
-            notebook,
-            timeout=None,
-            kernel_name=KERNEL["name"],
-            resources={"metadata": {"path": str(path.parent)}},
-            extra_arguments=QUIET,
-            on_cell_execute=lambda cell, cell_index, begun=begun: begun.append(cell_index),
-        )
-        with kernel_environment(profile):
-            try:
-                client.execute()
-            except CellExecutionError as raised:
-                error = f"{raised.ename}: {raised.evalue}"
-            except DeadKernelError:
-                error = DIED
-                show_death(notebook, begun)
+        profile = get_profile(parameters(path).get("PROFILE", "cpu"))
+        notebook, error = execute(path, {}, threads=profile.threads)
         target = path if error is None else Path(results) / "failed" / path.name
-        write_notebook(clean(notebook), target)
-        if error is not None:
-            failures.append(Failure(path.stem, target, error))
-    return failures
+        write_notebook(notebook, target)
+        outcomes.append(Outcome(path.stem, target, error))
+    return outcomes
 
 
-@contextmanager
-def kernel_environment(profile: Profile, *, standing: bool = False) -> Iterator[None]:
-    """The environment that a notebook's kernel starts in; this process's own is put back afterwards.
-
-    A fixed number of threads, figures inline, and progress into a file whose lines are shown on standard
-    error: in a notebook they would be one more output that changes from run to run.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        progress = Path(folder) / "progress"
-        progress.touch()
-        changes = {
-            "OMP_NUM_THREADS": str(profile.threads),
-            "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-            "FREELIB_PROGRESS": os.environ.get("FREELIB_PROGRESS") or str(progress),
-        }
-        if standing:
-            changes["FREELIB_RUNS"] = "none"
-        before = {name: os.environ.get(name) for name in changes}
-        done = threading.Event()
-        follower = threading.Thread(target=_follow, args=(progress, done), daemon=True)
-        follower.start()
-        os.environ.update(changes)
+def check_choices(given: Mapping[str, Any]) -> None:
+    """Raises ValueError for a parameter in CHOICES that can't be meant, and for PROFILE and RESULTS."""
+    for name, values in given.items():
+        if name in ("PROFILE", "RESULTS"):
+            raise ValueError(f"{name} is no parameter to be set here: use --{name.lower()}")
+        if name not in CHOICES or values is None:
+            continue
         try:
-            yield
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    os.environ.pop(name, None)
-                else:
-                    os.environ[name] = value
-            done.set()
-            follower.join()
-
-
-def _follow(path: Path, done: threading.Event) -> None:
-    """Write what is appended to a file to standard error, until `done`."""
-    with path.open(encoding="utf-8") as file:
-        while not done.wait(0.5):
-            sys.stderr.write(file.read())
-            sys.stderr.flush()
-        sys.stderr.write(file.read())
+            msgspec.convert(values, CHOICES[name])
+        except msgspec.ValidationError as error:
+            raise ValueError(f"{name} is {values!r}: {error}") from error
+    for method in given.get("METHODS") or ():
+        get_method(method)
+    known = set(NATIVE_SIZE)
+    for dataset in given.get("DATASETS") or ():
+        if not set(dataset.split("+")) <= known:
+            raise ValueError(f"DATASETS has {dataset!r}, expected some of {', '.join(sorted(known))}")

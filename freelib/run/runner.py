@@ -1,4 +1,4 @@
-"""From a unit to its record: pool, meta-training, selection on validation classes, one test at the end."""
+"""From a unit to its record: pool, meta-training, the selected checkpoint, one test at the end."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
-from freelib.datasets import SPLITS, FewShotDataset, MissingDataError, load_dataset
-from freelib.datasets.cache import cache_folder, one_at_a_time
+from freelib.datasets import SPLITS, FewShotDataset, load_dataset
+from freelib.datasets.cache import one_at_a_time
 from freelib.datasets.episodes import EpisodeSampler
 from freelib.environment import device_name, environment, peak_memory_mib
 from freelib.fast.threads import threads_at_work
+from freelib.folders import cache_folder
 from freelib.meta_learner import MetaLearner
 from freelib.methods import get_method
 from freelib.methods.base import Monitor
@@ -27,7 +28,7 @@ from freelib.run.pools import get_pool, is_the_pool, pool_parts, pool_seed, whol
 from freelib.run.profiles import Profile
 from freelib.run.records import Record, RecordStore, complete, config_digest
 from freelib.run.units import Unit, unit_config
-from freelib.storage import Checkpoint, digest_of, save_tensors
+from freelib.storage import Checkpoint, digest_of, plain, save_tensors
 
 TEST_SEED, VALIDATION_SEED = 1, 2
 """One for all methods, shots and seeds of a profile: all are compared on the same episodes."""
@@ -37,7 +38,7 @@ Message = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Run:
-    """A unit with all that determines its result, and the folders that it works in."""
+    """A unit with all that determines its result, and the folder of the caches that it works in."""
 
     unit: Unit
     profile: Profile
@@ -64,15 +65,9 @@ class Run:
         size = self.profile.size_of
         return [load_dataset(name, split, size=size(name), cache=self.cache) for name in self.unit.domains]
 
-    def dataset(self, split: str) -> FewShotDataset:
-        """The same for a unit of one data set. Raises ValueError where it has several."""
-        if len(self.unit.domains) > 1:
-            raise ValueError(f"{self.unit.name} has several data sets; this needs a unit of one")
-        return self.datasets(split)[0]
-
     @cached_property
     def settings(self) -> dict[str, Any]:
-        """The keyed fields that need no data: what is left to find a record by where data is missing."""
+        """The keyed fields of the record but for the data and the pool: they need no data to be known."""
         unit, profile = self.unit, self.profile
         config = unit_config(unit, profile)
         sizes = [profile.size_of(name) for name in unit.domains]
@@ -114,27 +109,36 @@ class Run:
         """The digest of the unit's record."""
         return config_digest(self.keyed)
 
-    def samplers(self, split: str, seed: int) -> list[EpisodeSampler]:
-        """Each data set's episodes: the unit's, or on the meta-validation classes those of its training."""
-        profile, unit = self.profile, self.trained_as if split == "validation" else self.unit
-        shape = {"n_way": profile.n_way, "n_shot": unit.n_shot, "n_query": profile.n_query}
+    def is_served_by(self, record: Record) -> bool:
+        """Whether a record is the unit's, as far as that can be said without the data."""
+        same = all(record[name] == value for name, value in self._wanted.items())
+        return same and self.has_the_pool_of(record)
+
+    @cached_property
+    def _wanted(self) -> dict[str, Any]:
+        return plain(self.settings)
+
+    def has_the_pool_of(self, record: Record) -> bool:
+        """Whether a record is of this run's pool, as far as that can be said without the data."""
+        return is_the_pool(record["pool"], self.unit.dataset, self.profile, self.unit.seed)
+
+    def samplers(self, split: str) -> list[EpisodeSampler]:
+        """The episodes of a test, or of a validation check, on each of the unit's data sets."""
+        unit = self.trained_as if split == "validation" else self.unit
+        seed = VALIDATION_SEED if split == "validation" else TEST_SEED
+        shape = {"n_way": self.profile.n_way, "n_shot": unit.n_shot, "n_query": self.profile.n_query}
         return [EpisodeSampler(dataset, **shape, seed=seed) for dataset in self.datasets(split)]
 
-    def sampler(self, split: str, seed: int) -> EpisodeSampler:
-        """The same for a unit of one data set."""
-        return self.samplers(split, seed)[0]
-
     def check(self) -> None:
-        """Raises ValueError where a data set can't fill the episodes of a look or of a test."""
+        """Raises ValueError where a data set can't fill the episodes of a validation check or of a test."""
         self.monitor(lambda text: None)
         for each in self.served:
-            each.samplers("test", TEST_SEED)
+            each.samplers("test")
 
     def monitor(self, message: Message) -> Monitor:
         """Scores a learner, in percent, on the meta-validation classes (selection="test": on the test's)."""
-        on_test = self.unit.selection == "test"
-        split, seed = ("test", TEST_SEED) if on_test else ("validation", VALIDATION_SEED)
-        samplers = self.samplers(split, seed)
+        split = "test" if self.unit.selection == "test" else "validation"
+        samplers = self.samplers(split)
 
         def score(round_number: int, learner: MetaLearner) -> float:
             accuracy = _scored(learner, samplers, self.profile.validation_episodes).mean
@@ -142,20 +146,6 @@ class Run:
             return accuracy
 
         return score
-
-
-def known_record(run: Run, store: RecordStore) -> Record | None:
-    """The unit's record, if it stands: by its digest or, where data is missing, by all other settings.
-
-    Raises MissingDataError where the data is not at hand and no record fits.
-    """
-    try:
-        return store.adopt(run.unit.experiment, run.digest)
-    except MissingDataError:
-        for record in store.find({"experiment": run.unit.experiment, **run.settings}):
-            if is_the_pool(record["pool"], run.unit.dataset, run.profile, run.unit.seed):
-                return record
-        raise
 
 
 def run_unit(
@@ -166,24 +156,25 @@ def run_unit(
     cache: str | Path | None = None,
     message: Message = lambda text: None,
 ) -> Record:
-    """The unit's record: taken from the store where it stands, else made, written and returned.
+    """The unit's record: read where it is there, else made, written and returned.
 
-    Where the method's training does not use n_shot, the records of the profile's other shots come with it.
-    A run that was killed goes on from its checkpoint; of two processes with the same unit one computes, the
+    Where the method's training does not use n_shot, the records of the profile's other shots come with it. A
+    run that was killed goes on from its checkpoint; of two processes with the same unit one computes, the
     other waits and takes its record. message: called with a line of text now and then.
+
     Raises, before anything is trained, ValueError for a config that does not fit the method, episodes that
     the data can't fill and a store that can't be written, MissingDataError where the data is not there.
     """
     run = Run(unit, profile, cache)
-    if (record := known_record(run, store)) is not None:
+    if (record := store.get(run.digest)) is not None:
         return record
     run.check()
     store.check_writable(unit.experiment)
     training = replace(run, unit=run.trained_as).digest
     with one_at_a_time(training, cache):
-        if (record := known_record(run, store)) is None:
+        if (record := store.get(run.digest)) is None:
             checkpoint = Checkpoint(cache_folder(cache) / "checkpoints" / f"{training}.pt")
-            missing = [each for each in run.served if known_record(each, store) is None]
+            missing = [each for each in run.served if store.get(each.digest) is None]
             records = [complete(fields) for fields in _execute(missing, checkpoint, message)]
             for made in reversed(records):  # its own at the end: a run that is killed before goes on
                 store.put(made)
@@ -198,7 +189,7 @@ def learner_file(digest: str, cache: str | Path | None = None) -> Path:
 
 
 def _execute(runs: Sequence[Run], checkpoint: Checkpoint, message: Message) -> list[dict[str, Any]]:
-    """Train once, as the first run says, and test all that the training serves; their records' fields."""
+    """Trains once, as the first run says, and tests all that the training serves; their records' fields."""
     run = runs[0]
     unit, profile = run.unit, run.profile
     # The checkpoint knows its config: the same one, whichever number of shots is asked for first.
@@ -206,12 +197,12 @@ def _execute(runs: Sequence[Run], checkpoint: Checkpoint, message: Message) -> l
     method, captured = get_method(unit.method), environment() | {"threads": threads_at_work()}
     pool = get_pool(unit.dataset, profile, unit.seed, cache=run.cache)
     began = clocks()
-    oracle = {"dataset": run.dataset("train")} if method.oracle else {}
+    real_data = {"dataset": run.datasets("train")[0]} if method.oracle else {}
     learner = method.meta_train(
-        pool, config, seed=unit.seed, monitor=run.monitor(message), checkpoint=checkpoint, **oracle
+        pool, config, seed=unit.seed, monitor=run.monitor(message), checkpoint=checkpoint, **real_data
     )
-    log = learner.log
-    seconds = dict(log.seconds if log else {}) | time_spent(log, began, config.device)
+    log = learner.log or TrainingLog()
+    seconds = {**log.seconds, **time_spent(log, began, config.device)}
     if "training_cpu" not in seconds:
         seconds.pop("monitor_cpu", None)
     if (before := pretraining_seconds(pool)) is not None:
@@ -223,8 +214,8 @@ def _execute(runs: Sequence[Run], checkpoint: Checkpoint, message: Message) -> l
         "profile": profile.name,
         "pool_digest": pool.digest,
         "selection": unit.selection,
-        "history": None if log is None else _history(log.history, split),
-        "passes": None if log is None else log.iterations,
+        "history": None if learner.log is None else _history(log.history, split),
+        "passes": None if learner.log is None else log.iterations,
         "device": device_name(config.device),
         "extra": {"selected_round": learner.selected_round},
     }
@@ -232,12 +223,12 @@ def _execute(runs: Sequence[Run], checkpoint: Checkpoint, message: Message) -> l
     return [_tested(each, learner, shared, seconds, message) for each in runs]
 
 
-def time_spent(log: TrainingLog | None, began: dict[str, float], device: str) -> dict[str, float]:
+def time_spent(log: TrainingLog, began: dict[str, float], device: str) -> dict[str, float]:
     """Seconds of a whole training, as a record has them: `training` and, on the CPU, `training_cpu`.
 
-    began: what the `clocks` read when this sitting began
+    began: what the `clocks` read when this sitting began.
     """
-    spent = (log or TrainingLog()).spent(began)
+    spent = log.spent(began)
     return spent if torch.device(device).type == "cpu" else {"training": spent["training"]}
 
 
@@ -269,8 +260,8 @@ def _scored(learner: MetaLearner, samplers: Sequence[EpisodeSampler], n_episodes
 
 
 def _test(run: Run, learner: MetaLearner) -> dict[str, Score]:
-    """Scores on the meta-test episodes of the selected round and of the last one."""
-    samplers = run.samplers("test", TEST_SEED)
+    """Scores on the meta-test episodes of the selected checkpoint and of the last round."""
+    samplers = run.samplers("test")
     selected = _scored(learner, samplers, run.profile.n_episodes)
     last = learner.last_params
     if last is None or all(torch.equal(value, last[name]) for name, value in learner.params.items()):
@@ -284,17 +275,9 @@ def _test(run: Run, learner: MetaLearner) -> dict[str, Score]:
 
 
 def _history(columns: dict[str, list[float]], split: str) -> dict[str, list[float | None]]:
-    """A training log's columns to six digits, the monitor's under the name of what it looked at.
-
-    A record is JSON: what is not finite is None in it.
-    """
+    """A training log's columns to six digits; what is not finite is None, for a record is JSON."""
     names = {"monitor_round": f"{split}_round", "monitor_score": f"{split}_accuracy"}
     return {
         names.get(name, name): [float(f"{v:.6g}") if math.isfinite(v) else None for v in column]
         for name, column in columns.items()
     }
-
-
-def with_overrides(unit: Unit, **overrides: Any) -> Unit:
-    """The same unit with more fields of the method's config set."""
-    return replace(unit, overrides={**unit.overrides, **overrides})

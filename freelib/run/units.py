@@ -1,29 +1,33 @@
-"""Units of work: one method, meta-trained and tested once; a table is a grid of them."""
+"""Units of work: one method, meta-trained and tested once. A table is a grid of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
+import msgspec
 import yaml
 
-from freelib.datasets import DATASETS, NATIVE_SIZE
 from freelib.methods import get_method
 from freelib.methods.base import MethodConfig
 from freelib.run.profiles import Profile
+
+Config = TypeVar("Config")
+SELECTIONS = ("validation", "last", "test")
 
 
 @dataclass(frozen=True)
 class Unit:
     """One run: `method` meta-trained on `dataset`'s pool with `seed`, tested with `n_shot` images a class.
 
-    dataset: one, or several joined by "+": one pool of models of each, and a test on each
-    overrides: fields of the method's config, over the profile's
-    selection: of the round that is tested: "validation" (best on the meta-validation classes), "last" (truly
-      data-free) or "test" (what the public release does: shown for comparison, never the default)
+    experiment: the folder of the store that its record is written into; the result does not depend on it.
+    dataset: one, or several joined by "+": one pool of models of each, and a test on each.
+    overrides: fields of the method's config, over the profile's.
+    selection: of the checkpoint that is tested: "validation" (best on the meta-validation classes), "last"
+      (truly data-free) or "test" (what the public release does: for comparison, never the default).
+
+    Raises ValueError for another selection.
     """
 
     experiment: str
@@ -35,53 +39,23 @@ class Unit:
     selection: str = "validation"
 
     def __post_init__(self) -> None:
-        if self.selection not in ("last", "validation", "test"):
-            raise ValueError(f"selection is last, validation or test, got {self.selection!r}")
+        if self.selection not in SELECTIONS:
+            raise ValueError(f"selection is one of {', '.join(SELECTIONS)}, got {self.selection!r}")
 
     @property
     def domains(self) -> tuple[str, ...]:
-        """The data sets that it learns from and is tested on."""
-        return domains(self.dataset)
+        """The data sets that it learns from and is tested on: "cifar-fs+cub" is two of them."""
+        return tuple(self.dataset.split("+"))
 
     @property
     def name(self) -> str:
-        """How messages call it: "table1: free on glyphs, 1-shot, seed 0 (adapt_steps=3)"."""
+        """How messages call it, such as "table1: free on glyphs, 1-shot, seed 0 (adapt_steps=3)"."""
         settings = dict(self.overrides)
         if self.selection != "validation":
             settings["selection"] = self.selection
         extra = ", ".join(f"{key}={value}" for key, value in sorted(settings.items()))
-        return (f"{self.experiment}: {self.method} on {self.dataset}, {self.n_shot}-shot, seed {self.seed}"
-                + (f" ({extra})" if extra else ""))  # fmt: skip
-
-
-def domains(dataset: str) -> tuple[str, ...]:
-    """The data sets that a unit's `dataset` names: "cifar-fs+cub" is two of them."""
-    return tuple(dataset.split("+"))
-
-
-_CHOICES: dict[str, tuple[type, str, Callable[[Any], Any]]] = {
-    "DATASETS": (str, f"data sets ({', '.join(DATASETS)})", lambda name: {*domains(name)} <= {*NATIVE_SIZE}),
-    "METHODS": (str, "methods", get_method),  # which says itself what is wrong
-    "SHOTS": (int, "numbers of shots, from 1 on", lambda n_shot: n_shot > 0),
-    "SEEDS": (int, "seeds, from 0 on", lambda seed: seed >= 0),
-}
-
-
-def check_choices(given: Mapping[str, Any]) -> None:
-    """Raises ValueError for parameters of notebooks that can't be meant, of those that all notebooks share.
-
-    None is the profile's own choice.
-    """
-    for name, values in given.items():
-        if name in ("PROFILE", "RESULTS"):
-            raise ValueError(f"{name} is no parameter to be set here: use --{name.lower()}")
-        if name not in _CHOICES or values is None:
-            continue
-        kind, words, known = _CHOICES[name]
-        if not (isinstance(values, list | tuple) and values and all(type(v) is kind for v in values)):
-            raise ValueError(f"{name} is {values!r}, expected a list of {words}")
-        if wrong := [value for value in values if not known(value)]:
-            raise ValueError(f"{name} has {wrong[0]!r}, expected {words}")
+        text = f"{self.experiment}: {self.method} on {self.dataset}, {self.n_shot}-shot, seed {self.seed}"
+        return f"{text} ({extra})" if extra else text
 
 
 def grid(
@@ -90,12 +64,12 @@ def grid(
     datasets: Iterable[str],
     shots: Iterable[int],
     seeds: Iterable[int],
-    overrides: Mapping[str, Any] | None = None,
+    **overrides: Any,
 ) -> list[Unit]:
-    """All combinations, the last argument running fastest."""
+    """A unit for each combination, the seed running fastest; overrides: fields of the method's config."""
     shots, seeds, methods = tuple(shots), tuple(seeds), tuple(methods)
     return [
-        Unit(experiment, method, dataset, n_shot, seed, dict(overrides or {}))
+        Unit(experiment, method, dataset, n_shot, seed, overrides)
         for dataset in datasets
         for method in methods
         for n_shot in shots
@@ -103,22 +77,37 @@ def grid(
     ]
 
 
-def without_repeats(units: Iterable[Unit], profile: Profile) -> list[Unit]:
-    """The units; where all seeds share a pool, what draws nothing only with each data set's first seed."""
-    units = list(units)
-    if profile.pool_seed is None:
-        return units
-    first = {unit.dataset: unit.seed for unit in reversed(units)}
-    return [unit for unit in units if get_method(unit.method).uses_seed or unit.seed == first[unit.dataset]]
+def table_units(
+    experiment: str,
+    profile: Profile,
+    methods: Iterable[str] | None = None,
+    *,
+    datasets: Iterable[str] | None = None,
+    shots: Iterable[int] | None = None,
+    seeds: Iterable[int] | None = None,
+    **overrides: Any,
+) -> list[Unit]:
+    """The grid of a table: the profile's own methods, data sets, shots and seeds where None.
+
+    A deterministic method, of which all seeds share a pool, has one unit for each data set and number of
+    shots.
+    """
+    units = []
+    for dataset in tuple(datasets or profile.datasets):
+        own_seeds = tuple(seeds or profile.seeds_for(dataset))
+        for method in tuple(methods or profile.methods):
+            once = profile.pool_seed is not None and not get_method(method).uses_seed
+            chosen = own_seeds[:1] if once else own_seeds
+            units += grid(experiment, [method], [dataset], shots or profile.shots, chosen, **overrides)
+    return units
 
 
 def unit_config(unit: Unit, profile: Profile) -> MethodConfig:
     """The config that a unit runs with: the method's defaults, the profile's fields, the unit's overrides.
 
-    Raises ValueError for an override that the method has no field for, or of the wrong type.
+    Raises ValueError for an override that the method has no field for, or of a wrong type.
     """
-    config_class = get_method(unit.method).Config
-    known = {item.name for item in fields(config_class)}
+    known = {item.name for item in fields(get_method(unit.method).Config)}
     shared = {
         "n_way": profile.n_way,
         "n_shot": unit.n_shot,
@@ -129,60 +118,29 @@ def unit_config(unit: Unit, profile: Profile) -> MethodConfig:
         **profile.overrides.get("*", {}),
     }
     given = {name: value for name, value in shared.items() if name in known}
-    return make_config(
-        unit.method, given | profile.method_fields(unit.method, unit.n_shot) | dict(unit.overrides)
-    )
+    own = profile.method_fields(unit.method, unit.n_shot)
+    return make_config(unit.method, {**given, **own, **unit.overrides})
 
 
 def make_config(method: str, overrides: Mapping[str, Any]) -> MethodConfig:
-    """A method's config with these fields, each checked against the field's type.
+    """A method's config with these fields. Raises ValueError for unknown fields and wrong types."""
+    return fitted(get_method(method).Config, overrides, f"method {method}")
 
-    Raises ValueError for a field that the method does not have, naming those it has, and for a wrong type.
+
+def fitted(config_class: type[Config], settings: Mapping[str, Any], owner: str) -> Config:
+    """An object of a flat dataclass, from settings as YAML or JSON have them.
+
+    Raises ValueError, naming the owner, for a field that the class does not have and for a wrong type.
     """
-    config_class = get_method(method).Config
-    return config_class(**checked_fields(config_class, overrides, f"method {method}"))
-
-
-@cache
-def _hints(config_class: type) -> dict[str, Any]:
-    return get_type_hints(config_class)
-
-
-def checked_fields(config_class: type, overrides: Mapping[str, Any], owner: str) -> dict[str, Any]:
-    """`overrides` as arguments of a flat dataclass. Raises ValueError for unknown names and wrong types."""
-    hints = _hints(config_class)
-    known = [item.name for item in fields(config_class)]
-    unknown = sorted(set(overrides) - set(known))
-    if unknown:
+    known = [item.name for item in fields(config_class)]  # type: ignore[arg-type]
+    if unknown := sorted(set(settings) - set(known)):
         raise ValueError(f"{owner} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-    return {name: _fitting(value, hints[name], f"{owner}: {name}") for name, value in overrides.items()}
-
-
-def _fitting(value: Any, hint: Any, what: str) -> Any:
-    """`value` as the type `hint`, exactly or by int -> float and list -> tuple; else ValueError."""
-    origin, options = get_origin(hint), get_args(hint)
-    if origin in (Union, UnionType):
-        if value is None and type(None) in options:
-            return None
-        kinds: list[Any] = [option for option in options if option is not type(None)]
-        errors: list[str] = []
-        for kind in sorted(kinds, key=lambda kind: type(value) not in (kind, get_origin(kind))):
-            try:  # its own type first
-                return _fitting(value, kind, what)
-            except ValueError as error:
-                errors.append(str(error))
-        raise ValueError(errors[0] + "".join(f" or{e.rpartition(', expected')[2]}" for e in errors[1:]))
-    if origin is Literal:
-        if value in options:
-            return value
-        raise ValueError(f"{what} is {value!r}, expected one of {', '.join(map(repr, options))}")
-    if (origin or hint) is tuple and isinstance(value, list | tuple):
-        return tuple(value)
-    if hint is float and (type(value) is int or value in ("inf", "-inf")):  # the latter: as `plain` has them
-        return float(value)
-    if type(value) is not (origin or hint):  # not isinstance: True is no whole number here
-        raise ValueError(f"{what} is {value!r}, expected {getattr(hint, '__name__', hint)}")
-    return value
+    # JSON has no infinity: `plain` writes it as a word
+    given = {n: float(v) if v in ("inf", "-inf") else v for n, v in settings.items()}
+    try:
+        return msgspec.convert(given, config_class)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{owner}: {error}") from error
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:

@@ -25,7 +25,8 @@ from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
 from freelib.methods.free import Free, FreeConfig
 from freelib.models.backbones import build_backbone
-from freelib.models.pool import ModelPool, PretrainedModel, save_member
+from freelib.models.pool import ModelPool, PretrainedModel
+from freelib.models.pretrained import save_member
 from freelib.models.pretraining import PoolConfig, train_classifier
 from freelib.studies.machine import cost, peaks, seconds_by_kind, seconds_of
 
@@ -219,7 +220,7 @@ def measure(job: Job) -> dict[str, Any]:
     return {"seconds": seconds, "peak_memory_mib": peak_memory_mib()} | peak
 
 
-def measure_pools(job: Job) -> dict[int, dict[str, float]]:
+def measure_pools(job: Job) -> dict[int, dict[str, float | None]]:
     """In this process: seconds of FREE's rounds by the pool's size, and the memory's peak so far.
 
     The pools are on disk, copies of one model under other names, the smallest first.

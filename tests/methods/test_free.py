@@ -1,4 +1,4 @@
-"""FREE: switches, selection, the same bits from run to run."""
+"""FREE: switches, what enters the memory, the selected checkpoint, golden values."""
 
 from __future__ import annotations
 
@@ -7,48 +7,31 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_methods import assert_same_run
 from tiny_models import flat, tiny_model, tiny_pool, trained_pool, weights
 
 from freelib.methods import free as module
 from freelib.methods import get_method
 from freelib.methods.free import FreeConfig
+from freelib.methods.training import TaskMemory
 from freelib.models.pool import ModelPool
-from freelib.storage import Checkpoint
 
 TINY = FreeConfig(
-    width=4,
-    n_query=3,
-    inner_steps=1,
-    inner_lr=0.1,
-    warmup_rounds=1,
-    rounds=3,
-    meta_batch=2,
-    images_per_class=4,
-    z_dim=8,
-    ngf=4,
-    adapt_steps=2,
-    memory_batches=2,
-    replay_episodes=2,
-    replay_batches=2,
-    monitor_every=1,
-    checkpoint_every=1,
-)
+    width=4, n_query=3, inner_steps=1, inner_lr=0.1, warmup_rounds=1, rounds=3, meta_batch=2,
+    images_per_class=4, z_dim=8, ngf=4, adapt_steps=2, memory_batches=2, replay_episodes=2, replay_batches=2,
+    monitor_every=1, checkpoint_every=1,
+)  # fmt: skip
 
 
-def train(config: FreeConfig = TINY, *, seed: int = 0, **settings):
-    return get_method("free").meta_train(tiny_pool(4), config, seed=seed, **settings)
+def train(pool=None, monitor=None, **settings):
+    return get_method("free").meta_train(
+        pool or tiny_pool(4), replace(TINY, **settings), seed=0, monitor=monitor
+    )
 
 
 @pytest.fixture(scope="module")
 def plain():
     return train()
-
-
-def test_two_runs_with_one_seed_are_the_same_bits(plain):
-    again = train()
-    assert torch.equal(weights(again), weights(plain))
-    assert again.log.history == plain.log.history
-    assert not torch.equal(weights(train(seed=1)), weights(plain))
 
 
 def test_what_is_logged(plain):
@@ -63,35 +46,23 @@ def test_what_is_logged(plain):
 
 
 SWITCHES = [
-    {"memory_tasks": "last"},
-    {"replay_scope": "within"},
-    {"replay_scope": "none"},
-    {"second_order": False},
-    {"replay_every": 2},
-    {"alignment": "summed"},
-    {"align_optimizer": "sgd"},
-    {"distillation": "release"},
-    {"kd_heads": "per_model"},
-    {"align_sweeps": 2},
-    {"lambda_adv": 0.0},
-    {"lambda_bn": 1.0},
-    {"augment_padding": 0},
-    {"augment_flip": False},
-    {"adapt_steps": 3},
-    {"recovery": "scratch"},
+    {"memory_tasks": "last"}, {"replay_scope": "within"}, {"replay_scope": "none"}, {"second_order": False},
+    {"replay_every": 2}, {"alignment": "summed"}, {"align_optimizer": "sgd"}, {"distillation": "release"},
+    {"kd_heads": "per_model"}, {"align_sweeps": 2}, {"lambda_adv": 0.0}, {"lambda_bn": 1.0},
+    {"augment_padding": 0}, {"augment_flip": False}, {"adapt_steps": 3}, {"recovery": "scratch"},
     {"head": "anil"},
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("switch", SWITCHES, ids=lambda s: "-".join(map(str, *s.items())))
 def test_switches_have_an_effect(plain, switch):
-    other = train(replace(TINY, **switch))
+    other = train(**switch)
     assert not torch.equal(weights(other), weights(plain))
     assert torch.isfinite(weights(other)).all()
 
 
 def test_measuring_does_not_disturb(plain):
-    measured = train(replace(TINY, measure_every=2))
+    measured = train(measure_every=2)
     assert torch.equal(weights(measured), weights(plain))
     assert measured.log.history["measured_round"] == [2, 4]
     assert all(-1 <= cosine <= 1 for cosine in measured.log.history["cosine"])
@@ -99,73 +70,65 @@ def test_measuring_does_not_disturb(plain):
 
 @pytest.mark.parametrize(("n_models", "meta_batch"), [(1, 2), (3, 1)])
 def test_a_round_of_one_model_has_nothing_to_measure(n_models, meta_batch):
-    config = replace(TINY, rounds=1, measure_every=1, meta_batch=meta_batch)
-    learner = get_method("free").meta_train(tiny_pool(n_models), config, seed=0)
+    learner = train(tiny_pool(n_models), rounds=1, measure_every=1, meta_batch=meta_batch)
     assert learner.log.history["round"] == [1, 2]
     assert not {"measured_round", "inner_product", "cosine"} & set(learner.log.history)
 
 
 def test_a_generator_from_scratch_costs_its_steps_and_learns_nothing_between_models(plain):
-    config = replace(TINY, recovery="scratch", scratch_steps=3)
-    log = train(config).log
+    settings = {"recovery": "scratch", "scratch_steps": 3}
+    log = train(**settings).log
     assert log.iterations == 4 * 2 * 3
     assert log.history["inversion_loss"] != plain.log.history["inversion_loss"]
-    generator = module.build_generator(tiny_pool(4), config, seed=0)
+    generator = module.build_generator(tiny_pool(4), replace(TINY, **settings), seed=0)
     generator.meta_step()
     generator.load_state_dict({"passes": 7})
     assert generator.state_dict() == {"passes": 7}
-    with pytest.raises(ValueError, match="scratch_steps must be at least 1, got 0"):
-        train(replace(config, scratch_steps=0))
 
 
-def test_all_tasks_enter_the_memory_or_the_last(monkeypatch):
-    counts = {}
+@pytest.fixture
+def remembered(monkeypatch):
+    """What enters the memory: a list of (domain, image size) for each call."""
+    calls, add = [], TaskMemory.add
 
-    class Counting(module.TaskMemory):
-        def add(self, tasks):
-            counts[kind].append(len(tasks))
-            super().add(tasks)
+    def watch(self, tasks):
+        calls.append([(task.model.domain, task.images.shape[-1]) for task in tasks])
+        add(self, tasks)
+        sizes = {batch.shape[-1] for batches in self._batches.values() for _, batch in batches}
+        assert sizes == {self.image_size}
 
-    monkeypatch.setattr(module, "TaskMemory", Counting)
-    for kind in ("all", "last"):
-        counts[kind] = []
-        train(replace(TINY, memory_tasks=kind, replay_scope="none"))
-    assert counts == {"all": [2, 2, 2], "last": [1, 1, 1]}
+    monkeypatch.setattr(TaskMemory, "add", watch)
+    return calls
 
 
-def test_a_pool_of_two_domains_recovers_each_models_size_and_meets_in_the_memory(monkeypatch):
-    sizes = []
+@pytest.mark.parametrize(("kind", "counts"), [("all", [2, 2, 2]), ("last", [1, 1, 1])])
+def test_all_tasks_enter_the_memory_or_the_last(remembered, kind, counts):
+    train(memory_tasks=kind, replay_scope="none")
+    assert list(map(len, remembered)) == counts
 
-    class Watching(module.TaskMemory):
-        def add(self, tasks):
-            sizes.extend((task.model.domain, task.images.shape[-1]) for task in tasks)
-            super().add(tasks)
-            assert {batch.shape[-1] for batches in self._batches.values() for _, batch in batches} == {24}
 
-    monkeypatch.setattr(module, "TaskMemory", Watching)
+def test_a_pool_of_two_domains_has_tasks_of_each_models_size_that_meet_in_the_memory(remembered):
     domains = {"small": 16, "large": 24}
     models = [tiny_model(i, image_size=size, domain=name) for name, size in domains.items() for i in (0, 1)]
-    config = replace(TINY, meta_batch=4, kd_heads="per_model", align_sweeps=2)
-    learner = get_method("free").meta_train(ModelPool.from_models(models), config, seed=0)
-    assert set(sizes) == set(domains.items())
+    learner = train(ModelPool.from_models(models), meta_batch=4, kd_heads="per_model", align_sweeps=2)
+    assert {task for tasks in remembered for task in tasks} == set(domains.items())
     assert learner.transform.image_size == 24
     assert len(learner.log.history["replay_loss"]) == 3
 
 
 def test_the_students_images_are_cropped_as_the_config_says(monkeypatch):
-    seen = []
-    real = module.distillation_batch
+    seen, real = [], module.distillation_batch
 
     def spy(task, rng, *, padding, flip):
         seen.append((padding, flip))
         return real(task, rng, padding=padding, flip=flip)
 
     monkeypatch.setattr(module, "distillation_batch", spy)
-    train(replace(TINY, rounds=1, augment_padding=1, augment_flip=False))
+    train(rounds=1, augment_padding=1, augment_flip=False)
     assert seen == [(1, False)] * 2
 
 
-def test_the_best_scored_round_is_kept_and_the_last_stays_at_hand():
+def test_the_best_scored_round_is_selected_and_being_watched_changes_nothing(plain):
     seen = {}
 
     def monitor(number, learner):
@@ -177,32 +140,27 @@ def test_the_best_scored_round_is_kept_and_the_last_stays_at_hand():
     assert learner.selected_round == 3
     assert torch.equal(weights(learner), seen[3])
     assert torch.equal(flat(learner.last_params.values()), seen[4])
-    assert torch.equal(seen[4], weights(train()))  # being watched changes nothing
+    assert torch.equal(seen[4], weights(plain))
 
 
 def test_warm_up_leaves_the_student_alone():
-    learner = train(replace(TINY, rounds=0, warmup_rounds=2))
     untrained = get_method("random").meta_train(tiny_pool(4), TINY, seed=0)
-    assert torch.equal(weights(learner), weights(untrained))
+    assert torch.equal(weights(train(rounds=0, warmup_rounds=2)), weights(untrained))
 
 
-SETTINGS = [
-    "alignment",
-    "align_optimizer",
-    "distillation",
-    "replay_scope",
-    "memory_tasks",
-    "kd_heads",
-    "recovery",
-]
+KINDS = [
+    "alignment", "align_optimizer", "distillation", "replay_scope", "memory_tasks", "kd_heads", "recovery",
+]  # fmt: skip
 
 
-@pytest.mark.parametrize("field", SETTINGS)
-def test_a_setting_that_no_part_knows_is_refused(field):
-    with pytest.raises(ValueError, match=f"{field} is .*got 'other'"):
-        FreeConfig(**{field: "other"})
-    with pytest.raises(ValueError, match="at least 1"):
-        FreeConfig(adapt_steps=0)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({name: "other"}, f"{name} is .*got 'other'") for name in KINDS]
+    + [({name: 0}, f"{name} must be at least 1, got 0") for name in ("adapt_steps", "scratch_steps")],
+)
+def test_a_setting_that_no_part_knows_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        FreeConfig(**settings)
 
 
 def test_the_defaults_are_the_releases():
@@ -219,22 +177,13 @@ def test_the_defaults_are_the_releases():
     assert {name: getattr(config, name) for name in expected} == expected
 
 
-def test_a_finished_run_has_nothing_left_to_do(plain, tmp_path):
-    checkpoint = Checkpoint(tmp_path / "run.pt")
-    train(checkpoint=checkpoint)
-    again = train(checkpoint=checkpoint)
-    assert torch.equal(weights(again), weights(plain))
-    assert len(again.log.history["round"]) == 4
-
-
 def test_the_generator_learns_what_the_teachers_recognise(tiny_dataset):
-    config = replace(
-        TINY, ngf=8, z_dim=16, images_per_class=8, adapt_steps=5, augment_padding=1, augment_flip=False,
-        meta_lr=0.02, generator_lr=0.02, z_lr=0.02, warmup_rounds=20, rounds=0,
-    )  # fmt: skip
-    history = get_method("free").meta_train(trained_pool(tiny_dataset), config, seed=0).log.history
-    agreement, loss = history["teacher_agreement"], history["inversion_loss"]
-    assert sum(agreement[-10:]) / 10 > 0.45  # chance: 0.2
+    history = train(
+        trained_pool(tiny_dataset), ngf=8, z_dim=16, images_per_class=8, adapt_steps=5, augment_padding=1,
+        augment_flip=False, meta_lr=0.02, generator_lr=0.02, z_lr=0.02, warmup_rounds=20, rounds=0,
+    ).log.history  # fmt: skip
+    accuracy, loss = history["teacher_agreement"], history["inversion_loss"]
+    assert sum(accuracy[-10:]) / 10 > 0.45  # chance: 0.2
     assert sum(loss[-10:]) / 10 < math.log(5) - 0.15  # guessing costs log 5
 
 
@@ -247,6 +196,7 @@ def test_golden(plain):
     for name, values in GOLDEN.items():
         assert plain.log.history[name] == pytest.approx(values, abs=5e-3)
         assert plain.log.history[name][0] == pytest.approx(values[0], abs=1e-4)
+    assert_same_run(train(), plain)
 
 
 GOLDEN = {

@@ -1,0 +1,120 @@
+"""The pool as an ensemble: all models' answers to an image, as one embedding to compare images by."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from freelib.datasets.episodes import images_to_float
+from freelib.models.backbones import ConvBlock
+from freelib.models.pool import PretrainedModel
+from freelib.settings import check_one_of
+
+TEACH = ("probabilities", "features")
+
+
+def principal_axes(
+    features: Tensor, *, whitening: float, most: int | None = None, floor: float = 0.01
+) -> tuple[Tensor, Tensor]:
+    """Mean `(d,)` and axes `(d, r)`: the principal ones, each divided by its deviation to a power.
+
+    whitening: that power; at 0 distances stay as they are, at 1 every axis counts the same
+    most: largest r; axes with less than `floor` of the first one's deviation are left out
+    """
+    mean = features.mean(0)
+    _, singular, axes = torch.linalg.svd(features - mean, full_matrices=False)
+    deviation = (singular / len(features) ** 0.5)[:most]
+    kept = deviation > floor * deviation[0]
+    return mean, axes[:most][kept].T * deviation[kept] ** -whitening
+
+
+def for_inference(model: PretrainedModel, dtype: torch.dtype) -> PretrainedModel:
+    """A copy of a model for answers only: Conv4's BatchNorm goes into its convolutions.
+
+    What has no weights, such as a model that can only be called, stays as it is.
+    """
+    if next(model.module.parameters(), None) is None:
+        return model
+    model = copy.copy(model)
+    model.module = module = copy.deepcopy(model.module).eval()
+    for block in module.modules():
+        if isinstance(block, ConvBlock) and isinstance(block.norm, nn.BatchNorm2d):
+            block.conv, block.norm = fuse_conv_bn_eval(block.conv, block.norm), nn.Identity()
+    model.module, transform = module.to(dtype).to(memory_format=torch.channels_last), model.transform
+    channels_last = torch.channels_last
+    model.transform = lambda x: transform(x).to(dtype, memory_format=channels_last)  # type: ignore[assignment]
+    return model
+
+
+class FeatureEnsemble(nn.Module):
+    """The features of several models, each of unit length, side by side."""
+
+    def __init__(self, models: Sequence[PretrainedModel]) -> None:
+        super().__init__()
+        self.models = list(models)
+        self.members = nn.ModuleList([model.module for model in self.models])
+
+    @torch.no_grad()
+    def features(self, images: Tensor) -> Tensor:
+        """Images `(n, C, H, W)` in [0, 1] -> `(n, Σ d_i)`."""
+        return torch.cat([F.normalize(model.features(images).float(), dim=1) for model in self.models], dim=1)
+
+
+class ProbabilityEnsemble(nn.Module):
+    """The probabilities of several models, side by side, on partly whitened principal axes.
+
+    teach: "probabilities", √softmax(logits / temperature), or "features" in their place, each model's at unit
+      length
+
+    Models that agree on what is common to all images would drown what only some of them see: whitening
+    weighs it up. The square root makes the distance of two answers Hellinger's. `fit` finds the axes.
+
+    Raises ValueError for another `teach`.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[PretrainedModel],
+        *,
+        temperature: float = 4.0,
+        teach: str = "probabilities",
+        precision: str = "float32",
+    ) -> None:
+        super().__init__()
+        self.teach, self.temperature = teach, temperature
+        check_one_of(self, teach=TEACH)
+        dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+        self.models = [for_inference(model, dtype) for model in models]
+        self.members = nn.ModuleList([model.module for model in self.models])
+        self.mean: Tensor = torch.zeros(())
+        self.axes: Tensor | None = None
+
+    @torch.no_grad()
+    def answers(self, images: Tensor) -> Tensor:
+        """Answers `(n, Σ n_way)`, or features `(n, Σ d)`, of images `(n, C, H, W)`, uint8 or in [0, 1]."""
+        return torch.cat([torch.cat(self._answers_of_each(part), 1) for part in images.split(128)])
+
+    def _answers_of_each(self, images: Tensor) -> list[Tensor]:
+        inputs = images_to_float(images.to(self.models[0].device))
+        if self.teach == "features":
+            return [F.normalize(model.features(inputs).float(), dim=1) for model in self.models]
+        return [(model(inputs).float() / self.temperature).softmax(1).sqrt() for model in self.models]
+
+    def fit(self, answers: Tensor, *, whitening: float, most: int | None = None) -> None:
+        """Chooses the axes by some images' answers, see `principal_axes`."""
+        self.mean, self.axes = principal_axes(answers, whitening=whitening, most=most)
+
+    def embed(self, answers: Tensor) -> Tensor:
+        """Answers `(n, Σ n_way)` on the fitted axes, `(n, r)`. Raises RuntimeError before `fit`."""
+        if self.axes is None:
+            raise RuntimeError("The axes of the ensemble are not known yet: call fit first.")
+        return (answers - self.mean) @ self.axes
+
+    def features(self, images: Tensor) -> Tensor:
+        """The embeddings of images, `(n, r)`: what a prototype head compares."""
+        return self.embed(self.answers(images))

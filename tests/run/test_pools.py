@@ -1,0 +1,59 @@
+from dataclasses import replace
+
+import pytest
+from fake_methods import TINY
+
+from freelib.datasets import load_dataset
+from freelib.run.pools import (
+    get_pool,
+    pool_config,
+    pool_folder,
+    pool_identity,
+    pool_parts,
+    pool_seed,
+    pretrain_into,
+)
+
+
+def test_config_takes_the_profiles_fields():
+    profile = replace(TINY, pool_by_dataset={"cub": {"epochs": 7}})
+    assert pool_config("cub", profile).epochs == 7
+    assert pool_config("cifar-fs", profile).epochs == 1
+    with pytest.raises(ValueError, match="no field models"):
+        pool_config("cub", replace(TINY, pool={"models": 3}))
+
+
+def test_one_pool_for_all_seeds_or_one_each():
+    assert [pool_seed(TINY, seed) for seed in (0, 3)] == [0, 3]
+    assert [pool_seed(replace(TINY, pool_seed=7), seed) for seed in (0, 3)] == [7, 7]
+
+
+def test_a_pool_is_made_once_and_found_by_what_determines_it(tiny_world, monkeypatch):
+    pool = get_pool("cifar-fs", TINY, 0)
+    assert len(pool) == 2
+    train = load_dataset("cifar-fs", "train", size=16)
+    identity = pool_identity(train, pool_config("cifar-fs", TINY), 0)
+    folder = pool_folder(identity)
+    assert folder.parent == tiny_world / "pools"
+    assert {path.suffix for path in folder.iterdir()} >= {".json", ".safetensors"}
+    others = [
+        pool_identity(train, pool_config("cifar-fs", TINY), 1),
+        pool_identity(train, pool_config("cifar-fs", replace(TINY, pool={"epochs": 2})), 0),
+        pool_identity(load_dataset("cifar-fs", "test", size=16), pool_config("cifar-fs", TINY), 0),
+    ]
+    assert len({pool_folder(other) for other in [identity, *others]}) == 4
+    monkeypatch.setattr("freelib.models.pretraining.pretrain_model", None)  # nothing is left to train
+    calls = []
+    again, place = pretrain_into("cifar-fs", TINY, 0, progress=lambda *numbers: calls.append(numbers))
+    assert (again.digest, place, calls) == (pool.digest, folder, [(2, 2)])
+
+
+def test_parts_of_one_data_set_have_models_of_different_classes(tiny_world):
+    """The classes of a model depend on the seed and on its place in its part: each part has its own seed."""
+    parts = ({}, {"archs": ("resnet10",), "n_models": 1, "epochs": 0}, {"width": 8, "archs": ("resnet18",)})
+    profile = replace(TINY, pool_parts=parts)
+    pool = get_pool("cifar-fs", profile, 0)
+    assert [d["arch"] for d in pool.descriptions] == ["conv4"] * 2 + ["resnet10"] + ["resnet18"] * 2
+    assert len({tuple(d["class_names"]) for d in pool.descriptions}) == 5
+    assert pool[:2].digest == get_pool("cifar-fs", TINY, 0).digest  # the first is the pool of its own
+    assert [part.seed(3) for part in pool_parts("cifar-fs+cub", profile)] == [3, 1003, 2003] * 2

@@ -1,0 +1,145 @@
+import pytest
+
+from freelib.run.profiles import PROFILES, Profile, get_profile
+from freelib.run.units import Unit, unit_config
+
+BFLOAT16 = ("purer", "bidf_mkd", "free", "oracle_protonet")
+
+
+def test_names():
+    assert set(PROFILES) == {"smoke", "cpu", "paper"}
+    assert all(get_profile(name).name == name for name in PROFILES)
+
+
+def test_a_profile_of_ones_own_is_taken_as_it_is():
+    mine = Profile(name="mine", datasets=("glyphs",))
+    assert get_profile(mine) is mine
+
+
+def test_unknown_profile():
+    with pytest.raises(ValueError, match="smoke, cpu, paper"):
+        get_profile("huge")
+
+
+def test_an_experiment_lays_its_own_settings_over_the_rest():
+    profile = Profile(
+        name="mine",
+        datasets=("glyphs",),
+        image_size=32,
+        image_size_by_dataset={"cub": 84},
+        overrides={"free": {"ngf": 8, "rounds": 9}, "dro": {"rounds": 2}},
+        experiments={"table4": {"seeds": (1, 2), "overrides": {"free": {"rounds": 3}}}},
+    )
+    changed = get_profile(profile, "table4")
+    assert (changed.name, changed.seeds) == ("mine", (1, 2))
+    assert changed.overrides == {"free": {"ngf": 8, "rounds": 3}, "dro": {"rounds": 2}}
+    assert get_profile(profile, "table1") == profile
+    assert [profile.size_of(name) for name in ("glyphs", "cub")] == [32, 84]
+
+
+def test_the_environment_says_how_many_processes(monkeypatch):
+    profile = Profile(name="mine", datasets=("glyphs",), workers=3)
+    assert profile.processes == 3
+    monkeypatch.setenv("FREELIB_WORKERS", "1")
+    assert profile.processes == 1
+    for wrong in ("none", "0", "-2", "1.5"):
+        monkeypatch.setenv("FREELIB_WORKERS", wrong)
+        with pytest.raises(ValueError, match=f"FREELIB_WORKERS is '{wrong}'"):
+            _ = profile.processes
+
+
+def test_paper_has_the_papers_numbers():
+    paper = get_profile("paper")
+    assert (paper.n_way, paper.n_query, paper.n_episodes, paper.shots) == (5, 15, 600, (1, 5))
+    assert paper.pool_fields("cifar-fs")["n_models"] == 100
+    assert paper.pool_fields("mini-imagenet")["epochs"] == 60
+    assert paper.pool_fields("cub")["epochs"] == 100
+    assert paper.image_size is None
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_every_method_of_table1_has_a_config_that_fits(name):
+    profile = get_profile(name)
+    assert {"random", "ota", "dro", "purer", "bidf_mkd", "free", "oracle_maml"} < set(profile.methods)
+    for method in profile.methods:
+        config = unit_config(Unit("table1", method, profile.datasets[0], 1, 0), profile)
+        assert config.precision == "bfloat16" or profile.name != "cpu" or method not in BFLOAT16
+
+
+def test_equal_budgets_of_the_cpu_profile():
+    """Passes of 80 to 100 images each, and the looks at the validation classes."""
+    cpu = get_profile("cpu")
+
+    def config(method, n_shot):
+        return unit_config(Unit("table1", method, "cifar-fs", n_shot, 0), cpu)
+
+    for n_shot in cpu.shots:
+        free, bidf, purer = (config(method, n_shot) for method in ("free", "bidf_mkd", "purer"))
+        passes = (free.warmup_rounds + free.rounds) * free.meta_batch * free.adapt_steps
+        assert passes == 2200
+        assert 2 * bidf.adapt_steps * bidf.rounds <= passes
+        assert (purer.meta_batch, purer.lambda_bn) == (13, 0.01)  # as in its paper
+        assert bidf.images_per_class == free.images_per_class
+        assert purer.eci_start / purer.rounds == pytest.approx(0.4)  # 4,000 of the release's 10,000 batches
+        assert bidf.adversarial_from / (bidf.rounds * bidf.replay_batches) == pytest.approx(0.4)
+        for method in ("purer", "bidf_mkd", "oracle_maml", "oracle_protonet", "dro"):
+            assert config(method, n_shot).rounds == 5 * config(method, n_shot).monitor_every
+    assert config("purer", 5).rounds < config("purer", 1).rounds  # its episodes cost more
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"n_way": 1}, "n_way must be at least 2, got 1"),
+        ({"n_episodes": 0}, "n_episodes must be at least 1, got 0"),
+        ({"validation_episodes": 0}, "validation_episodes must be at least 1"),
+        ({"workers": 0}, "workers must be at least 1"),
+        ({"seeds": ()}, "mine needs a data set, a method, a seed"),
+        ({"seeds_by_dataset": {"glyphs": ()}}, "mine needs a data set, a method, a seed"),
+        ({"shots": (0, 1)}, "shots from 1 on"),
+        ({"overrides": {"mymeth": {}}}, "overrides has 'mymeth', no method"),
+        ({"overrides": {"free five": {}}}, "overrides has 'free five', no method"),
+    ],
+)
+def test_a_profile_that_cannot_be_run_is_refused(changes, words):
+    with pytest.raises(ValueError, match=words):
+        Profile(**{"name": "mine", "datasets": ("glyphs",), **changes})
+
+
+def test_overrides_at_one_number_of_shots():
+    own = {"mymeth:Mine": {"rounds": 3}, "*": {"width": 8}}
+    profile = Profile(
+        "mine", ("glyphs",), overrides=own, overrides_by_shots={5: {"mymeth:Mine": {"rounds": 2}}}
+    )
+    assert [profile.method_fields("mymeth:Mine", n)["rounds"] for n in (1, 5)] == [3, 2]
+
+
+def test_a_section_is_laid_over_the_one_that_it_extends():
+    sections = {"a": {"shots": [1], "pool": {"epochs": 2}}, "b": {"extends": "a", "pool": {"width": 8}}}
+    profile = Profile("mine", ("glyphs",), pool={"epochs": 9, "n_models": 3}, experiments=sections)
+    found = get_profile(profile, "b")
+    assert (found.shots, found.pool) == ((1,), {"epochs": 2, "n_models": 3, "width": 8})
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("datasets: [glyphs]\ncolour: red", "no field colour"),
+        ("datasets: [glyphs]\nshots: five", "Expected `array`, got `str` - at `\\$.shots`"),
+        ("datasets: [glyphs]\nn_way: 1", "n_way must be at least 2"),
+        ("datasets: [", "is no profile"),
+        ("- glyphs", "no mapping"),
+        ("datasets: &a [glyphs]\nmethods: *a", "aliases"),
+        ("datasets: [glyphs]\nexperiments: {a: {extends: b}, b: {extends: a}}", "extends"),
+        (None, "is no profile"),
+    ],
+)
+def test_a_file_of_ones_own(tmp_path, text, words):
+    file = tmp_path / "mine.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(ValueError, match=words):
+        get_profile(file, "a")
+    file.write_text("datasets: [glyphs]\nseeds: [4]\noverrides: {free: {align_lr: 0.5}}")
+    mine = get_profile(str(file))
+    assert (mine.name, mine.seeds, mine.method_fields("free", 1)) == ("mine", (4,), {"align_lr": 0.5})

@@ -1,0 +1,212 @@
+import json
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from freelib.run.records import (
+    FIELDS,
+    RecordError,
+    RecordSchemaError,
+    RecordStore,
+    complete,
+    config_digest,
+    is_upper_bound,
+    training_seconds,
+    validate,
+)
+from freelib.storage import digest_of, plain
+
+
+def fields(**changes):
+    """What a small run would record."""
+    base = {
+        "experiment": "table1",
+        "method": "free",
+        "method_revision": 1,
+        "dataset": "glyphs",
+        "data_digest": "0123456789abcdef",
+        "pool": {"dataset": "glyphs", "seed": 0, "config": {"n_models": 2, "archs": ["conv4"]}},
+        "seed": 0,
+        "config": {"rounds": 3, "inner_lr": 0.01},
+        "n_way": 5,
+        "n_shot": 1,
+        "n_query": 15,
+        "split": "test",
+        "n_episodes": 2,
+        "evaluation": {"seed": 0},
+        "precision": "float32",
+        "accuracy": 30.0,
+        "accuracy_ci95": 1.5,
+        "episode_accuracies": [29.33, 30.67],
+        "seconds": {"training": 1.0},
+        "freelib_version": "0.1.0",
+        "python": "3.11.0",
+        "torch": "2.4.0",
+        "started": "2026-01-01T00:00:00+00:00",
+    }
+    return base | changes
+
+
+@pytest.mark.parametrize(
+    ("seconds", "threads", "spent", "bound"),
+    [
+        ({"training_cpu": 80.0}, 1, 80, False),  # no validation checks
+        ({"training_cpu": 80.0, "monitor": 40.0, "monitor_cpu": 15.0}, 1, 65, False),
+        ({"training_cpu": 50.0, "monitor": 40.0}, 1, 50, True),  # the checks may have had none of it
+        ({"training_cpu": 90.0, "monitor": 40.0}, 1, 60, True),  # 30 at least were the checks'
+        ({"training_cpu": 190.0, "monitor": 40.0}, 2, 120, True),
+        ({"training_cpu": 90.0, "monitor": 40.0}, None, 60, True),
+    ],
+)
+def test_cpu_time_of_training_is_without_the_validation_checks_or_a_bound(seconds, threads, spent, bound):
+    record = complete(fields(seconds={"training": 100.0} | seconds, threads=threads))
+    assert training_seconds(record, "training_cpu") == spent
+    assert training_seconds(record) == 100 - seconds.get("monitor", 0)
+    assert is_upper_bound(record) == bound
+
+
+def test_golden_digest():
+    """Records in results/ are found by this digest: a change here orphans every one of them."""
+    assert config_digest(fields()) == "0a50b254c5af0008"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"method_revision": 2}, {"seed": 1}, {"n_shot": 5}, {"data_digest": "f"}, {"config": {"rounds": 4}},
+     {"precision": "bfloat16"}, {"evaluation": {"seed": 1}}, {"pool": None}],
+)  # fmt: skip
+def test_digest_depends_on_what_determines_the_result(change):
+    assert config_digest(fields(**change)) != config_digest(fields())
+
+
+@pytest.mark.parametrize(
+    "change", [{"experiment": "table4"}, {"git_commit": "abc"}, {"threads": 2}, {"accuracy": 1.0}]
+)
+def test_digest_ignores_what_does_not(change):
+    assert config_digest(fields(**change)) == config_digest(fields())
+
+
+def test_digest_is_independent_of_order_and_container():
+    assert digest_of({"a": 1, "b": (1, 2)}) == digest_of({"b": [1, 2], "a": 1})
+    assert plain({"a": (1, {"b": None})}) == {"a": [1, {"b": None}]}
+    assert plain([float("inf"), float("-inf")]) == ["inf", "-inf"]  # a setting may be infinite
+
+
+def test_digest_needs_all_its_fields():
+    with pytest.raises(RecordError, match="method_revision"):
+        config_digest({"method": "free"})
+
+
+def test_complete_fills_with_null():
+    record = complete(fields())
+    assert tuple(record) == ("schema", *FIELDS[1:])
+    assert record["history"] is None
+    assert record["config_digest"] == config_digest(fields())
+    with pytest.raises(RecordError, match="no field colour"):
+        complete(fields(colour="red"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("seed", "0"), ("seed", True), ("method", None), ("accuracy", "30")]
+)
+def test_validate_refuses_wrong_types(name, value):
+    with pytest.raises(RecordError, match=name):
+        validate(complete(fields()) | {name: value})
+
+
+def test_validate_refuses_another_content():
+    with pytest.raises(RecordError, match="digest"):
+        validate(complete(fields()) | {"seed": 3})
+
+
+def test_put_and_get(tmp_path):
+    store = RecordStore(tmp_path)
+    record = complete(fields())
+    path = store.put(record)
+    assert path == tmp_path / "table1" / f"{record['config_digest']}.json"
+    assert store.get(record["config_digest"]) == record
+    assert store.get("0" * 16) is None
+    assert [entry.name for entry in path.parent.iterdir()] == [path.name]  # no temporary file stays
+
+
+def test_put_refuses_an_incomplete_record(tmp_path):
+    with pytest.raises(RecordError, match="lacks"):
+        RecordStore(tmp_path).put(fields())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_is_sorted_by_content(tmp_path):
+    store = RecordStore(tmp_path)
+    for seed, n_shot in [(1, 5), (0, 5), (1, 1)]:
+        store.put(complete(fields(seed=seed, n_shot=n_shot)))
+    assert [(r["n_shot"], r["seed"]) for r in store.all()] == [(1, 1), (5, 0), (5, 1)]
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "\x00", '{"schema": 1}'])
+def test_a_damaged_record_is_set_aside_by_name(tmp_path, content):
+    store = RecordStore(tmp_path)
+    path = store.put(complete(fields()))
+    path.write_text(content)
+    with pytest.warns(UserWarning, match=path.name):
+        assert store.get(path.stem) is None
+    assert path.with_name(path.name + ".damaged").read_text() == content
+    assert store.all() == []
+
+
+def test_a_changed_number_in_the_key_is_damage(tmp_path):
+    store = RecordStore(tmp_path)
+    path = store.put(complete(fields()))
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 7', 1))
+    with pytest.warns(UserWarning, match="digest"):
+        assert store.get(path.stem) is None
+
+
+def test_another_schema_is_an_error_and_stays(tmp_path):
+    store = RecordStore(tmp_path)
+    path = store.put(complete(fields()))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
+    with pytest.raises(RecordSchemaError, match="schema 99"):
+        store.get(path.stem)
+    assert path.exists()
+
+
+def test_a_record_is_found_whichever_experiment_made_it(tmp_path):
+    store = RecordStore(tmp_path)
+    record = complete(fields())
+    store.put(record)
+    store.put(record | {"experiment": "table4"})
+    assert store.get(record["config_digest"]) == record
+    assert [found["config_digest"] for found in store.all()] == [record["config_digest"]]
+
+
+def test_sigkill_while_writing_leaves_a_whole_record(tmp_path):
+    """A process that rewrites one record without end is killed: what stands there can be read."""
+    code = (
+        "import json, sys\nfrom freelib.run.records import RecordStore\n"
+        "record = json.loads(sys.stdin.read())\nstore = RecordStore(sys.argv[1])\n"
+        "while True: store.put(record)\n"
+    )
+    record = complete(fields(episode_accuracies=[30.0] * 20000))
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, text=True)
+    process.stdin.write(json.dumps(record))
+    process.stdin.close()
+    store = RecordStore(tmp_path)
+    deadline = time.monotonic() + 60
+    while store.get(record["config_digest"]) is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    assert store.get(record["config_digest"]) == record
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"seed": np.int64(3)}, {"extra": {"on": torch.device("cpu")}}, {"config": {"x": torch.zeros(1)}}],
+)
+def test_what_json_does_not_know_is_no_record(change):
+    with pytest.raises(RecordError, match="numbers, strings, lists and mappings"):
+        complete(fields(**change))

@@ -1,0 +1,127 @@
+from dataclasses import dataclass, replace
+
+import pytest
+from fake_methods import TINY
+
+from freelib.run.units import Unit, fitted, grid, make_config, parse_overrides, table_units, unit_config
+
+DRIFTING = "fake_methods:Drifting"
+
+
+@dataclass(frozen=True)
+class Fading:
+    rate: float = 1.0
+
+
+def test_grid_is_the_product_in_order():
+    units = grid("table1", ["a", "b"], ["d", "e"], [1, 5], [0, 1])
+    assert len(units) == 16
+    assert [(u.dataset, u.method, u.n_shot, u.seed) for u in units[:3]] == [
+        ("d", "a", 1, 0),
+        ("d", "a", 1, 1),
+        ("d", "a", 5, 0),
+    ]
+    assert units[-1] == Unit("table1", "b", "e", 5, 1)
+
+
+def test_a_unit_says_what_it_is():
+    assert Unit("table1", "free", "glyphs", 1, 0).name == "table1: free on glyphs, 1-shot, seed 0"
+    unit = Unit("table4", "free", "glyphs", 5, 2, {"rounds": 3, "k": 1}, selection="last")
+    assert unit.name == "table4: free on glyphs, 5-shot, seed 2 (k=1, rounds=3, selection=last)"
+
+
+def test_unknown_selection():
+    with pytest.raises(ValueError, match="validation, last, test"):
+        Unit("table1", "free", "glyphs", 1, 0, selection="best")
+
+
+def test_config_takes_profile_then_method_then_unit():
+    config = unit_config(Unit("t", DRIFTING, "cifar-fs", 5, 0), TINY)
+    assert (config.n_shot, config.n_query, config.width, config.rounds, config.monitor_every) == (
+        5,
+        3,
+        4,
+        4,
+        2,
+    )
+    config = unit_config(Unit("t", DRIFTING, "cifar-fs", 5, 0, {"rounds": 9}), TINY)
+    assert config.rounds == 9
+
+
+def test_profile_fields_that_a_method_lacks_are_left_out():
+    assert not hasattr(unit_config(Unit("t", "random", "cifar-fs", 1, 0), TINY), "monitor_every")
+
+
+def test_unknown_override_lists_the_known():
+    with pytest.raises(ValueError, match=r"no field turns; it has .*rounds"):
+        make_config(DRIFTING, {"turns": 3})
+    with pytest.raises(ValueError, match="Unknown method"):
+        make_config("nonsense", {})
+
+
+@pytest.mark.parametrize(
+    ("given", "stored"),
+    [
+        ({"pause": 1}, 1.0),
+        ({"fail_at": None}, None),
+        ({"fail_at": 2}, 2),
+        ({"scales": [1.0, 2.0]}, (1.0, 2.0)),
+    ],
+)
+def test_values_are_fitted_to_the_field(given, stored):
+    (name,) = given
+    value = getattr(make_config(DRIFTING, given), name)
+    assert value == stored
+    assert type(value) is type(stored)
+
+
+@pytest.mark.parametrize(
+    "given", [{"rounds": 1.5}, {"rounds": "3"}, {"rounds": True}, {"scales": 3}, {"head": 1}]
+)
+def test_values_of_another_type_are_refused(given):
+    (name,) = given
+    with pytest.raises(ValueError, match=rf"Expected .* at `\$.{name}`"):
+        make_config(DRIFTING, given)
+
+
+def test_overrides_from_words():
+    words = [
+        "rounds=3",
+        "lr=1e-3",
+        "arch=resnet10",
+        "flag=true",
+        "none=None",
+        "nil=null",
+        "list=[1, 2]",
+        "text=a=b",
+    ]
+    assert parse_overrides(words) == {
+        "rounds": 3, "lr": 0.001, "arch": "resnet10", "flag": True, "none": None, "nil": None, "list": [1, 2],
+        "text": "a=b",
+    }  # fmt: skip
+    for word in ("rounds", "=3"):
+        with pytest.raises(ValueError, match="field=value"):
+            parse_overrides([word])
+
+
+def test_an_infinite_number_is_read_as_records_have_it():
+    assert fitted(Fading, {"rate": "-inf"}, "Fading").rate == float("-inf")
+    with pytest.raises(ValueError, match="Fading: Expected `float`"):
+        fitted(Fading, {"rate": "nan"}, "Fading")
+
+
+def test_a_deterministic_method_of_one_pool_has_one_unit():
+    profile = replace(TINY, seeds=(0, 1, 2), shots=(1, 5))
+    units = table_units("table1", profile, ["free", "average"], n_query=3)
+    assert len(units) == 12  # without a pool of all seeds' own, each seed has another pool
+    units = table_units("table1", replace(profile, pool_seed=0), ["free", "average"], datasets=["cub"])
+    assert [(u.method, u.n_shot, u.seed) for u in units] == [
+        *(("free", n_shot, seed) for n_shot in (1, 5) for seed in (0, 1, 2)),
+        ("average", 1, 0),
+        ("average", 5, 0),
+    ]
+
+
+def test_a_value_that_is_no_yaml_is_bad_input():
+    with pytest.raises(ValueError, match=r"'\[1' is no value in YAML"):
+        parse_overrides(["rounds=[1"])
