@@ -95,7 +95,7 @@ def augment(images: Tensor, rng: torch.Generator, padding: int = 4) -> Tensor:
 
 
 class Reference:
-    """The four pieces on the benchmark's inputs, `freelib.studies.benchmark.Work`."""
+    """The four pieces on the benchmark's inputs, `studies.benchmark.Work`."""
 
     def __init__(self, work: Any) -> None:
         self.work, size = work, work.size

@@ -22,9 +22,7 @@ def main() -> None:
         print(compiled.table(found, f"Compiled, profile {options.profile}."))
         print(compiled.sentence(found))
         return
-    records = performance.run(
-        options.profile, results=options.results, reference=HERE / "reference.py", again=True
-    )
+    records = performance.run(options.profile, results=options.results, reference=HERE / "reference.py", again=True)
     table = performance.rows(records)
     print(performance.speed_table(table, f"Benchmark, profile {options.profile}."))
     print(performance.pool_table(records, "A round by the size of the pool."))

@@ -58,10 +58,7 @@ def span(values: pd.Series, digits: int = 1) -> str:
 
 def records(experiment: str = "*", method: str | None = None) -> list[dict]:
     """Committed records of an experiment's folder, and of a method."""
-    found = [
-        json.loads(path.read_text(encoding="utf-8"))
-        for path in sorted(CPU.glob(f"records/{experiment}/*.json"))
-    ]
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(CPU.glob(f"records/{experiment}/*.json"))]
     return [record for record in found if method in (None, record["method"])]
 
 
@@ -98,11 +95,7 @@ def render(page: str) -> str:
 
 def main() -> int:
     """Writes the pages, or with --check says which are not up to date."""
-    stale = [
-        target
-        for page, target in PAGES.items()
-        if (ROOT / target).read_text(encoding="utf-8") != render(page)
-    ]
+    stale = [target for page, target in PAGES.items() if (ROOT / target).read_text(encoding="utf-8") != render(page)]
     if "--check" in sys.argv[1:]:
         sys.stderr.write("".join(f"{target} is not up to date: make pages\n" for target in stale))
         return len(stale)

@@ -94,9 +94,7 @@ class DistillationHeads:
       name, for a head `(n_way_i, feature_dim)` each, so that models do not contradict each other
     """
 
-    def __init__(
-        self, learner: MetaLearner, n_ways: Mapping[str, int] | None = None, *, seed: int = 0
-    ) -> None:
+    def __init__(self, learner: MetaLearner, n_ways: Mapping[str, int] | None = None, *, seed: int = 0) -> None:
         self.learner, self.per_model = learner, n_ways is not None
         self.params: dict[str, Tensor] = {}
         if n_ways is None:
@@ -110,9 +108,7 @@ class DistillationHeads:
                 self.params[f"{name}.{kind}"] = start.to(like).requires_grad_()
 
     @classmethod
-    def for_pool(
-        cls, learner: MetaLearner, pool: ModelPool, kind: str, *, seed: int = 0
-    ) -> DistillationHeads:
+    def for_pool(cls, learner: MetaLearner, pool: ModelPool, kind: str, *, seed: int = 0) -> DistillationHeads:
         """The heads for a pool: "shared" or "per_model" (see `AlignmentConfig`).
 
         Raises ValueError where one shared head would have to serve models with another number of classes.
@@ -123,8 +119,7 @@ class DistillationHeads:
         own, classes = len(learner.params["head.weight"]), sorted(set(n_ways.values()))
         if classes != [own]:
             raise ValueError(
-                f"One {own}-way head can't be distilled from models with {classes} classes: "
-                'set kd_heads="per_model".'
+                f'One {own}-way head can\'t be distilled from models with {classes} classes: set kd_heads="per_model".'
             )
         return cls(learner)
 

@@ -25,9 +25,7 @@ DATASET = click.Choice(["glyphs", "cifar-fs", "mini-imagenet", "cub"])
 PROFILE = click.Choice(["smoke", "cpu", "paper"])
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-profile_option = click.option(
-    "--profile", default="smoke", type=PROFILE, help="Size: minutes, hours, or a GPU's days."
-)
+profile_option = click.option("--profile", default="smoke", type=PROFILE, help="Size: minutes, hours, or a GPU's days.")
 set_option = click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Set a field.")
 root_option = click.option("--root", type=FOLDER, help="Folder with the data sets, instead of $FREELIB_DATA.")
 results_option = click.option("--results", default="results", type=FOLDER, help="Folder for what they write.")
@@ -177,13 +175,9 @@ def status(root: Path | None, as_json: bool) -> None:
 
 @data.command()
 @click.argument("name", type=DATASET)
-@click.option(
-    "--size", type=click.IntRange(min=8), help="Side of the images in pixels, instead of their own."
-)
+@click.option("--size", type=click.IntRange(min=8), help="Side of the images in pixels, instead of their own.")
 @root_option
-@click.option(
-    "--download", is_flag=True, help="Let torchvision fetch CIFAR-100 into the folder (cifar-fs only)."
-)
+@click.option("--download", is_flag=True, help="Let torchvision fetch CIFAR-100 into the folder (cifar-fs only).")
 @json_option
 def prepare(name: str, size: int | None, root: Path | None, download: bool, as_json: bool) -> None:
     """Decode (or render) a data set into the cache, and describe it."""
@@ -223,12 +217,7 @@ def pool() -> None:
 @set_option
 @json_option
 def pretrain(
-    profile: str,
-    dataset: str | None,
-    seed: int,
-    folder: Path | None,
-    settings: tuple[str, ...],
-    as_json: bool,
+    profile: str, dataset: str | None, seed: int, folder: Path | None, settings: tuple[str, ...], as_json: bool
 ) -> None:
     """Pre-train a pool, each model on a few random classes; what is there already stays.
 
@@ -374,13 +363,7 @@ def train(
 @click.option("--allow-custom-method", is_flag=True, help="Import the method that it names: this runs code.")
 @json_option
 def evaluate(
-    learner: Path,
-    dataset: str,
-    split: str,
-    n_episodes: int,
-    allow_custom_method: bool,
-    as_json: bool,
-    **episodes: int,
+    learner: Path, dataset: str, split: str, n_episodes: int, allow_custom_method: bool, as_json: bool, **episodes: int
 ) -> None:
     """Test the learner in the folder LEARNER (from `freelib train`) on episodes of new classes."""
     from freelib.datasets import load_dataset

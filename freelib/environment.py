@@ -66,9 +66,7 @@ def cpu_model() -> str:
         lines = []
     found = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
     name = found.get("model name") or platform.processor() or platform.machine()
-    numbers = [
-        f"{n} {found[key]}" for n, key in (("family", "cpu family"), ("model", "model")) if key in found
-    ]
+    numbers = [f"{n} {found[key]}" for n, key in (("family", "cpu family"), ("model", "model")) if key in found]
     return f"{name} ({', '.join(numbers)})" if numbers else name
 
 

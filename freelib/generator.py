@@ -52,14 +52,10 @@ class Generator(nn.Module):
     torch.Size([6, 3, 32, 32])
     """
 
-    def __init__(
-        self, image_size: int, channels: int = 3, *, z_dim: int = 256, ngf: int = 64, seed: int = 0
-    ) -> None:
+    def __init__(self, image_size: int, channels: int = 3, *, z_dim: int = 256, ngf: int = 64, seed: int = 0) -> None:
         super().__init__()
         if image_size % 4:
-            raise ValueError(
-                f"The generator doubles its image twice: image_size is a multiple of 4, got {image_size}."
-            )
+            raise ValueError(f"The generator doubles its image twice: image_size is a multiple of 4, got {image_size}.")
         self.side, self.ngf, self.z_dim = image_size // 4, ngf, z_dim
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
@@ -145,12 +141,7 @@ class MetaGenerator:
         return random_crop_flip(images, rng, padding=c.augment_padding, flip=c.augment_flip)
 
     def adapt(
-        self,
-        model: PretrainedModel,
-        student: Student | None,
-        rng: torch.Generator,
-        *,
-        steps: int | None = None,
+        self, model: PretrainedModel, student: Student | None, rng: torch.Generator, *, steps: int | None = None
     ) -> SynthesisedTask:
         """The inner loop: k steps of Adam on L_G, on a copy of θ_G and on z; the last images are the task.
 

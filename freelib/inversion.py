@@ -121,12 +121,7 @@ def total_variation(x: Tensor) -> Tensor:
 
 
 def inversion_loss(
-    model: PretrainedModel,
-    images: Tensor,
-    labels: Tensor,
-    config: InversionConfig,
-    *,
-    student: Student | None = None,
+    model: PretrainedModel, images: Tensor, labels: Tensor, config: InversionConfig, *, student: Student | None = None
 ) -> tuple[Tensor, Tensor]:
     """L_G = λ_ce CE(M(x), y) + λ_bn L_BN + λ_adv L_adv, a scalar, and the model's logits M(x), `(n, n_way)`.
 

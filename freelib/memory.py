@@ -27,9 +27,7 @@ class TaskMemory:
     False
     """
 
-    def __init__(
-        self, *, image_size: int, batches_per_class: int = 20, device: torch.device | str = "cpu"
-    ) -> None:
+    def __init__(self, *, image_size: int, batches_per_class: int = 20, device: torch.device | str = "cpu") -> None:
         if batches_per_class < 1:
             raise ValueError(f"The memory keeps at least 1 batch a class, got {batches_per_class}.")
         self.image_size, self.batches_per_class = image_size, batches_per_class
@@ -72,9 +70,7 @@ class TaskMemory:
         """The batches of a class that came from a model, or from any."""
         return [images for source, images in self._batches.get(key, []) if model in (None, source)]
 
-    def episode(
-        self, n_way: int, n_shot: int, n_query: int, rng: torch.Generator, *, scope: str = "cross"
-    ) -> Episode:
+    def episode(self, n_way: int, n_shot: int, n_query: int, rng: torch.Generator, *, scope: str = "cross") -> Episode:
         """A new N-way K-shot task, of different images; support and query are float in [0, 1].
 
         scope: "cross" mixes the classes of all models (cross-task replay), "within" takes one model's
@@ -85,9 +81,7 @@ class TaskMemory:
         per_class = n_shot + n_query
         groups = self._candidates(n_way, per_class, scope)
         if not groups:
-            raise ValueError(
-                f"The memory holds no {n_way} classes with {per_class} images each; add tasks first."
-            )
+            raise ValueError(f"The memory holds no {n_way} classes with {per_class} images each; add tasks first.")
         model, keys = groups[int(torch.randint(len(groups), (1,), generator=rng))]
         chosen = torch.randperm(len(keys), generator=rng)[:n_way].tolist()
         images = torch.stack([self._draw(self._of(keys[i], model), per_class, rng) for i in chosen])
@@ -119,9 +113,7 @@ class TaskMemory:
         counts = torch.tensor([len(batch) for batch in chosen])
         labels = torch.arange(model.n_way).repeat_interleave(counts)
         nothing = torch.empty(0, device=self.device)
-        return SynthesisedTask(
-            images_to_float(torch.cat(chosen)), labels.to(self.device), model, nothing, nothing
-        )
+        return SynthesisedTask(images_to_float(torch.cat(chosen)), labels.to(self.device), model, nothing, nothing)
 
     def state_dict(self) -> dict:
         """All images with their classes and models, for a checkpoint."""

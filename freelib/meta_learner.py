@@ -54,13 +54,7 @@ class GradientClassifier(Classifier):
 
 
 def prototype_logits(
-    support: Tensor,
-    labels: Tensor,
-    query: Tensor,
-    *,
-    centre: str = "none",
-    scale: float = 10.0,
-    n_way: int = -1,
+    support: Tensor, labels: Tensor, query: Tensor, *, centre: str = "none", scale: float = 10.0, n_way: int = -1
 ) -> Tensor:
     """Cosines of queries `(q, d)` with the class means of the support's unit features `(s, d)`: `(q, n_way)`.
 

@@ -105,9 +105,7 @@ def replay(
         return []
     best, stalled = -1.0, 0
     while len(history) < config.replay_batches:
-        episodes = [
-            memory.episode(*size, rng, scope=config.replay_scope) for _ in range(config.replay_episodes)
-        ]
+        episodes = [memory.episode(*size, rng, scope=config.replay_scope) for _ in range(config.replay_episodes)]
         history.append(
             maml_step(learner, episodes, optimizer, steps=shape.inner_steps, second_order=config.second_order)
         )

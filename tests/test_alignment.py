@@ -20,7 +20,7 @@ from freelib.alignment import (
     outer_optimizer,
     summed_gradient,
 )
-from freelib.studies.lemma1 import residuals, slope
+from studies.lemma1 import residuals, slope
 
 SGD = {"align_optimizer": "sgd"}
 
@@ -71,9 +71,7 @@ def test_plain_steps_by_hand():
         for parameter, step in zip(moving.params.values(), steps, strict=True):
             parameter.data -= 0.1 * step
     moved, loss = displacement(learner, tasks, AlignmentConfig(align_inner_lr=0.1, **SGD))
-    torch.testing.assert_close(
-        flat(moved.values()), flat(learner.params.values()) - flat(moving.params.values())
-    )
+    torch.testing.assert_close(flat(moved.values()), flat(learner.params.values()) - flat(moving.params.values()))
     assert float(loss) == pytest.approx(sum(losses) / 3)
 
 

@@ -98,11 +98,7 @@ def test_failures_and_debug(run):
 def test_data(run):
     rows = json.loads(run("data", "list", "--json").out)
     assert [row["name"] for row in rows] == ["glyphs", "cifar-fs", "mini-imagenet", "cub"]
-    assert rows[3] == {
-        "name": "cub",
-        "image_size": 84,
-        "classes": {"train": 100, "validation": 50, "test": 50},
-    }
+    assert rows[3] == {"name": "cub", "image_size": 84, "classes": {"train": 100, "validation": 50, "test": 50}}
     assert "100/50/50" in run("data", "list").out
     found = {row["name"]: row["found"] for row in json.loads(run("data", "status", "--json").out)}
     assert found == {"glyphs": True, "cifar-fs": True, "mini-imagenet": False, "cub": False}
@@ -127,9 +123,7 @@ def test_from_a_pool_to_an_accuracy(run, tmp_path):
     models = json.loads(run("pool", "show", "p", "--json").out)
     assert [len(model["class_names"]) for model in models] == [5, 5]
     assert models[0]["name"] in run("pool", "show", "p").out
-    trained = run(
-        "train", "fake_methods:Drifting", "--pool", "p", "--out", "l", "--select-on", "cifar-fs", "--json"
-    )
+    trained = run("train", "fake_methods:Drifting", "--pool", "p", "--out", "l", "--select-on", "cifar-fs", "--json")
     assert trained.code == 0, trained.err
     assert json.loads(trained.out)["selected_round"] in (2, 4)
     assert sorted(path.name for path in (tmp_path / "l").iterdir()) == ["learner.json", "learner.safetensors"]
@@ -261,9 +255,7 @@ def test_reproduce_and_notebooks_pass_on_what_was_asked(run, monkeypatch, tmp_pa
         return outcomes
 
     monkeypatch.setattr("freelib.run.reproduce.reproduce", reproduce)
-    result = run(
-        "reproduce", "--dataset", "cub", "--shots", "1", "--shots", "5", "-p", "X=1e-3", "--notebook", "01_x"
-    )
+    result = run("reproduce", "--dataset", "cub", "--shots", "1", "--shots", "5", "-p", "X=1e-3", "--notebook", "01_x")
     assert (result.code, result.out) == (1, "y.ipynb\n")
     assert "01_x: ValueError: no" in result.err
     assert "kept in kept.ipynb" in result.err

@@ -101,9 +101,7 @@ def test_touched_but_whole_file_is_verified_once_and_kept(tmp_path, monkeypatch)
 def test_a_changed_source_and_changed_class_lists_are_decoded_again_and_the_old_file_goes(tmp_path):
     old = load_cached(CountingSource(1), "train", 8, tmp_path).digest
     old_file = one(tmp_path, "*.u8")
-    old_name = old_file.rename(
-        old_file.with_name(old_file.name.replace(".", "-", 1))
-    )  # as freelib 0.1 named it
+    old_name = old_file.rename(old_file.with_name(old_file.name.replace(".", "-", 1)))  # as freelib 0.1 named it
     new = load_cached(CountingSource(2), "train", 8, tmp_path)
     assert new.digest != old
     assert one(tmp_path, "*.u8") not in (old_file, old_name)

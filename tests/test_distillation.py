@@ -17,9 +17,7 @@ def test_kl_of_two_coins():
         0.25 * math.log(0.5) + 0.75 * math.log(1.5), abs=1e-7
     )
     # the other way round it is another number: KL(student ‖ teacher)
-    assert float(kl_divergence(student, teacher)) == pytest.approx(
-        0.5 * math.log(2) + 0.5 * math.log(2 / 3), abs=1e-7
-    )
+    assert float(kl_divergence(student, teacher)) == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3), abs=1e-7)
 
 
 def test_kl_is_zero_where_both_agree_and_above_zero_elsewhere():

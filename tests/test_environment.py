@@ -12,14 +12,7 @@ import pytest
 import torch
 
 import freelib
-from freelib.environment import (
-    cpu_model,
-    device_name,
-    environment,
-    git_commit,
-    peak_memory_mib,
-    torch_threads,
-)
+from freelib.environment import cpu_model, device_name, environment, git_commit, peak_memory_mib, torch_threads
 from freelib.run.records import FIELDS
 
 
@@ -88,7 +81,6 @@ def test_freed_memory_is_kept_for_the_next_tensor():
     """Page faults of taking and freeing 4 x 40 MiB for the tenth time."""
     command = [sys.executable, "-c", FAULTS]
     keeps, returns = (
-        int(subprocess.run([*command, how], capture_output=True, check=True).stdout)
-        for how in ("keep", "return")
+        int(subprocess.run([*command, how], capture_output=True, check=True).stdout) for how in ("keep", "return")
     )
     assert keeps < returns / 10

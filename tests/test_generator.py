@@ -17,12 +17,8 @@ from freelib.meta_learner import MetaLearner
 from freelib.models.backbones import build_backbone
 from freelib.models.transform import random_crop_flip
 
-TINY = InversionConfig(
-    ngf=2, z_dim=4, images_per_class=2, adapt_steps=3, generator_lr=0.02, z_lr=0.05, meta_lr=0.01
-)
-SCRATCH = InversionConfig(
-    images_per_class=4, z_dim=16, ngf=8, generator_lr=0.01, z_lr=0.01, augment_padding=1
-)
+TINY = InversionConfig(ngf=2, z_dim=4, images_per_class=2, adapt_steps=3, generator_lr=0.02, z_lr=0.05, meta_lr=0.01)
+SCRATCH = InversionConfig(images_per_class=4, z_dim=16, ngf=8, generator_lr=0.01, z_lr=0.01, augment_padding=1)
 
 
 @pytest.fixture
@@ -93,15 +89,11 @@ def by_hand(theta: nn.Module, model, student, draw: torch.Generator, config: Inv
         parameters = list(copy_.parameters())
         images = copy_(z)
         seen = random_crop_flip(images, draw)
-        logits = model.module(
-            (seen - torch.tensor(model.mean).view(3, 1, 1)) / torch.tensor(model.std).view(3, 1, 1)
-        )
+        logits = model.module((seen - torch.tensor(model.mean).view(3, 1, 1)) / torch.tensor(model.std).view(3, 1, 1))
         loss = -logits.log_softmax(1)[torch.arange(len(labels)), labels].mean()
         if student is not None:
             answers = student(seen)
-            kl = F.kl_div(
-                answers.log_softmax(1), logits.log_softmax(1), log_target=True, reduction="none"
-            ).sum(1)
+            kl = F.kl_div(answers.log_softmax(1), logits.log_softmax(1), log_target=True, reduction="none").sum(1)
             loss = loss - (kl * (logits.argmax(1) == answers.argmax(1))).mean()
         *gradients, z_gradient = torch.autograd.grad(loss, [*parameters, z])
         losses.append(loss.detach())
@@ -148,8 +140,7 @@ def test_a_round_is_a_task_of_each_model_and_one_meta_step(with_students):
     tasks = synthesise_round(whole, models, draw, students)
 
     expected = [
-        parts.adapt(model, student, redraw)
-        for model, student in zip(models, students or [None] * 3, strict=True)
+        parts.adapt(model, student, redraw) for model, student in zip(models, students or [None] * 3, strict=True)
     ]
     parts.meta_step()
     assert [task.model for task in tasks] == models
@@ -194,9 +185,7 @@ def test_the_same_seed_gives_the_same_bits():
 
 
 def test_adapting_lowers_the_loss_and_more_steps_lower_it_more():
-    config = InversionConfig(
-        ngf=8, z_dim=16, images_per_class=4, adapt_steps=40, augment_padding=0, augment_flip=False
-    )
+    config = InversionConfig(ngf=8, z_dim=16, images_per_class=4, adapt_steps=40, augment_padding=0, augment_flip=False)
     losses = meta_generator(config).adapt(tiny_model(), None, rng()).losses
     assert float(losses[-1]) < float(losses[10]) < float(losses[0]) - 0.1
 

@@ -37,9 +37,7 @@ def test_images_are_kept_by_class_across_models():
     assert kept.classes == [("tiny", f"class {i}") for i in range(8)]
     # class 3 is class 3 of the first model and class 0 of the second: both serve
     episode = kept.episode(8, 1, 3, rng())
-    by_row = sorted(
-        values(episode.query[i * 3 : i * 3 + 3]) + values(episode.support[i : i + 1]) for i in range(8)
-    )
+    by_row = sorted(values(episode.query[i * 3 : i * 3 + 3]) + values(episode.support[i : i + 1]) for i in range(8))
     assert {level // 10 for row in by_row for level in row} <= {0, 1, 2, 3, 4, 10, 11, 12, 13, 14}
     rows = [{v // 10 for v in row} for row in by_row]
     assert all(len(row) == 1 or row in ({3, 10}, {4, 11}) for row in rows)

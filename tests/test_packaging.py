@@ -75,9 +75,7 @@ def test_constraints_pin_every_dependency_within_its_range() -> None:
     for name, wanted in declared("dev", "docs", "browser").items():
         assert name in pins, f"{name} is in pyproject.toml and not in constraints.txt"
         version = pins[name].removeprefix("==")
-        assert Requirement(f"{name}{wanted}").specifier.contains(version), (
-            f"{name} {version} is outside {wanted}"
-        )
+        assert Requirement(f"{name}{wanted}").specifier.contains(version), f"{name} {version} is outside {wanted}"
     assert not [name for name in pins if name.startswith(("nvidia-", "cuda-", "triton"))]
 
 
@@ -157,9 +155,7 @@ def test_workflow_has_every_notebook() -> None:
 def test_no_tracked_file_names_a_machine_path_or_a_package_host() -> None:
     # a path counts only at the start of a word: base64 pictures in notebooks are full of slashes
     machine = re.compile(r"""(?:^|[\s"'`=(\[{,:])/(?:home|root|work|Users|opt|mnt)/\w""", re.MULTILINE)
-    host = re.compile(
-        r"pypi\.org|pythonhosted\.org|download\.pytorch\.org|conda\.anaconda\.org|npmjs\.org|debian\.org"
-    )
+    host = re.compile(r"pypi\.org|pythonhosted\.org|download\.pytorch\.org|conda\.anaconda\.org|npmjs\.org|debian\.org")
     guilty = []
     for path in tracked_files():
         try:

@@ -37,8 +37,6 @@ def test_links_lead_to_files(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text)]
     missing = [
-        link
-        for link in links
-        if link and "://" not in link and not (ROOT / page).parent.joinpath(link).exists()
+        link for link in links if link and "://" not in link and not (ROOT / page).parent.joinpath(link).exists()
     ]
     assert missing == []

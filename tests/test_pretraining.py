@@ -39,9 +39,7 @@ NAMES = ["tiny-conv4-0000", "tiny-resnet10-0001", "tiny-conv4-0002"]
 def stored(tiny_dataset, tmp_path_factory):
     """A pool of three models by two workers, and what its progress said."""
     folder, calls = tmp_path_factory.mktemp("pool"), []
-    pool = pretrain_pool(
-        tiny_dataset, QUICK, folder, seed=3, workers=2, progress=lambda *done: calls.append(done)
-    )
+    pool = pretrain_pool(tiny_dataset, QUICK, folder, seed=3, workers=2, progress=lambda *done: calls.append(done))
     return folder, pool, calls
 
 
@@ -200,9 +198,7 @@ def test_what_is_there_is_not_trained_again_and_older_pools_do_not_say_how_it_wa
     assert pool.digest == stored[1].digest
 
 
-@pytest.mark.parametrize(
-    ("seed", "index", "classes"), [(0, 0, (5, 6, 1, 2, 0)), (3, 1, (7, 0, 3, 9, 5)), (3, 2, None)]
-)
+@pytest.mark.parametrize(("seed", "index", "classes"), [(0, 0, (5, 6, 1, 2, 0)), (3, 1, (7, 0, 3, 9, 5)), (3, 2, None)])
 def test_a_member_depends_on_the_seed_and_its_index_alone(stored, tiny_dataset, seed, index, classes):
     config = replace(QUICK, n_models=99, epochs=0 if classes else 1)
     member = pretrain_model(tiny_dataset, config, seed=seed, index=index)
@@ -246,9 +242,7 @@ def test_classes_are_split_without_overlap_and_held_out_images_never_trained_on(
 
 def classifier(arch: str) -> PretrainedModel:
     module = build_backbone(arch, n_way=2, width=8, image_size=16)
-    return PretrainedModel(
-        module, class_names=["a", "b"], mean=(0.5,) * 3, std=(0.2,) * 3, image_size=16, arch=arch
-    )
+    return PretrainedModel(module, class_names=["a", "b"], mean=(0.5,) * 3, std=(0.2,) * 3, image_size=16, arch=arch)
 
 
 def test_training_is_descent_on_the_cross_entropy_of_even_batches():

@@ -40,9 +40,7 @@ def toy_memory(dataset) -> TaskMemory:
     memory = TaskMemory(image_size=16)
     for first in (0, 5):
         images = torch.cat([dataset.class_images(first + c) for c in range(5)]).float() / 255
-        memory.add(
-            [task_of(tiny_model(first, first_class=first), images, torch.arange(5).repeat_interleave(24))]
-        )
+        memory.add([task_of(tiny_model(first, first_class=first), images, torch.arange(5).repeat_interleave(24))])
     return memory
 
 
@@ -67,9 +65,7 @@ def run(dataset, learner, config, seed=0, shape=None):
     ],
 )
 def test_replay_stops_by_patience_or_at_its_cap(tiny_dataset, script, patience, cap, batches):
-    learner = Scripted(
-        build_backbone("conv4", width=4, image_size=16), mean=(0.0,), std=(1.0,), image_size=16
-    )
+    learner = Scripted(build_backbone("conv4", width=4, image_size=16), mean=(0.0,), std=(1.0,), image_size=16)
     learner.script = script
     config = ReplayConfig(replay_patience=patience, replay_batches=cap, replay_episodes=1)
     history = run(tiny_dataset, learner, config)
@@ -104,9 +100,7 @@ def test_an_outer_step_is_adam_on_the_mean_gradient():
     gradients = torch.autograd.grad(mean, list(learner.params.values()))
     optimizer = torch.optim.Adam(learner.backbone.parameters(), lr=0.01)
     loss, accuracy = maml_step(learner, episodes, optimizer, steps=2)
-    torch.testing.assert_close(
-        [p.detach() for p in learner.params.values()], HandAdam(0.01).step(start, gradients)
-    )
+    torch.testing.assert_close([p.detach() for p in learner.params.values()], HandAdam(0.01).step(start, gradients))
     assert loss == pytest.approx(float(mean.detach()), rel=1e-6)
     assert accuracy == pytest.approx(sum(float(a) for _, a in results) / 4)
 

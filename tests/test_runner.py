@@ -12,15 +12,7 @@ from fake_methods import TINY, Shotless
 from freelib.methods.training import TrainingLog, clocks
 from freelib.run.profiles import Profile
 from freelib.run.records import RecordStore
-from freelib.run.runner import (
-    Run,
-    _history,
-    known_record,
-    learner_file,
-    run_unit,
-    time_spent,
-    with_overrides,
-)
+from freelib.run.runner import Run, _history, known_record, learner_file, run_unit, time_spent, with_overrides
 from freelib.run.units import Unit
 from freelib.storage import load_tensors
 
@@ -46,12 +38,7 @@ def test_a_record_has_what_happened(tiny_world, tmp_path):
     assert record["seconds"]["pretraining"] > 0
     assert len(record["episode_accuracies"]) == TINY.n_episodes
     assert record["accuracy"] == pytest.approx(sum(record["episode_accuracies"]) / 6, abs=0.005)
-    assert (record["passes"], record["selection"], record["device"], record["threads"]) == (
-        4,
-        "validation",
-        "cpu",
-        1,
-    )
+    assert (record["passes"], record["selection"], record["device"], record["threads"]) == (4, "validation", "cpu", 1)
     assert record["config"]["rounds"] == 4
     assert record["pool"]["config"]["n_models"] == 2
     assert any("round 4" in note for note in notes)
@@ -124,9 +111,7 @@ def test_two_runs_are_equal(tiny_world, tmp_path):
 def test_selections_share_the_training_and_differ_in_the_choice(tiny_world, tmp_path):
     store = RecordStore(tmp_path)
     by_selection = {
-        selection: run_unit(
-            Unit("t", "fake_methods:Drifting", "cifar-fs", 1, 0, selection=selection), TINY, store
-        )
+        selection: run_unit(Unit("t", "fake_methods:Drifting", "cifar-fs", 1, 0, selection=selection), TINY, store)
         for selection in ("last", "validation", "test")
     }
     last = by_selection["last"]
@@ -153,9 +138,7 @@ def test_the_digest_follows_what_matters():
         Run(DRIFTING, Profile(**{**vars(TINY), "monitor_every": 1})).settings,
     ]
     assert len({str(settings) for settings in changes}) == 4
-    assert str(Run(DRIFTING, Profile(**{**vars(TINY), "workers": 5, "threads": 2})).settings) == str(
-        changes[0]
-    )
+    assert str(Run(DRIFTING, Profile(**{**vars(TINY), "workers": 5, "threads": 2})).settings) == str(changes[0])
 
 
 def test_a_record_is_found_without_the_data(tiny_world, tmp_path, monkeypatch):

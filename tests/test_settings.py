@@ -54,8 +54,7 @@ CASES: dict[str, list[tuple[type, str, object]]] = {
 
 
 @pytest.mark.parametrize(
-    ("words", "config", "field", "value"),
-    [(words, *case) for words, cases in CASES.items() for case in cases],
+    ("words", "config", "field", "value"), [(words, *case) for words, cases in CASES.items() for case in cases]
 )
 def test_settings_that_cannot_be(words, config, field, value):
     with pytest.raises(ValueError, match=rf"^{field} .*{words}.*"):

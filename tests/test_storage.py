@@ -10,14 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from freelib.storage import (
-    Checkpoint,
-    load_state_file,
-    load_tensors,
-    save_tensors,
-    tensors_digest,
-    write_atomically,
-)
+from freelib.storage import Checkpoint, load_state_file, load_tensors, save_tensors, tensors_digest, write_atomically
 
 TENSORS = {"b": torch.arange(6.0).view(2, 3), "a": torch.tensor([1, 2])}
 

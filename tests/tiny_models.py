@@ -60,9 +60,7 @@ def tiny_model(
 
 def tiny_pool(n: int = 4, **settings: object) -> ModelPool:
     """A pool of untrained models; model i knows classes i to i + 4."""
-    return ModelPool.from_models(
-        [tiny_model(i, first_class=i, accuracy=0.5 + 0.1 * i, **settings) for i in range(n)]
-    )
+    return ModelPool.from_models([tiny_model(i, first_class=i, accuracy=0.5 + 0.1 * i, **settings) for i in range(n)])
 
 
 class OwnNet(nn.Module):

@@ -71,9 +71,7 @@ def load_dataset(
     if size < 1:
         raise ValueError(f"size is {size}; expected a positive number of pixels")
     if download and name != "cifar-fs":
-        raise ValueError(
-            f"download=True is for cifar-fs; {name} must be brought by hand (or needs no download)"
-        )
+        raise ValueError(f"download=True is for cifar-fs; {name} must be brought by hand (or needs no download)")
     return load_cached(find_source(name, root, download), split, size, cache_folder(cache))
 
 

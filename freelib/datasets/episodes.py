@@ -96,13 +96,10 @@ class EpisodeSampler:
         self, dataset: FewShotDataset, *, n_way: int = 5, n_shot: int = 1, n_query: int = 15, seed: int = 0
     ) -> None:
         if min(n_way, n_shot, n_query) < 1:
-            raise ValueError(
-                f"n_way, n_shot and n_query must be at least 1, got {n_way}, {n_shot} and {n_query}."
-            )
+            raise ValueError(f"n_way, n_shot and n_query must be at least 1, got {n_way}, {n_shot} and {n_query}.")
         if dataset.n_classes < n_way:
             raise ValueError(
-                f"{dataset.name}'s {dataset.split} split has {dataset.n_classes} classes, "
-                f"too few for n_way={n_way}."
+                f"{dataset.name}'s {dataset.split} split has {dataset.n_classes} classes, too few for n_way={n_way}."
             )
         if min(dataset.counts) < n_shot + n_query:
             raise ValueError(
@@ -116,14 +113,11 @@ class EpisodeSampler:
         """Which images make episode i: `(n_way, n_shot + n_query)` int64, rows of the data set's images."""
         # torch's CPU generator takes 32 bits of a seed. An odd factor is a bijection modulo 2^32: no two
         # episodes of one seed share a stream, and neighbouring seeds begin far apart.
-        rng = torch.Generator().manual_seed(
-            (self.seed * 0x9E3779B97F4A7C15 + i * 0x632BE59BD9B4E019 + 1) % 2**63
-        )
+        rng = torch.Generator().manual_seed((self.seed * 0x9E3779B97F4A7C15 + i * 0x632BE59BD9B4E019 + 1) % 2**63)
         classes = torch.randperm(self.dataset.n_classes, generator=rng)[: self.n_way].tolist()
         per_class = self.n_shot + self.n_query
         rows = [
-            self.dataset.offsets[c] + torch.randperm(self.dataset.counts[c], generator=rng)[:per_class]
-            for c in classes
+            self.dataset.offsets[c] + torch.randperm(self.dataset.counts[c], generator=rng)[:per_class] for c in classes
         ]
         return torch.stack(rows)
 

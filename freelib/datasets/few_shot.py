@@ -45,15 +45,13 @@ class FewShotDataset:
             raise ValueError(f"split is {self.split!r}; expected one of {', '.join(SPLITS)}")
         if self.images.dtype != torch.uint8 or self.images.ndim != 4:
             raise ValueError(
-                f"images are {self.images.dtype} of shape {tuple(self.images.shape)}; "
-                "expected uint8 (n, C, H, W)"
+                f"images are {self.images.dtype} of shape {tuple(self.images.shape)}; expected uint8 (n, C, H, W)"
             )
         if self.images.shape[2] != self.images.shape[3]:
             raise ValueError(f"images of shape {tuple(self.images.shape)} are not square; resize them first")
         if len(self.offsets) != len(self.class_names) + 1:
             raise ValueError(
-                f"{len(self.offsets)} offsets for {len(self.class_names)} classes; "
-                "expected one more than classes"
+                f"{len(self.offsets)} offsets for {len(self.class_names)} classes; expected one more than classes"
             )
         if len(set(self.class_names)) != len(self.class_names):
             raise ValueError("class names repeat; each class needs a name of its own")

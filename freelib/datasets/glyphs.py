@@ -124,9 +124,7 @@ def _inks(character: str, n: int, size: int, rng: np.random.Generator) -> Floats
         x, y = (0.5 + MAX_SHIFT * (2 * s - 1) for s in shift)
         c = source.width / 2 - side * (a * x + b * y)
         f = source.height / 2 - side * (d * x + e * y)
-        posed = source.transform(
-            (side, side), Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BILINEAR
-        )
+        posed = source.transform((side, side), Image.Transform.AFFINE, (a, b, c, d, e, f), Image.Resampling.BILINEAR)
         inks[i] = np.asarray(posed.reduce(2), dtype=np.float32)
     inks /= 255
     return inks
@@ -143,9 +141,7 @@ def _palettes(n: int, rng: np.random.Generator) -> Floats:
     clear[np.arange(n), first] = False
     second = np.where(clear.any(axis=1), clear.argmax(axis=1), first)
     rows = np.arange(n)
-    return np.stack([back[:, 0], back[:, 1], others[rows, first], others[rows, second]], axis=1).astype(
-        np.float32
-    )
+    return np.stack([back[:, 0], back[:, 1], others[rows, first], others[rows, second]], axis=1).astype(np.float32)
 
 
 def _fields(n: int, size: int, rng: np.random.Generator) -> Floats:
@@ -159,8 +155,7 @@ def _fields(n: int, size: int, rng: np.random.Generator) -> Floats:
         return np.cos(angle) * x + np.sin(angle) * y
 
     ramps = [
-        np.clip(0.5 + (along(draws[:, k]) + 0.5 * (draws[:, k + 1, None, None] - 0.5)) * 1.2, 0, 1)
-        for k in (0, 2)
+        np.clip(0.5 + (along(draws[:, k]) + 0.5 * (draws[:, k + 1, None, None] - 0.5)) * 1.2, 0, 1) for k in (0, 2)
     ]
     frequency, phase = draws[:, 5], draws[:, 6]
     height = np.maximum(0, 2 * draws[:, 7] - 1)  # half of the images have none

@@ -49,9 +49,7 @@ def decode(data: bytes | Path, where: str) -> Image.Image:
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
             return image.convert("RGB")
     except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(
-            f"{where} is not a readable image ({error}); replace it with a whole copy"
-        ) from error
+        raise ValueError(f"{where} is not a readable image ({error}); replace it with a whole copy") from error
 
 
 def stack(images: Iterable[Image.Image], size: int) -> Pixels:
@@ -102,13 +100,10 @@ class ParquetSource:
         try:
             table = pq.read_table(self.path)
         except (OSError, ValueError) as error:  # pyarrow's own errors derive from these two
-            raise ValueError(
-                f"{self.path} is not a readable Parquet file ({error}); get a whole copy"
-            ) from error
+            raise ValueError(f"{self.path} is not a readable Parquet file ({error}); get a whole copy") from error
         if not {"image", "label"} <= set(table.column_names):
             raise ValueError(
-                f"{self.path} has columns {table.column_names}; "
-                "expected image (struct of bytes and path) and label"
+                f"{self.path} has columns {table.column_names}; expected image (struct of bytes and path) and label"
             )
         return table
 
@@ -161,9 +156,7 @@ class TreeSource:
         for folder in sorted(self.path.glob("*/")):
             for path in [folder] if folder.name in wanted else folder.glob("*/"):
                 if path.name in wanted and folders.setdefault(path.name, path) != path:
-                    raise ValueError(
-                        f"class {path.name!r} is in {folders[path.name]} and in {path}; keep one"
-                    )
+                    raise ValueError(f"class {path.name!r} is in {folders[path.name]} and in {path}; keep one")
         _require_classes(self.name, folders, self.classes, self.location)
         return folders
 
@@ -197,9 +190,7 @@ class TorchvisionCifar:
             self._read(train=True)
         missing = [part for part in ("train", "test", "meta") if not (self.folder / part).is_file()]
         if missing:
-            raise ValueError(
-                f"{self.location} lacks {', '.join(missing)}; expected a whole copy of CIFAR-100"
-            )
+            raise ValueError(f"{self.location} lacks {', '.join(missing)}; expected a whole copy of CIFAR-100")
         return "; ".join(_size_and_time(self.folder / part) for part in ("train", "test"))
 
     def _read(self, train: bool) -> Any:

@@ -133,9 +133,7 @@ class Block:
         self.d_y = d_y.add_(self.offset).addcmul_(self.y, self.slope)
         return input_gradient(d_y, self.x, self.w), weight_gradient(d_y, self.x, self.w)
 
-    def through_convolution_tangent(
-        self, td_y: Tensor, t_slope: Tensor, t_offset: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def through_convolution_tangent(self, td_y: Tensor, t_slope: Tensor, t_offset: Tensor) -> tuple[Tensor, Tensor]:
         """The tangents of the same."""
         td_y = td_y.add_(t_offset).addcmul_(self.y, t_slope).addcmul_(self.t_y, self.slope)
         td_x = input_gradient(torch.cat([td_y, self.d_y], 1), self.x, torch.cat([self.w, self.t_w]))
@@ -173,9 +171,7 @@ class FirstBlock(Block):
         d_w = weight_gradient(d_y, self.x, self.w)
         return d_y, d_w + self.count * dense.view_as(d_w)
 
-    def through_convolution_tangent(
-        self, td_y: Tensor, t_slope: Tensor, t_offset: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def through_convolution_tangent(self, td_y: Tensor, t_slope: Tensor, t_offset: Tensor) -> tuple[Tensor, Tensor]:
         dense = t_slope.view(-1, 1) * self.to_patches + self.slope.view(-1, 1) * self.t_to_patches
         dense += t_offset.view(-1, 1) * self.patch_mean
         td_w = weight_gradient(td_y, self.x, self.w)
@@ -238,19 +234,14 @@ def weight_names(backbone: nn.Module) -> list[str] | None:
     if not blocks or len(known) < len(blocks):
         return None
     parts = ("conv.weight", "norm.weight", "norm.bias")
-    return [f"encoder.{i}.{part}" for i in range(len(blocks)) for part in parts] + [
-        "head.weight",
-        "head.bias",
-    ]
+    return [f"encoder.{i}.{part}" for i in range(len(blocks)) for part in parts] + ["head.weight", "head.bias"]
 
 
 def _minus(weights: list[Tensor], step: list[Tensor], lr: float) -> list[Tensor]:
     return [torch.sub(weight, d, alpha=lr) for weight, d in zip(weights, step, strict=True)]
 
 
-def descend(
-    loss: SupportLoss, weights: list[Tensor], lr: float, steps: int
-) -> tuple[list[SupportLoss], list[Tensor]]:
+def descend(loss: SupportLoss, weights: list[Tensor], lr: float, steps: int) -> tuple[list[SupportLoss], list[Tensor]]:
     """Gradient steps: the loss at each of the weights on the way, for `pull_back`, and the last weights."""
     losses = []
     for _ in range(steps):

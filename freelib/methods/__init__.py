@@ -25,16 +25,7 @@ METHODS: dict[str, str] = {
 }
 """Name -> "module:Class"; imported when asked for."""
 
-DESCRIBED = (
-    "title",
-    "citation",
-    "needs",
-    "same_architecture",
-    "cost",
-    "models_at_test",
-    "oracle",
-    "revision",
-)
+DESCRIBED = ("title", "citation", "needs", "same_architecture", "cost", "models_at_test", "oracle", "revision")
 """What `describe_methods` tells of a method, beside its name."""
 
 __all__ = ["METHODS", "Method", "MethodConfig", "describe_methods", "get_method"]
@@ -52,9 +43,7 @@ def get_method(name: str) -> Method:
     path = METHODS.get(name, name)
     module_name, _, class_name = path.partition(":")
     if not class_name:
-        raise ValueError(
-            f"Unknown method {name!r}: known are {', '.join(METHODS)}, or give package.module:Class."
-        )
+        raise ValueError(f"Unknown method {name!r}: known are {', '.join(METHODS)}, or give package.module:Class.")
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except Exception as error:  # a user's own file may raise anything

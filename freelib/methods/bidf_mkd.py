@@ -125,9 +125,7 @@ class BidfMkd(Method):
         pool, config, learner, rng, log = run.pool, run.config, run.learner, run.rng, run.log
         n_ways = {len(description["class_names"]) for description in pool.descriptions}
         if n_ways != {config.n_way}:
-            raise ValueError(
-                f"A {config.n_way}-way student can't be distilled from {sorted(n_ways)}-way models."
-            )
+            raise ValueError(f"A {config.n_way}-way student can't be distilled from {sorted(n_ways)}-way models.")
         replay = CrossTaskReplay(run)
         optimizer = make_optimizer("adam", list(learner.params.values()), config.outer_lr)
         generators = ScratchGenerator(

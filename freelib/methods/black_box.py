@@ -27,9 +27,7 @@ class ZeroOrder(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, images: Tensor, answer: Answer, directions: int, mu: float, rng: torch.Generator
-    ) -> Tensor:
+    def forward(ctx: Any, images: Tensor, answer: Answer, directions: int, mu: float, rng: torch.Generator) -> Tensor:
         """Images `(n, C, H, W)` -> logits `(n, n_way)`."""
         logits = at_least_float32(answer(images.detach()))
         ctx.save_for_backward(images, logits)
@@ -74,13 +72,7 @@ class BlackBox(nn.Module):
 
 
 def black_box_model(
-    answer: Answer,
-    *,
-    rng: torch.Generator,
-    directions: int = 100,
-    mu: float = 0.005,
-    channels: int = 3,
-    **about: Any,
+    answer: Answer, *, rng: torch.Generator, directions: int = 100, mu: float = 0.005, channels: int = 3, **about: Any
 ) -> PretrainedModel:
     """A member of a pool of which nothing is used but calls.
 

@@ -70,9 +70,7 @@ class WeightSpace:
     def network(self, point: Tensor) -> dict[str, Tensor]:
         """The tensors by name of a point `(d,)`."""
         parts = (point * self.scale).split([shape.numel() for shape in self.shapes.values()])
-        return {
-            name: part.view(shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)
-        }
+        return {name: part.view(shape) for part, (name, shape) in zip(parts, self.shapes.items(), strict=True)}
 
 
 class Hypernetwork(nn.Module):
@@ -153,10 +151,7 @@ class Dro(Method):
 
     name = "dro"
     title = "DRO"
-    citation = (
-        "Wang et al., Meta-Learning without Data via Wasserstein Distributionally-Robust Model Fusion, "
-        "UAI 2022"
-    )
+    citation = "Wang et al., Meta-Learning without Data via Wasserstein Distributionally-Robust Model Fusion, UAI 2022"
     needs = "weights"
     uses_shots = False
     same_architecture = True

@@ -55,9 +55,7 @@ class FreeConfig(MethodConfig, InversionConfig, AlignmentConfig, ReplayConfig):
 def build_meta_generator(pool: ModelPool, config: Any, *, seed: int) -> MetaGenerator:
     """FIve's generator for a pool; config: with the fields of `MethodConfig` and `InversionConfig`."""
     size, device, precision = pool.image_size, config.device, config.precision
-    return MetaGenerator(
-        config, image_size=size, channels=pool.channels, seed=seed, device=device, precision=precision
-    )
+    return MetaGenerator(config, image_size=size, channels=pool.channels, seed=seed, device=device, precision=precision)
 
 
 def build_generator(pool: ModelPool, config: FreeConfig, *, seed: int) -> MetaGenerator | ScratchGenerator:
@@ -104,9 +102,7 @@ class Free(Method):
         """
         pool, config, learner, rng, log = run.pool, run.config, run.learner, run.rng, run.log
         replay = CrossTaskReplay(run)
-        heads = DistillationHeads.for_pool(
-            learner, pool, config.kd_heads, seed=stream_seed(run.seed, "heads")
-        )
+        heads = DistillationHeads.for_pool(learner, pool, config.kd_heads, seed=stream_seed(run.seed, "heads"))
         kd_optimizer = outer_optimizer(config, [*learner.params.values(), *heads.params.values()])
         generator = build_generator(pool, config, seed=stream_seed(run.seed, "generator"))
         parts = {"heads": heads, "kd_optimizer": kd_optimizer, "generator": generator, **replay.parts}
@@ -130,13 +126,9 @@ class Free(Method):
                 with log.phase("alignment"):
                     for sweep in range(config.align_sweeps):
                         if sweep:  # further steps: on tasks of any of the pool's models that are remembered
-                            recalled = [
-                                replay.memory.recall(m, rng) for m in pool.sample(config.meta_batch, rng)
-                            ]
+                            recalled = [replay.memory.recall(m, rng) for m in pool.sample(config.meta_batch, rng)]
                             tasks = [task for task in recalled if task is not None] or tasks
-                        batches = [
-                            distillation_batch(task, rng, padding=padding, flip=flip) for task in tasks
-                        ]
+                        batches = [distillation_batch(task, rng, padding=padding, flip=flip) for task in tasks]
                         if sweep == 0 and due and len(batches) > 1:
                             product, cosine = gradient_agreement(heads, batches, config.distillation)
                             log.append(measured_round=round_number, inner_product=product, cosine=cosine)

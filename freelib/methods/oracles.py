@@ -76,9 +76,7 @@ class OracleMaml(Method):
             raise ValueError(f"{self.name} trains in float32, got precision={config.precision!r}.")
         if dataset is None:
             raise ValueError(f"{self.name} learns from real images: give dataset=, the meta-training split.")
-        sampler = EpisodeSampler(
-            dataset, n_way=config.n_way, n_shot=config.n_shot, n_query=config.n_query, seed=seed
-        )
+        sampler = EpisodeSampler(dataset, n_way=config.n_way, n_shot=config.n_shot, n_query=config.n_query, seed=seed)
         learner = self.build(pool, config, seed=seed)
         rng = torch.Generator()  # a checkpoint has one; episodes depend on the seed and their number alone
         run = TrainingRun(learner, pool, config, rng, seed, monitor, checkpoint)

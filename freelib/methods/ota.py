@@ -72,9 +72,7 @@ def align_channels(other: State, anchor: State, transport: Callable[[Tensor], Te
     return aligned
 
 
-def fuse_states(
-    states: Sequence[State], anchor: int, transport: Callable[[Tensor], Tensor]
-) -> dict[str, Tensor]:
+def fuse_states(states: Sequence[State], anchor: int, transport: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
     """The mean of Conv4 encoders, each aligned to number `anchor` first, BatchNorm's statistics too."""
     names = [n for n in states[anchor] if n.startswith("encoder.") and not n.endswith("num_batches_tracked")]
     total = {name: states[anchor][name].double() for name in names}
@@ -113,14 +111,10 @@ class Ota(Method):
     def build(self, pool: ModelPool, config: OtaConfig, *, seed: int) -> MetaLearner:
         """The student with the fused weights, see `Method.build`. Raises ValueError where it is no Conv4."""
         if config.arch != "conv4":
-            raise ValueError(
-                f"OTA aligns conv4 only, and the pool is of {config.arch}: take average or dro for it."
-            )
+            raise ValueError(f"OTA aligns conv4 only, and the pool is of {config.arch}: take average or dro for it.")
         learner = build_student(pool, config, seed=seed)
         anchor = [d["name"] for d in pool.descriptions].index(pool.best().name)
         transport = partial(transport_plan, kind=config.transport, regularisation=config.regularisation)
         fused = fuse_states([model.module.state_dict() for model in pool], anchor, transport)
-        learner.load_params(
-            {name: fused.get(name, torch.zeros_like(p)) for name, p in learner.params.items()}
-        )
+        learner.load_params({name: fused.get(name, torch.zeros_like(p)) for name, p in learner.params.items()})
         return learner

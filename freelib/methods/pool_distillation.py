@@ -106,9 +106,7 @@ def one_cycle(step: int, steps: int, *, rise: float = 0.15) -> float:
     return (1 + math.cos(math.pi * (step - top) / max(1.0, steps - top))) / 2
 
 
-def synthesised_images(
-    pool: ModelPool, config: PoolDistillationConfig, *, seed: int, log: TrainingLog
-) -> Tensor:
+def synthesised_images(pool: ModelPool, config: PoolDistillationConfig, *, seed: int, log: TrainingLog) -> Tensor:
     """Images that FIve synthesises from the pool's models, uint8 `(config.recovered, C, H, W)`."""
     if config.recovered == 0:
         return torch.empty(0, pool.channels, pool.image_size, pool.image_size, dtype=torch.uint8)
@@ -138,16 +136,12 @@ def all_images(pool: ModelPool, config: PoolDistillationConfig, synthesised: Ten
     return torch.cat([base, mixed_images(base, config.mixed, rng)])
 
 
-def ensemble_embeddings(
-    pool: ModelPool, config: PoolDistillationConfig, images: Tensor, *, seed: int
-) -> Tensor:
+def ensemble_embeddings(pool: ModelPool, config: PoolDistillationConfig, images: Tensor, *, seed: int) -> Tensor:
     """What the student is taught: the ensemble's embedding of every image, `(n, embedding)` float16.
 
     Axes that the ensemble does not have are 0.
     """
-    ensemble = ProbabilityEnsemble(
-        pool, temperature=config.temperature, teach=config.teach, precision=config.precision
-    )
+    ensemble = ProbabilityEnsemble(pool, temperature=config.temperature, teach=config.teach, precision=config.precision)
     answers = torch.cat([ensemble.answers(part).half().cpu() for part in images.split(1024)])
     rng = torch.Generator().manual_seed(stream_seed(seed, "axes"))
     # Features are thousands of numbers wide: fewer rows keep the decomposition short.

@@ -33,8 +33,7 @@ def ensemble_learner(ensemble: nn.Module, pool: ModelPool, config: PoolFeaturesC
     """A nearest-class-mean learner on what an ensemble of the pool's models makes of images."""
     return MetaLearner(
         ensemble,
-        mean=(0.0,)
-        * pool.channels,  # each model normalises for itself: the learner leaves images as they are
+        mean=(0.0,) * pool.channels,  # each model normalises for itself: the learner leaves images as they are
         std=(1.0,) * pool.channels,
         image_size=pool.image_size,
         head=config.head,
@@ -53,9 +52,7 @@ class PoolFeatures(Method):
 
     name = "pool_features"
     title = "Pool features"
-    citation = (
-        "freelib; nearest class mean after Snell et al., Prototypical Networks for Few-shot Learning, 2017"
-    )
+    citation = "freelib; nearest class mean after Snell et al., Prototypical Networks for Few-shot Learning, 2017"
     needs = "weights"
     uses_shots = False
     uses_seed = False

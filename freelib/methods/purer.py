@@ -88,8 +88,7 @@ class DynamicDataset:
         self.mean = channel_constants(pool.mean, torch.empty(0, device=config.device))
         self.std = channel_constants(pool.std, self.mean)
         self.pixels: dict[ClassKey, Tensor] = {
-            key: self._cut(torch.randn(shape, generator=rng).to(config.device)).requires_grad_()
-            for key in pool.classes
+            key: self._cut(torch.randn(shape, generator=rng).to(config.device)).requires_grad_() for key in pool.classes
         }
         self.optimizer = make_optimizer("adam", list(self.pixels.values()), config.pixel_lr)
 

@@ -83,9 +83,7 @@ class ResidualBlock(nn.Module):
 def _conv4(channels: int, width: int, image_size: int, norm: Norm) -> tuple[nn.Module, int]:
     side = image_size // 16
     if side < 1:
-        raise ValueError(
-            f"conv4 halves the image four times: image_size must be at least 16, got {image_size}."
-        )
+        raise ValueError(f"conv4 halves the image four times: image_size must be at least 16, got {image_size}.")
     widths = (channels, width, width, width, width)
     blocks = [ConvBlock(a, b, norm) for a, b in pairwise(widths)]
     return nn.Sequential(*blocks), width * side * side

@@ -47,9 +47,7 @@ class ModelPool(Sequence[PretrainedModel]):
     """
 
     def __init__(
-        self,
-        descriptions: Sequence[dict[str, Any]],
-        read: Callable[[dict[str, Any]], PretrainedModel],
+        self, descriptions: Sequence[dict[str, Any]], read: Callable[[dict[str, Any]], PretrainedModel]
     ) -> None:
         if not descriptions:
             raise ValueError("A pool needs at least one model, got none.")
@@ -128,9 +126,7 @@ class ModelPool(Sequence[PretrainedModel]):
         there = sorted(folder.glob("*.json"))
         files = there if names is None else [folder / f"{name}.json" for name in names]
         if not files:
-            raise FileNotFoundError(
-                f"No pool in {folder}: it has no <model>.json. `freelib pool --help` tells more."
-            )
+            raise FileNotFoundError(f"No pool in {folder}: it has no <model>.json. `freelib pool --help` tells more.")
         return cls([read_description(file) for file in files], lambda d: load_member(folder, d).to(device))
 
     def to(self, device: torch.device | str) -> ModelPool:

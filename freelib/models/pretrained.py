@@ -153,9 +153,7 @@ def save_member(model: PretrainedModel, folder: Path, **more: Any) -> None:
     file of tensors cannot hold its code.
     """
     if model.arch not in ARCHITECTURES or model.is_own:
-        raise ValueError(
-            f"{model.name} is a custom module; a pool on disk holds only {', '.join(ARCHITECTURES)}."
-        )
+        raise ValueError(f"{model.name} is a custom module; a pool on disk holds only {', '.join(ARCHITECTURES)}.")
     folder.mkdir(parents=True, exist_ok=True)
     digest = save_tensors(folder / f"{model.name}.safetensors", model.module.state_dict())
     description = {**model.describe(), "weights_digest": digest, **more}
@@ -188,9 +186,7 @@ def load_member(folder: Path, description: dict[str, Any]) -> PretrainedModel:
     weights = load_tensors(file)
     check_finite_tensors(file, weights)
     if description.get("weights_digest", digest := tensors_digest(weights)) != digest:
-        raise ValueError(
-            f"{file} holds other weights than its .json describes: delete both, and it is trained again."
-        )
+        raise ValueError(f"{file} holds other weights than its .json describes: delete both, and it is trained again.")
     module = build_backbone(
         description["arch"],
         n_way=len(description["class_names"]),

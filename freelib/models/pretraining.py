@@ -76,9 +76,7 @@ def _optimizer(module: nn.Module, arch: str, config: PoolConfig) -> torch.optim.
     return torch.optim.SGD(weights, lr, config.momentum, weight_decay=config.weight_decay, fused=True)
 
 
-def split_classes(
-    dataset: FewShotDataset, classes: list[int], holdout: float, rng: torch.Generator
-) -> list[Tensor]:
+def split_classes(dataset: FewShotDataset, classes: list[int], holdout: float, rng: torch.Generator) -> list[Tensor]:
     """Splits some classes at random: [train images, train labels, held-out images, held-out labels].
 
     Images are uint8 `(n, C, H, W)`; labels `(n,)` count the given classes from 0.
@@ -242,9 +240,7 @@ def pretrain_pool(
     return ModelPool.load(folder, names=names)
 
 
-def _pretrain_and_save(
-    dataset: FewShotDataset, index: int, config: PoolConfig, folder: Path, seed: int
-) -> None:
+def _pretrain_and_save(dataset: FewShotDataset, index: int, config: PoolConfig, folder: Path, seed: int) -> None:
     start = time.perf_counter()
     with torch_threads(1):  # whichever process this is, the bits are the same
         model = pretrain_model(dataset, config, seed=seed, index=index)

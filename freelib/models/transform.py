@@ -44,8 +44,7 @@ class ImageTransform:
     def __call__(self, images: Tensor) -> Tensor:
         if images.ndim != 4 or images.shape[1] != len(self.mean) or not images.is_floating_point():
             raise ValueError(
-                f"Images are (n, {len(self.mean)}, H, W), float in [0, 1], got {tuple(images.shape)} "
-                f"{images.dtype}."
+                f"Images are (n, {len(self.mean)}, H, W), float in [0, 1], got {tuple(images.shape)} {images.dtype}."
             )
         images = resized(images, self.image_size)
         scale, shift = self._constants(images)

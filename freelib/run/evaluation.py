@@ -55,10 +55,7 @@ class Score:
 
 
 def evaluate(
-    learner: Learner,
-    sampler: EpisodeSampler,
-    n_episodes: int,
-    progress: Callable[[int, int], None] | None = None,
+    learner: Learner, sampler: EpisodeSampler, n_episodes: int, progress: Callable[[int, int], None] | None = None
 ) -> Score:
     """Accuracy on the sampler's first n_episodes: adapt to each support set, classify its queries.
 
@@ -101,9 +98,7 @@ def _accuracy(predicted: Tensor, labels: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def episode_features(
-    learner: MetaLearner, sampler: EpisodeSampler, n_episodes: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+def episode_features(learner: MetaLearner, sampler: EpisodeSampler, n_episodes: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Each episode's features of support and query; an image is embedded once, in however many it is."""
     rows = torch.stack([sampler.indices(i) for i in range(n_episodes)])  # (n, n_way, n_shot + n_query)
     used, places = rows.unique(return_inverse=True)
@@ -148,7 +143,5 @@ def paired_difference(a: Tensor, b: Tensor, *, strata: int = 1) -> tuple[float, 
     Raises ValueError where the two were not measured on equally many episodes.
     """
     if a.shape != b.shape:
-        raise ValueError(
-            f"A paired comparison needs the same episodes: {tuple(a.shape)} against {tuple(b.shape)}."
-        )
+        raise ValueError(f"A paired comparison needs the same episodes: {tuple(a.shape)} against {tuple(b.shape)}.")
     return mean_and_interval(a.double() - b.double(), strata=strata)

@@ -15,13 +15,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from freelib.datasets import MissingDataError
-from freelib.environment import (
-    accelerators,
-    end_with_parent,
-    keep_freed_memory,
-    process_context,
-    torch_threads,
-)
+from freelib.environment import accelerators, end_with_parent, keep_freed_memory, process_context, torch_threads
 from freelib.fast.threads import episode_threads
 from freelib.progress import Progress
 from freelib.run.pools import get_pool, pool_seed
@@ -92,9 +86,7 @@ def _found(runs: Sequence[Run], records: Iterable[Record]) -> list[Record | None
     by_method: dict[str, list[Record]] = {}
     for record in records:
         by_method.setdefault(record["method"], []).append(record)
-    return [
-        next((r for r in by_method.get(run.unit.method, ()) if run.is_served_by(r)), None) for run in runs
-    ]
+    return [next((r for r in by_method.get(run.unit.method, ()) if run.is_served_by(r)), None) for run in runs]
 
 
 def _check(
@@ -175,9 +167,7 @@ def _run_all(
                 process.terminate()
     if failures:
         reports = "\n\n".join(f"{name}\n{error}" for name, error in sorted(failures.items()))
-        raise GridError(
-            f"{len(failures)} of {len(units)} units failed, the others' records stand:\n\n{reports}"
-        )
+        raise GridError(f"{len(failures)} of {len(units)} units failed, the others' records stand:\n\n{reports}")
 
 
 def _run_one(

@@ -24,15 +24,7 @@ from freelib.run.profiles import Profile
 from freelib.run.runner import Run
 from freelib.run.units import Unit, make_config, unit_config
 from freelib.settings import check_device
-from freelib.storage import (
-    Checkpoint,
-    digest_of,
-    load_tensors,
-    plain,
-    save_tensors,
-    tensors_digest,
-    write_atomically,
-)
+from freelib.storage import Checkpoint, digest_of, load_tensors, plain, save_tensors, tensors_digest, write_atomically
 
 
 class AdaptationRule(msgspec.Struct):
@@ -164,9 +156,7 @@ def train_learner(
     checkpoint = Checkpoint(folder / f"checkpoint-{key}.pt")
     began = clocks()
     with progress:
-        learner = method.meta_train(
-            pool, config, seed=unit.seed, monitor=monitor, checkpoint=checkpoint, **images
-        )
+        learner = method.meta_train(pool, config, seed=unit.seed, monitor=monitor, checkpoint=checkpoint, **images)
     seconds = (learner.log or TrainingLog()).spent(began)["training"]
     save_learner(learner, folder, **saved_as, pool=pool, pool_folder=pool_folder)
     checkpoint.remove()
@@ -179,9 +169,7 @@ def _check_room(folder: Path, **run: Any) -> None:
     if (folder / "learner.json").is_file():
         there = read_description(folder)
         if other := [name for name, value in plain(run).items() if getattr(there, name) != value]:
-            raise ValueError(
-                f"{folder} holds the learner of a run with another {other[0]}: choose another folder"
-            )
+            raise ValueError(f"{folder} holds the learner of a run with another {other[0]}: choose another folder")
 
 
 def read_description(folder: str | Path) -> Description:
@@ -195,9 +183,7 @@ def read_description(folder: str | Path) -> Description:
         raise ValueError(f"{file} does not describe a learner ({error}): train it again") from error
 
 
-def load_learner(
-    folder: str | Path, *, pool: ModelPool | None = None, allow_custom: bool = False
-) -> MetaLearner:
+def load_learner(folder: str | Path, *, pool: ModelPool | None = None, allow_custom: bool = False) -> MetaLearner:
     """The learner in a folder, which may come from a stranger: only methods of freelib's own are used.
 
     `pool` is what a learner of kind "pool" was made of, where it is not read from its folder. With

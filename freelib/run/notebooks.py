@@ -39,9 +39,7 @@ def find_notebooks(folder: str | Path, only: tuple[str, ...] = ()) -> list[Path]
         )
     wanted = [name.removesuffix(".ipynb") for name in only]
     if unknown := [name for name in wanted if name not in found]:
-        raise ValueError(
-            f"there is no notebook {', '.join(unknown)} in {folder}; there are {', '.join(found)}"
-        )
+        raise ValueError(f"there is no notebook {', '.join(unknown)} in {folder}; there are {', '.join(found)}")
     return [path for name, path in found.items() if not wanted or name in wanted]
 
 

@@ -130,9 +130,7 @@ def get_profile(name: str | Path | Profile, experiment: str | None = None) -> Pr
     else:
         file = FOLDER / f"{name}.yaml" if name in PROFILES else Path(name)
         if file.suffix not in (".yaml", ".yml"):
-            raise ValueError(
-                f"there is no profile {str(name)!r}; choose {', '.join(PROFILES)}, or a YAML file"
-            )
+            raise ValueError(f"there is no profile {str(name)!r}; choose {', '.join(PROFILES)}, or a YAML file")
         profile = _profile({"name": file.stem, **_read(file)}, str(file))
     changes = _section(profile, experiment) if experiment else {}
     if not changes:
@@ -144,9 +142,7 @@ def get_profile(name: str | Path | Profile, experiment: str | None = None) -> Pr
 def _read(file: Path) -> dict[str, Any]:
     try:
         text = file.read_text(encoding="utf-8")
-        if any(
-            isinstance(token, yaml.AliasToken) for token in yaml.scan(text)
-        ):  # a few lines can be gigabytes
+        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):  # a few lines can be gigabytes
             raise ValueError("it has aliases")
         found = yaml.safe_load(text)
         if not isinstance(found, dict):

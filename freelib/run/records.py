@@ -135,9 +135,7 @@ def validate(record: Mapping[str, Any]) -> None:
             expected = " or ".join(kind.__name__ for kind in types)
             raise RecordError(f"the record's {name} is {value!r}, expected {expected}")
     if record["config_digest"] != config_digest(record):
-        raise RecordError(
-            f"the record's digest is {record['config_digest']}, its content's {config_digest(record)}"
-        )
+        raise RecordError(f"the record's digest is {record['config_digest']}, its content's {config_digest(record)}")
 
 
 class RecordStore:
@@ -177,8 +175,7 @@ class RecordStore:
         found = (_read(path) for path in sorted(self.root.glob("*/*.json")))
         records = {record["config_digest"]: record for record in found if record is not None}
         return sorted(
-            records.values(),
-            key=lambda r: (r["dataset"], r["n_shot"] or 0, r["method"], r["seed"], r["config_digest"]),
+            records.values(), key=lambda r: (r["dataset"], r["n_shot"] or 0, r["method"], r["seed"], r["config_digest"])
         )
 
 

@@ -33,9 +33,7 @@ def mean_over_seeds(values: Iterable[float]) -> tuple[float, float]:
     found = pd.Series(list(values), dtype="float64")
     if len(found) < 2:
         return float(found.mean()), math.nan
-    return float(found.mean()), float(
-        student.ppf(0.975, len(found) - 1) * found.std() / math.sqrt(len(found))
-    )
+    return float(found.mean()), float(student.ppf(0.975, len(found) - 1) * found.std() / math.sqrt(len(found)))
 
 
 def one_seed_floor(spreads: Iterable[tuple[float, int]]) -> float:
@@ -91,9 +89,7 @@ def episode_means(records: Sequence[Record]) -> Tensor:
     keys = ("dataset", "data_digest", "n_shot", "n_episodes")
     tested_on = {(*(r[key] for key in keys), r["evaluation"]["seed"]) for r in records}
     if len(tested_on) != 1:
-        raise ValueError(
-            f"records of {len(tested_on)} different sets of episodes can't be averaged: {tested_on}"
-        )
+        raise ValueError(f"records of {len(tested_on)} different sets of episodes can't be averaged: {tested_on}")
     return torch.tensor([record["episode_accuracies"] for record in records], dtype=torch.float64).mean(0)
 
 
@@ -140,9 +136,7 @@ def compare(
     for record in records:
         key = (record["dataset"], record["n_shot"], record["method"], variant(record))
         if record["seed"] in groups.setdefault(key, {}):
-            raise ValueError(
-                f"two records of {key} with seed {record['seed']}: a row shows one configuration"
-            )
+            raise ValueError(f"two records of {key} with seed {record['seed']}: a row shows one configuration")
         groups[key][record["seed"]] = record
     known = reported_values(reported) if reported else {}
     rows = []
@@ -166,9 +160,7 @@ def _row(
     episodes, nothing = episode_means(seeds), (math.nan, math.nan)
     accuracy = pd.Series([record["accuracy"] for record in seeds])
     difference = (
-        paired_difference(episode_means(own), episode_means(other), strata=strata)
-        if own and other
-        else nothing
+        paired_difference(episode_means(own), episode_means(other), strata=strata) if own and other else nothing
     )
     over_seeds = _seed_differences(own, other) if own and other else (*nothing, math.nan)
     clock = "training_cpu" if all("training_cpu" in (r["seconds"] or {}) for r in seeds) else "training"
@@ -201,17 +193,13 @@ def _row(
     }
 
 
-def _of_common_seeds(
-    own: Mapping[int, Record], other: Mapping[int, Record]
-) -> tuple[list[Record], list[Record]]:
+def _of_common_seeds(own: Mapping[int, Record], other: Mapping[int, Record]) -> tuple[list[Record], list[Record]]:
     """Both groups' records of the seeds that both have; all where one is deterministic, of one pool."""
     records = [*own.values(), *other.values()]
     if _one_pool(records) and not all(get_method(record["method"]).uses_seed for record in records):
         return list(own.values()), list(other.values())
     common = own.keys() & other.keys()
-    return [r for seed, r in own.items() if seed in common], [
-        r for seed, r in other.items() if seed in common
-    ]
+    return [r for seed, r in own.items() if seed in common], [r for seed, r in other.items() if seed in common]
 
 
 def _one_pool(records: Sequence[Record]) -> bool:

@@ -74,9 +74,7 @@ def difference_plot(
     groups = list(shown.groupby(["dataset", "n_shot"], sort=False))
     lines = list(dict.fromkeys(shown["name"]))
     height = 1.3 + 0.28 * len(lines)
-    figure, axes = plt.subplots(
-        1, max(1, len(groups)), figsize=(PAGE_WIDTH, height), sharey=True, squeeze=False
-    )
+    figure, axes = plt.subplots(1, max(1, len(groups)), figsize=(PAGE_WIDTH, height), sharey=True, squeeze=False)
     for axis, ((dataset, n_shot), own) in zip(axes[0], groups, strict=False):
         y, several = own["name"].map(lines.index), own["seed_difference_ci95"].notna()
         for chosen, fill in ((several, PALETTE[0]), (~several, "white")):
@@ -175,9 +173,7 @@ def image_grid(images: Tensor, labels: Sequence[str], *, columns: int = 10, side
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, picture, text in zip(axes.flat, pixels, labels, strict=False):
-        axis.imshow(
-            picture if picture.shape[-1] == 3 else picture[..., 0], cmap="gray", interpolation="nearest"
-        )
+        axis.imshow(picture if picture.shape[-1] == 3 else picture[..., 0], cmap="gray", interpolation="nearest")
         axis.set_title(text, fontsize=6, pad=1.5, loc="center")
     return figure
 

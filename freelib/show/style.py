@@ -68,10 +68,7 @@ def dataset_title(name: str) -> str:
 def save_figure(figure: Figure, results: str | Path, profile: str, name: str, *, dpi: int = 160) -> None:
     """Writes `<results>/<profile>/figures/<name>.png` and `.pdf`, without dates or versions in them."""
     folder = Path(results) / profile / "figures"
-    metadata = {
-        "png": {"Software": None},
-        "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
-    }
+    metadata = {"png": {"Software": None}, "pdf": {"Creator": None, "Producer": None, "CreationDate": None}}
     for kind, about in metadata.items():
         buffer = io.BytesIO()
         with mpl.rc_context({"savefig.bbox": None}):

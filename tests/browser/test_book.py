@@ -10,9 +10,7 @@ pytestmark = pytest.mark.browser
 
 BOOK = Path(__file__).parents[2] / "build" / "book" / "cpu" / "html"
 PAGES = sorted(
-    path.relative_to(BOOK).as_posix()
-    for path in BOOK.rglob("*.html")
-    if "_modules/freelib" not in path.as_posix()
+    path.relative_to(BOOK).as_posix() for path in BOOK.rglob("*.html") if "_modules/freelib" not in path.as_posix()
 )
 # What reaches beyond the window and is not inside of something that scrolls: a table, code, a formula.
 TOO_WIDE = """() => {

@@ -22,9 +22,7 @@ RULE = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "image_size": 16, "inner_lr": 0.
 
 
 def learner(head: str = "maml", arch: str = "conv4") -> MetaLearner:
-    return MetaLearner(
-        build_backbone(arch, width=8, image_size=16, batch_stats=True, seed=1), head=head, **RULE
-    )
+    return MetaLearner(build_backbone(arch, width=8, image_size=16, batch_stats=True, seed=1), head=head, **RULE)
 
 
 def episodes(n: int) -> list[Episode]:
@@ -41,10 +39,7 @@ def test_training_has_the_same_bits(head, arch, second_order):
         student = learner(head, arch)
         optimizer = torch.optim.Adam(student.params.values(), lr=0.01)
         with episode_threads(n):
-            results = [
-                maml_step(student, episodes(7), optimizer, steps=2, second_order=second_order)
-                for _ in range(2)
-            ]
+            results = [maml_step(student, episodes(7), optimizer, steps=2, second_order=second_order) for _ in range(2)]
         found.append([*torch.tensor(results), *student.params.values()])
     for one, several in zip(*found, strict=True):
         assert torch.equal(one, several)
@@ -74,9 +69,7 @@ def test_synthesis_has_the_same_bits(precision, kd_heads):
         generator.adapt(models[0], None, draw)  # a gradient that is there already stays in the sum
         students = [student_for(heads, model) for model in models]
         with episode_threads(n):
-            rounds = [
-                synthesise_round(generator, models, draw, students, adapt_each=adapt_each) for _ in range(2)
-            ]
+            rounds = [synthesise_round(generator, models, draw, students, adapt_each=adapt_each) for _ in range(2)]
         tasks = [task for each in rounds for task in each]
         assert [task.model for task in tasks] == models * 2
         assert generator.iterations == 21

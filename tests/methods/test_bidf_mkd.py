@@ -99,14 +99,7 @@ def test_queries_seek_the_boundary_from_the_batch_on_that_is_set(monkeypatch):
 
 
 def test_from_one_model_it_learns_to_be_distilled_in_few_steps(tiny_dataset):
-    settings = {
-        "width": 8,
-        "ngf": 8,
-        "z_dim": 16,
-        "adapt_steps": 4,
-        "distill_steps": 2,
-        "images_per_class": 5,
-    }
+    settings = {"width": 8, "ngf": 8, "z_dim": 16, "adapt_steps": 4, "distill_steps": 2, "images_per_class": 5}
     settings |= {"rounds": 12, "outer_lr": 0.01, "distill_lr": 0.1, "replay_scope": "none"}
     history = trainer("bidf_mkd", trained_pool(tiny_dataset)[:1], **settings)().log.history
     loss = torch.tensor(history["distillation_loss"])
@@ -132,9 +125,7 @@ def test_with_black_boxes_it_learns_from_objects_that_can_only_be_called():
     models = list(tiny_pool(4))
     apis = [Api(model) for model in models]
     pool = ModelPool.from_models(
-        black_box_model(
-            api, class_names=m.class_names, image_size=16, rng=rng(0), name=m.name, domain=m.domain
-        )
+        black_box_model(api, class_names=m.class_names, image_size=16, rng=rng(0), name=m.name, domain=m.domain)
         for api, m in zip(apis, models, strict=True)
     )
     train = trainer("bidf_mkd", pool, rounds=2, black_box=True, directions=6)

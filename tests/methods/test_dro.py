@@ -25,12 +25,7 @@ def world() -> tuple[Hypernetwork, torch.Tensor, torch.Tensor, torch.Tensor]:
     """A hypernetwork over 3 models and 20 weights: itself, embeddings, targets, the error's weights."""
     draw = rng(0)
     hypernetwork = Hypernetwork(3, 20, DroConfig(embedding_dim=4, hidden=8, rank=5), draw)
-    return (
-        hypernetwork,
-        hypernetwork.embeddings,
-        torch.randn(3, 20, generator=draw),
-        torch.full((20,), 1 / 20),
-    )
+    return (hypernetwork, hypernetwork.embeddings, torch.randn(3, 20, generator=draw), torch.full((20,), 1 / 20))
 
 
 @pytest.mark.parametrize("gamma", [0.1, math.inf])

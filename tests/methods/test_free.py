@@ -24,9 +24,7 @@ TINY = FreeConfig(
 
 
 def train(pool=None, monitor=None, **settings):
-    return get_method("free").meta_train(
-        pool or tiny_pool(4), replace(TINY, **settings), seed=0, monitor=monitor
-    )
+    return get_method("free").meta_train(pool or tiny_pool(4), replace(TINY, **settings), seed=0, monitor=monitor)
 
 
 @pytest.fixture(scope="module")

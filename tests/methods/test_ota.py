@@ -50,9 +50,7 @@ def permuted(backbone: Backbone, seed: int) -> Backbone:
 
 def member(backbone: Backbone, name: str, accuracy: float = 0.5) -> PretrainedModel:
     about = {"class_names": list("abcde"), "mean": (0.5,) * 3, "std": (0.2,) * 3, "image_size": SIZE}
-    return PretrainedModel(
-        backbone, name=name, arch=backbone.arch, accuracy=accuracy, domain="letters", **about
-    )
+    return PretrainedModel(backbone, name=name, arch=backbone.arch, accuracy=accuracy, domain="letters", **about)
 
 
 @pytest.mark.parametrize("anchor", [0, 1, 2])
@@ -100,11 +98,7 @@ def test_fused_weights_stay_on_their_device():
 
 def test_meta_training_aligns_to_the_most_accurate_model():
     original = network(1)
-    models = [
-        member(permuted(original, 2), "a"),
-        member(original, "b", 0.9),
-        member(permuted(original, 3), "c"),
-    ]
+    models = [member(permuted(original, 2), "a"), member(original, "b", 0.9), member(permuted(original, 3), "c")]
     learner = Ota().meta_train(ModelPool.from_models(models), OtaConfig(width=WIDTH), seed=0)
     for name, value in learner.params.items():
         wanted = torch.zeros_like(value) if name.startswith("head.") else original.get_parameter(name)

@@ -123,11 +123,7 @@ def test_the_monitor_sees_the_last_state():
 
 
 def test_models_of_several_kinds_teach_together():
-    models = [
-        tiny_model(0),
-        tiny_model(1, arch="resnet10", width=8, domain="b"),
-        tiny_model(2, image_size=32),
-    ]
+    models = [tiny_model(0), tiny_model(1, arch="resnet10", width=8, domain="b"), tiny_model(2, image_size=32)]
     assert train(ModelPool.from_models(models)).embed(torch.rand(2, 3, 32, 32)).shape == (2, 12)
 
 

@@ -20,11 +20,7 @@ from freelib.storage import Checkpoint
 CASES = [
     ("free", 3, {}),
     ("free", 4, {"kd_heads": "per_model", "align_sweeps": 2, "recovery": "scratch", "checkpoint_every": 2}),
-    (
-        "purer",
-        8,
-        {"rounds": 14, "checkpoint_every": 3, "monitor_every": 4, "eci_start": 4, "eci_patience": 2},
-    ),
+    ("purer", 8, {"rounds": 14, "checkpoint_every": 3, "monitor_every": 4, "eci_start": 4, "eci_patience": 2}),
     ("bidf_mkd", 4, {"rounds": 5, "adversarial_from": 6, "checkpoint_every": 2}),
     ("dro", 2, {}),
     ("dro", 2, {"draws": 5}),
@@ -47,9 +43,7 @@ def test_a_killed_run_ends_with_the_same_bits(tiny_dataset, tmp_path, name, kill
         train(monitor=kill_at(kill), checkpoint=checkpoint)
     every = settings.get("checkpoint_every", 1)
     assert checkpoint.load()["round"] == (kill - 1) // every * every
-    straight = trainer(name, **own, **settings | {"checkpoint_every": 0})(
-        monitor=kill_at(-1), checkpoint=never
-    )
+    straight = trainer(name, **own, **settings | {"checkpoint_every": 0})(monitor=kill_at(-1), checkpoint=never)
     assert never.load() is None  # no state where none is wanted
     for _ in range(2):  # a finished run has nothing left to do
         assert_same_run(train(monitor=kill_at(-1), checkpoint=checkpoint), straight)
@@ -115,9 +109,7 @@ def test_two_runs_with_one_seed_are_the_same_bits(tiny_dataset, name):
     images, labels = torch.rand(10, 3, 16, 16), torch.arange(5).repeat(2)
     method = get_method(name)
     probabilities = [
-        trainer(name, tiny_pool(3), seed=seed, dataset=tiny_dataset)()
-        .adapt(images, labels)
-        .predict_proba(images)
+        trainer(name, tiny_pool(3), seed=seed, dataset=tiny_dataset)().adapt(images, labels).predict_proba(images)
         for seed in (0, 0, 1)
     ]
     assert torch.equal(probabilities[0], probabilities[1])

@@ -205,9 +205,7 @@ def test_a_file_that_is_no_state_is_neither_taken_up_nor_lost(tmp_path, monkeypa
         *[(50, 0.4, 0, [3, 6, 9]), (50, 0.4, 1, [3]), (0, 0.4, 0, [])],
     ],
 )
-def test_a_state_is_saved_now_and_then_and_sooner_after_a_while(
-    tmp_path, monkeypatch, every, pause, cost, rounds
-):
+def test_a_state_is_saved_now_and_then_and_sooner_after_a_while(tmp_path, monkeypatch, every, pause, cost, rounds):
     saved, clock = [], [0.0]
 
     def save(self, state):

@@ -101,9 +101,7 @@ def test_the_nearest_class_mean_answers(name, centre):
     torch.testing.assert_close(learner.adapt(SUPPORT, LABELS).logits(QUERY), logits)
 
 
-@pytest.mark.parametrize(
-    ("name", "settings"), [("pool_features", {}), ("pool_opinions", {"procedural": 200})]
-)
+@pytest.mark.parametrize(("name", "settings"), [("pool_features", {}), ("pool_opinions", {"procedural": 200})])
 def test_a_trained_pools_prototypes_are_above_chance(tiny_dataset, name, settings):
     learner = learn(name, trained_pool(tiny_dataset), get_method(name).Config(**settings))
     score = evaluate(learner, EpisodeSampler(tiny_dataset, n_query=5), 10)
@@ -112,9 +110,7 @@ def test_a_trained_pools_prototypes_are_above_chance(tiny_dataset, name, setting
 
 def test_models_that_can_only_be_called_have_probabilities_too():
     boxes = [
-        black_box_model(
-            m.__call__, class_names=m.class_names, image_size=16, rng=rng(), name=m.name, domain=m.domain
-        )
+        black_box_model(m.__call__, class_names=m.class_names, image_size=16, rng=rng(), name=m.name, domain=m.domain)
         for m in (tiny_model(1), tiny_model(2))
     ]
     images, config = SUPPORT[:3], get_method("pool_opinions").Config(procedural=50)

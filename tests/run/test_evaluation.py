@@ -9,13 +9,7 @@ from torch import nn
 from freelib.datasets.episodes import EpisodeSampler
 from freelib.meta_learner import Classifier, MetaLearner
 from freelib.models.backbones import build_backbone
-from freelib.run.evaluation import (
-    Score,
-    evaluate,
-    evaluate_centres,
-    mean_and_interval,
-    paired_difference,
-)
+from freelib.run.evaluation import Score, evaluate, evaluate_centres, mean_and_interval, paired_difference
 
 
 class Knows(Classifier):
@@ -111,9 +105,7 @@ class Counting(nn.Module):
 def test_prototypes_embed_each_image_once_where_its_features_are_its_own(tiny_dataset, centre, batch_stats):
     backbone = build_backbone("conv4", width=6, image_size=16, batch_stats=batch_stats, seed=1).eval()
     module = Counting(backbone)
-    learner = MetaLearner(
-        module, mean=(0.4,) * 3, std=(0.3,) * 3, image_size=16, head="prototypes", centre=centre
-    )
+    learner = MetaLearner(module, mean=(0.4,) * 3, std=(0.3,) * 3, image_size=16, head="prototypes", centre=centre)
     sampler = EpisodeSampler(tiny_dataset, n_shot=2, n_query=6, seed=4)
     assert learner.embeds_images_one_by_one != batch_stats
     score = evaluate(learner, sampler, 12)

@@ -27,15 +27,11 @@ def store_of(results):
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_failing_unit_is_named_and_takes_no_other_with_it(tiny_world, tmp_path, workers):
     bad = replace(DRIFTING, seed=0, overrides={"fail_at": 2})
-    with pytest.raises(
-        GridError, match=r"(?s)1 of 2 units failed.*seed 0 \(fail_at=2\).*told to fail in round 2"
-    ):
+    with pytest.raises(GridError, match=r"(?s)1 of 2 units failed.*seed 0 \(fail_at=2\).*told to fail in round 2"):
         run_units([bad, DRIFTING], TINY, tmp_path / "a", workers=workers)
     (record,) = store_of(tmp_path / "a").all()
     assert run_units([DRIFTING, DRIFTING], TINY, tmp_path / "a") == [record, record]
-    inside = run_unit(
-        DRIFTING, TINY, RecordStore(tmp_path / "b")
-    )  # the same bits in a process and in this one
+    inside = run_unit(DRIFTING, TINY, RecordStore(tmp_path / "b"))  # the same bits in a process and in this one
     assert [record[name] for name in LASTING] == [inside[name] for name in LASTING]
 
 
@@ -73,12 +69,8 @@ def test_records_of_other_images_are_not_mixed_with_new_ones(tiny_world, tmp_pat
 
 
 def test_a_killed_process_fails_its_unit_alone(tiny_world, tmp_path):
-    units = [
-        replace(DRIFTING, method="fake_methods:Doomed", seed=seed, overrides={"rounds": 1}) for seed in (0, 1)
-    ]
-    with pytest.raises(
-        GridError, match=r"(?s)1 of 2 units failed.*seed 0.*ended with -9 \(memory ran out\?\)"
-    ):
+    units = [replace(DRIFTING, method="fake_methods:Doomed", seed=seed, overrides={"rounds": 1}) for seed in (0, 1)]
+    with pytest.raises(GridError, match=r"(?s)1 of 2 units failed.*seed 0.*ended with -9 \(memory ran out\?\)"):
         run_units(units, TINY, tmp_path, workers=2)
     assert [record["seed"] for record in store_of(tmp_path).all()] == [1]
 
@@ -126,9 +118,7 @@ def test_gpus_are_shared_out_in_turn(monkeypatch, tmp_path):
 
 
 def test_longest_first(tiny_world, tmp_path):
-    quick, slow, new = (
-        replace(DRIFTING, method=name) for name in ("random", "fake_methods:Drifting", "free")
-    )
+    quick, slow, new = (replace(DRIFTING, method=name) for name in ("random", "fake_methods:Drifting", "free"))
     store = RecordStore(tmp_path)
     records = [run_unit(unit, TINY, store) for unit in (quick, slow)]
     timed = [r | {"seconds": {"training": t}} for r, t in zip(records, (1.0, 50.0), strict=True)]

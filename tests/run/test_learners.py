@@ -109,12 +109,7 @@ def test_a_config_of_another_method_is_refused_before_anything_is_written(tiny_w
     learner = saved(tmp_path / "a", "random", width=8)
     with pytest.raises(ValueError, match="PurerConfig is no config of random"):
         save_learner(
-            learner,
-            tmp_path / "b",
-            method="random",
-            config=make_config("purer", {}),
-            seed=0,
-            pool=tiny_pool(),
+            learner, tmp_path / "b", method="random", config=make_config("purer", {}), seed=0, pool=tiny_pool()
         )
     assert not (tmp_path / "b").exists()
 
@@ -144,11 +139,7 @@ def test_a_method_that_a_file_names_is_not_imported_unasked(tiny_world, tmp_path
 def test_a_description_of_another_kind_is_named(tiny_world, tmp_path, changes):
     saved(tmp_path, "random", width=8)
     file = tmp_path / "learner.json"
-    new = (
-        changes
-        if isinstance(changes, bytes)
-        else json.dumps({**json.loads(file.read_text()), **changes}).encode()
-    )
+    new = changes if isinstance(changes, bytes) else json.dumps({**json.loads(file.read_text()), **changes}).encode()
     file.write_bytes(new)
     with pytest.raises(ValueError, match=str(tmp_path)):
         load_learner(tmp_path)

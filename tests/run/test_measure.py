@@ -28,12 +28,7 @@ def test_a_measurement_is_a_record_and_is_made_once(tiny_world, tmp_path, monkey
         "cifar-fs",
         3,
     )
-    assert (record["passes"], record["accuracy"], record["n_shot"], record["profile"]) == (
-        20,
-        None,
-        None,
-        "tiny",
-    )
+    assert (record["passes"], record["accuracy"], record["n_shot"], record["profile"]) == (20, None, None, "tiny")
     assert record["seconds"]["measurement"] >= 0
     assert record["pool"]["config"]["n_models"] == 2
     assert measured(RUN, "spread", {"n": 2}, make, store) == record
@@ -60,9 +55,7 @@ def test_of_two_at_once_one_makes_it(tmp_path, monkeypatch):
         return {"slope": 3.0}
 
     with ThreadPoolExecutor(2) as both:
-        waits = [
-            both.submit(computed, "lemma", "slope", {"n": 5}, make, store, profile="cpu") for _ in range(2)
-        ]
+        waits = [both.submit(computed, "lemma", "slope", {"n": 5}, make, store, profile="cpu") for _ in range(2)]
     assert waits[0].result() == waits[1].result()
     assert len(calls) == 1
 

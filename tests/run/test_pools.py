@@ -4,15 +4,7 @@ import pytest
 from fake_methods import TINY
 
 from freelib.datasets import load_dataset
-from freelib.run.pools import (
-    get_pool,
-    pool_config,
-    pool_folder,
-    pool_identity,
-    pool_parts,
-    pool_seed,
-    pretrain_into,
-)
+from freelib.run.pools import get_pool, pool_config, pool_folder, pool_identity, pool_parts, pool_seed, pretrain_into
 
 
 def test_config_takes_the_profiles_fields():

@@ -108,9 +108,7 @@ def test_a_profile_that_cannot_be_run_is_refused(changes, words):
 
 def test_overrides_at_one_number_of_shots():
     own = {"mymeth:Mine": {"rounds": 3}, "*": {"width": 8}}
-    profile = Profile(
-        "mine", ("glyphs",), overrides=own, overrides_by_shots={5: {"mymeth:Mine": {"rounds": 2}}}
-    )
+    profile = Profile("mine", ("glyphs",), overrides=own, overrides_by_shots={5: {"mymeth:Mine": {"rounds": 2}}})
     assert [profile.method_fields("mymeth:Mine", n)["rounds"] for n in (1, 5)] == [3, 2]
 
 

@@ -83,9 +83,7 @@ def test_digest_depends_on_what_determines_the_result(change):
     assert config_digest(fields(**change)) != config_digest(fields())
 
 
-@pytest.mark.parametrize(
-    "change", [{"experiment": "table4"}, {"git_commit": "abc"}, {"threads": 2}, {"accuracy": 1.0}]
-)
+@pytest.mark.parametrize("change", [{"experiment": "table4"}, {"git_commit": "abc"}, {"threads": 2}, {"accuracy": 1.0}])
 def test_digest_ignores_what_does_not(change):
     assert config_digest(fields(**change)) == config_digest(fields())
 
@@ -110,9 +108,7 @@ def test_complete_fills_with_null():
         complete(fields(colour="red"))
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("seed", "0"), ("seed", True), ("method", None), ("accuracy", "30")]
-)
+@pytest.mark.parametrize(("name", "value"), [("seed", "0"), ("seed", True), ("method", None), ("accuracy", "30")])
 def test_validate_refuses_wrong_types(name, value):
     with pytest.raises(RecordError, match=name):
         validate(complete(fields()) | {name: value})
@@ -204,8 +200,7 @@ def test_sigkill_while_writing_leaves_a_whole_record(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "change",
-    [{"seed": np.int64(3)}, {"extra": {"on": torch.device("cpu")}}, {"config": {"x": torch.zeros(1)}}],
+    "change", [{"seed": np.int64(3)}, {"extra": {"on": torch.device("cpu")}}, {"config": {"x": torch.zeros(1)}}]
 )
 def test_what_json_does_not_know_is_no_record(change):
     with pytest.raises(RecordError, match="numbers, strings, lists and mappings"):

@@ -57,10 +57,7 @@ def run(folder, **arguments):
         ({"offered": {"SEEDS": [True]}}, "Expected `int`, got `bool`"),
         ({"offered": {"SEEDS": [-1]}}, ">= 0"),
         ({"offered": {"DATASETS": "glyphs"}}, "DATASETS is 'glyphs': Expected `array`"),
-        (
-            {"offered": {"DATASETS": ["cub", "nosuch"]}},
-            "DATASETS has 'nosuch', expected some of cifar-fs, cub",
-        ),
+        ({"offered": {"DATASETS": ["cub", "nosuch"]}}, "DATASETS has 'nosuch', expected some of cifar-fs, cub"),
         ({"offered": {"METHODS": ["fere"]}}, "Unknown method 'fere'"),
     ],
 )

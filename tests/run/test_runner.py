@@ -68,11 +68,7 @@ def test_one_training_serves_all_shots_where_it_does_not_use_them(tiny_world, tm
     assert len(calls) == 2
     assert records[2] == records[1][::-1]  # whichever is asked for first
     second, first = records[2]
-    assert (
-        (first["n_shot"], second["n_shot"])
-        == (first["config"]["n_shot"], second["config"]["n_shot"])
-        == (1, 2)
-    )
+    assert (first["n_shot"], second["n_shot"]) == (first["config"]["n_shot"], second["config"]["n_shot"]) == (1, 2)
     assert (first["history"], first["evaluation"]) == (second["history"], second["evaluation"])
     assert first["config_digest"] != second["config_digest"]
 

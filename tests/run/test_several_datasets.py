@@ -13,9 +13,7 @@ from freelib.run.runner import learner_file
 from freelib.storage import load_tensors
 
 BOTH = "cifar-fs+mini-imagenet"
-PROFILE = replace(
-    TINY, datasets=(BOTH,), image_size_by_dataset={"mini-imagenet": 20}, pool_parts=({"take": 1},)
-)
+PROFILE = replace(TINY, datasets=(BOTH,), image_size_by_dataset={"mini-imagenet": 20}, pool_parts=({"take": 1},))
 SMALL = {"warmup_rounds": 1, "ngf": 4, "z_dim": 8, "images_per_class": 4, "adapt_steps": 1}
 
 
@@ -60,15 +58,7 @@ def test_one_training_is_tested_on_every_data_set(two_datasets, tmp_path):
         ),
         (
             "pool_distillation",
-            {
-                **SMALL,
-                "recovered": 8,
-                "procedural": 12,
-                "mixed": 8,
-                "embedding": 4,
-                "epochs": 1,
-                "batch_size": 4,
-            },
+            {**SMALL, "recovered": 8, "procedural": 12, "mixed": 8, "embedding": 4, "epochs": 1, "batch_size": 4},
             "epoch",
         ),
     ],

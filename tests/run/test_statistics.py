@@ -88,9 +88,7 @@ def test_variants_have_rows_of_their_own_and_no_reported_value(monkeypatch):
     records = [record(), record(config={"k": 2}, episodes=(44.0, 64.0))]
     rows = compare(records, variant=lambda r: "k = 2" if r["config"] else "", reported="table1")
     assert row_of(rows, "free", "k = 2")["difference"] == pytest.approx(4.0)
-    assert [row_of(rows, "free", v)["reported"] for v in ("", "k = 2")] == pytest.approx(
-        [33.3, math.nan], nan_ok=True
-    )
+    assert [row_of(rows, "free", v)["reported"] for v in ("", "k = 2")] == pytest.approx([33.3, math.nan], nan_ok=True)
     with pytest.raises(ValueError, match="two records of"):
         compare(records)
 

@@ -37,13 +37,7 @@ def test_unknown_selection():
 
 def test_config_takes_profile_then_method_then_unit():
     config = unit_config(Unit("t", DRIFTING, "cifar-fs", 5, 0), TINY)
-    assert (config.n_shot, config.n_query, config.width, config.rounds, config.monitor_every) == (
-        5,
-        3,
-        4,
-        4,
-        2,
-    )
+    assert (config.n_shot, config.n_query, config.width, config.rounds, config.monitor_every) == (5, 3, 4, 4, 2)
     config = unit_config(Unit("t", DRIFTING, "cifar-fs", 5, 0, {"rounds": 9}), TINY)
     assert config.rounds == 9
 
@@ -61,12 +55,7 @@ def test_unknown_override_lists_the_known():
 
 @pytest.mark.parametrize(
     ("given", "stored"),
-    [
-        ({"pause": 1}, 1.0),
-        ({"fail_at": None}, None),
-        ({"fail_at": 2}, 2),
-        ({"scales": [1.0, 2.0]}, (1.0, 2.0)),
-    ],
+    [({"pause": 1}, 1.0), ({"fail_at": None}, None), ({"fail_at": 2}, 2), ({"scales": [1.0, 2.0]}, (1.0, 2.0))],
 )
 def test_values_are_fitted_to_the_field(given, stored):
     (name,) = given
@@ -75,9 +64,7 @@ def test_values_are_fitted_to_the_field(given, stored):
     assert type(value) is type(stored)
 
 
-@pytest.mark.parametrize(
-    "given", [{"rounds": 1.5}, {"rounds": "3"}, {"rounds": True}, {"scales": 3}, {"head": 1}]
-)
+@pytest.mark.parametrize("given", [{"rounds": 1.5}, {"rounds": "3"}, {"rounds": True}, {"scales": 3}, {"head": 1}])
 def test_values_of_another_type_are_refused(given):
     (name,) = given
     with pytest.raises(ValueError, match=rf"Expected .* at `\$.{name}`"):
@@ -85,16 +72,7 @@ def test_values_of_another_type_are_refused(given):
 
 
 def test_overrides_from_words():
-    words = [
-        "rounds=3",
-        "lr=1e-3",
-        "arch=resnet10",
-        "flag=true",
-        "none=None",
-        "nil=null",
-        "list=[1, 2]",
-        "text=a=b",
-    ]
+    words = ["rounds=3", "lr=1e-3", "arch=resnet10", "flag=true", "none=None", "nil=null", "list=[1, 2]", "text=a=b"]
     assert parse_overrides(words) == {
         "rounds": 3, "lr": 0.001, "arch": "resnet10", "flag": True, "none": None, "nil": None, "list": [1, 2],
         "text": "a=b",

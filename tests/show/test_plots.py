@@ -60,9 +60,7 @@ def test_differences_have_both_intervals_and_the_floor():
     (axis,) = plots.difference_plot(rows(), ["base", "changed"], "points", floor=2.0).axes
     assert (20.0, 0.0) in points(axis)
     segments = [
-        c.get_segments()[0][:, 0].tolist()
-        for c in axis.collections
-        if hasattr(c, "get_segments") and c.get_segments()
+        c.get_segments()[0][:, 0].tolist() for c in axis.collections if hasattr(c, "get_segments") and c.get_segments()
     ]
     assert [18.5, 21.5] in segments
     assert [17.0, 25.0] in segments

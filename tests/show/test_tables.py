@@ -9,12 +9,7 @@ from freelib.show.tables import plus_minus, rounded, save_table, signed
 
 def test_numbers_as_text():
     assert plus_minus([31.24, 5.0, math.nan], [0.75, math.nan, 1.0]) == ["31.2 ± 0.8", "5.0", ""]
-    assert signed([1.24, -0.04, -2.0, math.nan], [0.5, math.nan, 0.06, 1.0]) == [
-        "+1.2 ± 0.5",
-        "+0.0",
-        "−2.0 ± 0.1",
-        "",
-    ]
+    assert signed([1.24, -0.04, -2.0, math.nan], [0.5, math.nan, 0.06, 1.0]) == ["+1.2 ± 0.5", "+0.0", "−2.0 ± 0.1", ""]
     assert signed([0.1234], [0.01], 3) == ["+0.123 ± 0.010"]
     assert rounded([1.26, math.nan], 1) == ["1.3", ""]
 
@@ -24,10 +19,7 @@ def test_a_table_is_shown_as_markdown_and_saved_with_its_numbers(tmp_path):
     numbers = pd.DataFrame({"accuracy": [31.2345678, 1.0]})
     table = save_table(cells, tmp_path, "cpu", "t", rows=numbers)
     shown = table._repr_markdown_()
-    lines = [
-        [cell.strip() for cell in line.strip("|").split("|")]
-        for line in shown.replace("\\|", "/").splitlines()
-    ]
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.replace("\\|", "/").splitlines()]
     assert lines[0] == ["method", "accuracy, %"]
     assert lines[2:] == [["a/b", "31.2 ± 0.8"], ["c", "1"]]
     assert (tmp_path / "cpu/tables/t.md").read_text() == shown + "\n"

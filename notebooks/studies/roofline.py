@@ -6,13 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from freelib.show.figures import PALETTE, new_figure, styled
 from matplotlib.figure import Figure
 
 from freelib.run.records import Record
-from freelib.show.figures import PALETTE, new_figure, styled
 from freelib.show.tables import Table
-from freelib.studies.benchmark import PIECES
-from freelib.studies.machine import KINDS
+from studies.benchmark import PIECES
+from studies.machine import KINDS
 
 
 def emulated(record: Record) -> bool:
@@ -43,9 +43,7 @@ def roofline(records: Sequence[Record]) -> Figure:
         e, color = record["extra"], PALETTE[0 if record["precision"] == "float32" else 1]
         sides = [("cost", "seconds", color, color, f"{e['piece']}, {record['precision']}")]
         if record["precision"] == "float32":
-            sides.append(
-                ("reference_cost", "reference_seconds", "white", PALETTE[7], f"{e['piece']}, reference")
-            )
+            sides.append(("reference_cost", "reference_seconds", "white", PALETTE[7], f"{e['piece']}, reference"))
         for kind, seconds, face, edge, label in sides:
             cost, reached = e[kind], e[kind]["flops"] / e[seconds]["median"] / 1e9
             style_ = {"mfc": face, "mec": edge, "linestyle": "none", "markersize": 7}
@@ -73,12 +71,6 @@ def where_table(table: pd.DataFrame, caption: str) -> Table:
             "target": table["target"].map("{:.0f}".format),
         }
     )
-    kept = [
-        "piece",
-        "precision",
-        *(f"{kind}_share" for kind in (*KINDS, "else")),
-        "ratio_all_cores",
-        "ratio_large",
-    ]
+    kept = ["piece", "precision", *(f"{kind}_share" for kind in (*KINDS, "else")), "ratio_all_cores", "ratio_large"]
     note = "All else: small operations by the hundred, the optimiser, the images, and Python between them."
     return Table(caption, table[[*kept, "ratio_limit", "target"]], cells, note)

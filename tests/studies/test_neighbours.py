@@ -4,7 +4,7 @@ import torch
 from tiny_models import rng, tiny_pool
 
 from freelib.datasets import FewShotDataset
-from freelib.studies import neighbours as study
+from studies import neighbours as study
 
 
 def test_neighbours_by_hand():

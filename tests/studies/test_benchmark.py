@@ -10,18 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from freelib.studies import machine
-from freelib.studies.benchmark import (
-    PIECES,
-    SMALL,
-    Job,
-    Ours,
-    Work,
-    load_reference,
-    measure,
-    measure_pools,
-)
-from freelib.studies.machine import Traffic, cost, seconds_by_kind, spread
+from studies import machine
+from studies.benchmark import PIECES, SMALL, Job, Ours, Work, load_reference, measure, measure_pools
+from studies.machine import Traffic, cost, seconds_by_kind, spread
 
 REFERENCE = Path(__file__).parents[1] / "benchmarks" / "reference.py"
 TINY = replace(SMALL, repeats=2)

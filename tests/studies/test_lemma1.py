@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from freelib.studies import lemma1
+from studies import lemma1
 
 RATES = (0.002, 0.005, 0.01)
 
@@ -79,16 +79,10 @@ def test_slope_of_a_power():
 
 
 def test_tables_and_figures_show_the_rows(tmp_path):
-    rows, training = lemma1.run(
-        results=tmp_path, seeds=2, n_tasks=(2,), rates=RATES, training_seeds=3, rounds=5
-    )
+    rows, training = lemma1.run(results=tmp_path, seeds=2, n_tasks=(2,), rates=RATES, training_seeds=3, rounds=5)
     assert len(rows) == 3 * 2 * 3
     table = lemma1.slope_table(rows)
-    assert table.cells["slope expected"].tolist() == [
-        "3",
-        "2.5 (Hessian not Lipschitz)",
-        "2 (Hessian not Lipschitz)",
-    ]
+    assert table.cells["slope expected"].tolist() == ["3", "2.5 (Hessian not Lipschitz)", "2 (Hessian not Lipschitz)"]
     assert "only those rows test it" in table.note
     assert table.rows["mean"].to_numpy() == pytest.approx([3, 2.5, 2], abs=0.1)
     (axis,) = lemma1.expansion_figure(rows).axes

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from freelib.show.figures import LINE_STYLES, PALETTE, new_figure, styled
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -27,9 +28,8 @@ from freelib.alignment import (
 from freelib.run.evaluation import mean_over_seeds
 from freelib.run.measure import columns, computed
 from freelib.run.records import RecordStore
-from freelib.show.figures import LINE_STYLES, PALETTE, new_figure, styled
 from freelib.show.tables import Table
-from freelib.studies.lemma1_problem import ACTIVATIONS, small_problem
+from studies.lemma1_problem import ACTIVATIONS, small_problem
 
 EXPERIMENT = "lemma1"
 EXPECTED_SLOPES = {"tanh": 3.0, "u + |u|^2.5": 2.5, "u + u|u|": 2.0}
@@ -41,14 +41,10 @@ def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
-def expected_displacement(
-    heads: DistillationHeads, tasks: Sequence[DistillationBatch], rate: float
-) -> Tensor:
+def expected_displacement(heads: DistillationHeads, tasks: Sequence[DistillationBatch], rate: float) -> Tensor:
     """E[θ − θ̃] over all orders of the tasks, exactly, for plain steps of α = rate: a vector."""
     config = AlignmentConfig(align_optimizer="sgd", align_inner_lr=rate)
-    moves = [
-        _flat(list(aligned_displacement(heads, order, config)[0].values())) for order in permutations(tasks)
-    ]
+    moves = [_flat(list(aligned_displacement(heads, order, config)[0].values())) for order in permutations(tasks)]
     return torch.stack(moves).mean(0)
 
 
@@ -64,9 +60,7 @@ def predicted_terms(heads: DistillationHeads, tasks: Sequence[DistillationBatch]
     return torch.stack(gradients).sum(0).detach(), _flat(ascent)
 
 
-def residuals(
-    heads: DistillationHeads, tasks: Sequence[DistillationBatch], rates: Sequence[float]
-) -> list[float]:
+def residuals(heads: DistillationHeads, tasks: Sequence[DistillationBatch], rates: Sequence[float]) -> list[float]:
     """‖E[θ − θ̃] − (α Σ g_i − α²/2 Σ_{i<j} ∇(g_i · g_j))‖ for each α in rates."""
     total, ascent = predicted_terms(heads, tasks)
     found = [expected_displacement(heads, tasks, a) - (a * total - a**2 / 2 * ascent) for a in rates]
@@ -148,9 +142,7 @@ def expansion_figure(rows: pd.DataFrame) -> Figure:
     return figure
 
 
-def train(
-    alignment: str, *, seed: int, rate: float, rounds: int, n_tasks: int = 3
-) -> list[tuple[float, float]]:
+def train(alignment: str, *, seed: int, rate: float, rounds: int, n_tasks: int = 3) -> list[tuple[float, float]]:
     """Mean inner product and cosine of the tasks' gradients after each round of plain steps, small problem.
 
     rate: α. Aligned, β = 1, so that the outer step is −(θ − θ̃); summed, it is −α Σ g_i. The two are equal to

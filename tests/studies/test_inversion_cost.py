@@ -14,7 +14,7 @@ from freelib.methods.base import stream_seed
 from freelib.methods.free import FreeConfig
 from freelib.run.runner import Run
 from freelib.run.units import Unit
-from freelib.studies.inversion_cost import (
+from studies.inversion_cost import (
     CostConfig,
     MetaTrainingConfig,
     cost_at_equal_quality,
@@ -82,9 +82,7 @@ def test_the_cost_at_equal_quality_by_hand():
 def test_medians_are_over_tasks():
     seconds = {"five": 1.0, "scratch": 3.0}
     tasks = [[0.9, 1.0, 1.0], [0.1, 0.9, 1.0], [0.1, 0.2, 0.3]]  # reached after 1, after 2, never
-    rows = pd.concat(
-        [rows_of({"five": [0.8], "scratch": task}, seconds, seed) for seed, task in enumerate(tasks)]
-    )
+    rows = pd.concat([rows_of({"five": [0.8], "scratch": task}, seconds, seed) for seed, task in enumerate(tasks)])
     (found,) = cost_at_equal_quality(rows, "scratch").to_dict("records")
     assert (found["tasks"], found["reached"], found["iterations"]) == (3, pytest.approx(2 / 3), 2)
 
@@ -115,9 +113,7 @@ def test_measurements_leave_no_trace_and_are_alike():
     rarely = measure_meta_training(tiny_pool(), QUICK, replace(OWN, every=2), 0)
     assert rarely["looks"] == [each[i] for i in (0, 2, 3, 5)]
     assert [len(curve["loss"]) for curve in found["scratch"]] == [4]
-    assert (
-        found["passes"] == 2 * (2 * 3 * 3 + 3 * 3) + 4
-    )  # rounds of three others, measurements; from scratch
+    assert found["passes"] == 2 * (2 * 3 * 3 + 3 * 3) + 4  # rounds of three others, measurements; from scratch
 
 
 def test_a_measurement_is_the_meta_generators_adaptation():

@@ -6,7 +6,7 @@ import torch
 from tiny_models import rng, tiny_model, tiny_pool
 
 from freelib.methods.free import FreeConfig
-from freelib.studies import task_distance as study
+from studies import task_distance as study
 
 
 def test_energy_distance_by_hand():

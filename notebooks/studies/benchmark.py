@@ -28,7 +28,7 @@ from freelib.models.backbones import build_backbone
 from freelib.models.pool import ModelPool, PretrainedModel
 from freelib.models.pretrained import save_member
 from freelib.models.pretraining import PoolConfig, train_classifier
-from freelib.studies.machine import cost, peaks, seconds_by_kind, seconds_of
+from studies.machine import cost, peaks, seconds_by_kind, seconds_of
 
 PIECES = ("pretraining", "recovery", "replay", "test")
 VARIANTS = {piece: ("float32", "bfloat16")[: 2 if piece in PIECES[:2] else 1] for piece in PIECES}
@@ -98,9 +98,7 @@ class Work:
             for i, net in enumerate(nets)
         ]
         student = build_backbone("conv4", batch_stats=True, seed=9, **shape)
-        self.student = MetaLearner(
-            student.to(memory_format=torch.channels_last), image_size=size.image_size, **SCALE
-        )
+        self.student = MetaLearner(student.to(memory_format=torch.channels_last), image_size=size.image_size, **SCALE)
         self.inversion = InversionConfig(ngf=size.ngf, images_per_class=size.images_per_class)
         self.start = Generator(size.image_size, z_dim=self.inversion.z_dim, ngf=size.ngf)
 
@@ -134,9 +132,7 @@ class Ours:
 
     def __init__(self, work: Work, precision: str = "float32") -> None:
         self.work, self.precision = work, precision
-        self.meta_generator = MetaGenerator(
-            work.inversion, image_size=work.size.image_size, precision=precision
-        )
+        self.meta_generator = MetaGenerator(work.inversion, image_size=work.size.image_size, precision=precision)
         self.memory = TaskMemory(image_size=work.size.image_size)
         per_class = len(work.images) // CLASSES
         for i, teacher in enumerate(work.teachers):

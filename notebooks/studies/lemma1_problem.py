@@ -42,9 +42,7 @@ class SmallStudent(nn.Module):
         return self.head(self.features(images))
 
 
-def small_problem(
-    activation: str, *, seed: int, n_tasks: int = 3
-) -> tuple[DistillationHeads, list[DistillationBatch]]:
+def small_problem(activation: str, *, seed: int, n_tasks: int = 3) -> tuple[DistillationHeads, list[DistillationBatch]]:
     """A student in float64 and tasks of six images whose teachers answer at random, all from one seed."""
     learner = MetaLearner(SmallStudent(activation, seed=seed), mean=(0.0,), std=(1.0,), image_size=2)
     rng = torch.Generator().manual_seed(1000 + seed)

@@ -37,9 +37,7 @@ def evenly(pool: ModelPool, n: int) -> list[PretrainedModel]:
     return [pool[i * len(pool) // min(n, len(pool))] for i in range(min(n, len(pool)))]
 
 
-def tasks_after(
-    pool: ModelPool, config: FreeConfig, updates: Sequence[int], *, seed: int
-) -> list[SynthesisedTask]:
+def tasks_after(pool: ModelPool, config: FreeConfig, updates: Sequence[int], *, seed: int) -> list[SynthesisedTask]:
     """One model's task from the same noise and the same θ_G after each number of updates of both.
 
     The images after k updates are those of iteration k + 1: FREE's five iterations make four updates.

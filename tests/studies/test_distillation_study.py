@@ -15,7 +15,7 @@ from freelib.methods.base import build_student
 from freelib.methods.pool_distillation import PoolDistillationConfig
 from freelib.run import Run, Unit, run_units, unit_config
 from freelib.run.evaluation import evaluate, evaluate_centres
-from freelib.studies import distillation
+from studies import distillation
 
 SMALL = {
     "recovered": 16, "procedural": 32, "mixed": 16, "warmup_rounds": 1, "meta_batch": 1, "adapt_steps": 1,
@@ -61,10 +61,7 @@ def test_steps_go_down_the_loss_of_the_support_set(tiny_dataset, head):
     distillation.predictions(stepping, episode, head, 0)  # sets the class means
     stepping.inner_lr = 0.5  # an untrained network's features are much alike
     images, labels = episode.support, episode.support_labels
-    losses = [
-        cross_entropy(stepping.adapt(images, labels, steps=steps).logits(images), labels)
-        for steps in (0, 5, 20)
-    ]
+    losses = [cross_entropy(stepping.adapt(images, labels, steps=steps).logits(images), labels) for steps in (0, 5, 20)]
     assert losses[0] > losses[1] > losses[2]
 
 

@@ -5,7 +5,7 @@ import torch
 from tiny_models import rng, tiny_pool
 
 from freelib.methods.free import FreeConfig
-from freelib.studies import synthesised_images as study
+from studies import synthesised_images as study
 
 CONFIG = FreeConfig(ngf=4, images_per_class=3, meta_batch=2, n_way=5)
 
@@ -15,9 +15,7 @@ def weights(generator):
 
 
 def test_a_warm_generator_has_met_models():
-    cold, warm, again = (
-        study.warm_generator(tiny_pool(), CONFIG, rng(), seed=0, rounds=n) for n in (0, 2, 2)
-    )
+    cold, warm, again = (study.warm_generator(tiny_pool(), CONFIG, rng(), seed=0, rounds=n) for n in (0, 2, 2))
     assert torch.equal(weights(warm), weights(again))
     # each of the two outer steps of Adam moves a weight by at most about its rate
     moved = (weights(warm) - weights(cold)).abs().max()

@@ -122,9 +122,7 @@ def _clock(config: FreeConfig) -> Callable[[], float]:
     return wall
 
 
-def split_off(
-    pool: ModelPool, held_out: int, seed: int
-) -> tuple[ModelPool, list[PretrainedModel], torch.Generator]:
+def split_off(pool: ModelPool, held_out: int, seed: int) -> tuple[ModelPool, list[PretrainedModel], torch.Generator]:
     """The models that a meta-generator meets, those that it never does, and random numbers from there on."""
     rng = torch.Generator().manual_seed(stream_seed(seed, "recovery_cost"))
     order = torch.randperm(len(pool), generator=rng).tolist()
@@ -182,9 +180,7 @@ def digits(values: Tensor) -> list[float]:
     return [float(f"{value:.5g}") for value in values.tolist()]
 
 
-def measure_meta_training(
-    pool: ModelPool, config: FreeConfig, own: MetaTrainingConfig, seed: int
-) -> dict[str, Any]:
+def measure_meta_training(pool: ModelPool, config: FreeConfig, own: MetaTrainingConfig, seed: int) -> dict[str, Any]:
     """Meta-trains a generator at each rate and measures it on models that it never meets (figure 1's).
 
     A measurement is FIve's adaptation to each of these, with the same codes and augmentation every time; it

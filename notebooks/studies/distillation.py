@@ -92,9 +92,7 @@ def adapting(run: Run, results: str | Path) -> Record:
     return measured(run, f"{PoolDistillation.name} adapting", about, make, results, revision=REVISION)
 
 
-def variant_student(
-    run: Run, config: PoolDistillationConfig, *, n_stored: int, real: bool = False
-) -> MetaLearner:
+def variant_student(run: Run, config: PoolDistillationConfig, *, n_stored: int, real: bool = False) -> MetaLearner:
     """The student of `variant`: distilled from images that are there already."""
     pool = get_pool(run.unit.dataset, run.profile, run.unit.seed, cache=run.cache)
     if real:

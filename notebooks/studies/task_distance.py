@@ -13,7 +13,7 @@ from torch import Tensor
 
 from freelib.methods.free import FreeConfig
 from freelib.models.pool import ModelPool, PretrainedModel
-from freelib.studies.synthesised_images import evenly, warm_generator
+from studies.synthesised_images import evenly, warm_generator
 
 KINDS = ("the same model, twice", "a class in common", "no class in common", "different data sets")
 """Of pairs of models; the numbers in a record's "kinds" are places here."""
@@ -79,8 +79,7 @@ def spread(pool: ModelPool, config: FreeConfig, *, seed: int, n_models: int, n_e
     twice = [[generator.adapt(model, None, rng).images for model in models] for _ in range(2)]
     features = standardised([[common_features(eyes, images) for images in row] for row in twice])
     first, second = [  # a task's images come class by class
-        [found.unflatten(0, (model.n_way, -1)) for found, model in zip(row, models, strict=True)]
-        for row in features
+        [found.unflatten(0, (model.n_way, -1)) for found, model in zip(row, models, strict=True)] for row in features
     ]
     return {
         "names": [model.name for model in models],

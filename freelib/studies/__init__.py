@@ -1,1 +1,0 @@
-"""Measurements behind single figures that are worth a test of their own."""
