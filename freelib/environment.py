@@ -104,11 +104,6 @@ def process_context() -> BaseContext:
     return context
 
 
-def nothing_is_made() -> bool:
-    """Whether only records that stand are to be shown: FREELIB_RUNS=none."""
-    return os.environ.get("FREELIB_RUNS") == "none"
-
-
 def keep_freed_memory() -> bool:
     """Makes this process keep the memory that it frees, for its next tensors; True where libc can (glibc).
 

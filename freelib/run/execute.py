@@ -139,7 +139,7 @@ def _run_all(
         job = (unit, profile, store, cache, at_once)
         if workers == 1:
             try:
-                _run_one(*job, note)
+                _run_one(*job, note=note)
             except (ValueError, RuntimeError, OSError) as error:
                 return f"{type(error).__name__}: {error}"
             return None
@@ -182,12 +182,10 @@ def _run_one(
         run_unit(unit, profile, store, cache=cache, message=note)
 
 
-def _in_a_process(
-    job: tuple[Any, ...], gpu: str | None, note: Callable[[str], None], running: set[BaseProcess]
-) -> str | None:
+def _in_a_process(job: Any, gpu: str | None, note: Callable[[str], None], running: set[BaseProcess]) -> str | None:
     """Runs a unit in a process of its own; gives None, or what went wrong."""
     receive, send = process_context().Pipe(duplex=False)
-    process = process_context().Process(target=_child, args=(send, gpu, job), daemon=True)
+    process = process_context().Process(target=_child, args=(send, gpu, job), daemon=True)  # type: ignore[attr-defined]
     process.start()
     running.add(process)
     send.close()
@@ -208,15 +206,14 @@ def _in_a_process(
     return error
 
 
-def _child(send: Connection, gpu: str | None, job: tuple[Any, ...]) -> None:
+def _child(send: Connection, gpu: str | None, job: Any) -> None:
     """In the process: the unit's record; notes and errors go to the parent, without whom it ends."""
-
     end_with_parent()
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     keep_freed_memory()
     try:
-        _run_one(*job, lambda text: send.send(("note", text)))
+        _run_one(*job, note=lambda text: send.send(("note", text)))
     except MissingDataError as error:
         send.send(("error", str(error)))
     except Exception:

@@ -71,7 +71,7 @@ def difference_plot(
     """
     shown = rows.assign(name=list(names))
     shown = shown[shown["difference"].notna()]
-    groups = list(shown.groupby(["dataset", "n_shot"], sort=False))
+    groups: list[tuple[Any, pd.DataFrame]] = list(shown.groupby(["dataset", "n_shot"], sort=False))
     lines = list(dict.fromkeys(shown["name"]))
     height = 1.3 + 0.28 * len(lines)
     figure, axes = plt.subplots(1, max(1, len(groups)), figsize=(PAGE_WIDTH, height), sharey=True, squeeze=False)

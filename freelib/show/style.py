@@ -56,8 +56,9 @@ def use_style() -> None:
     A notebook calls it once, as it would call seaborn's `set_theme`.
     """
     kept = {"backend", "interactive", "backend_fallback"}
-    defaults = {name: value for name, value in mpl.rcParamsDefault.items() if name not in kept}
-    mpl.rcParams.update({**defaults, **STYLE})
+    defaults: dict[str, Any] = {name: value for name, value in mpl.rcParamsDefault.items() if name not in kept}
+    settings: Any = defaults | STYLE
+    mpl.rcParams.update(settings)
 
 
 def dataset_title(name: str) -> str:

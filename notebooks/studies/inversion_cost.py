@@ -77,7 +77,7 @@ def meta_training_record(run: Run, results: str | Path) -> Record:
 
 
 def _record(name: str, kind: type, measure: Callable[..., Any], run: Run, results: str | Path) -> Record:
-    own = fitted(kind, run.profile.measurements.get(name, {}), name)
+    own: Any = fitted(kind, run.profile.measurements.get(name, {}), name)
     config = run.settings["config"]
     inversion = {item.name: getattr(config, item.name) for item in fields(InversionConfig)}
     keyed = {**asdict(own), **inversion, "meta_batch": config.meta_batch}
