@@ -139,7 +139,7 @@ def _run_all(
         job = (unit, profile, store, cache, at_once)
         if workers == 1:
             try:
-                _run_one(*job, note=note)
+                _run_one(*job, note)
             except (ValueError, RuntimeError, OSError) as error:
                 return f"{type(error).__name__}: {error}"
             return None
@@ -213,7 +213,8 @@ def _child(send: Connection, gpu: str | None, job: Any) -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     keep_freed_memory()
     try:
-        _run_one(*job, note=lambda text: send.send(("note", text)))
+        unit, profile, store, cache, at_once = job
+        _run_one(unit, profile, store, cache, at_once, lambda text: send.send(("note", text)))
     except MissingDataError as error:
         send.send(("error", str(error)))
     except Exception:
