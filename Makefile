@@ -34,8 +34,8 @@ reproduce: $(STAMP) ## run the notebooks with papermill: results/PROFILE/index.h
 bench: $(STAMP) ## each piece against a straightforward implementation, ten minutes of two quiet cores
 	$(BIN)/python benchmarks/run.py
 
-bench-compiled: $(STAMP) ## does torch.compile pay? minutes of a quiet core, and a C++ compiler
-	$(BIN)/python benchmarks/run.py --compiled
+bench-compiled: $(STAMP) ## is torch.compile faster? minutes of a quiet core, and a C++ compiler
+	$(BIN)/python benchmarks/compiled.py
 
 test: lint types test-lib test-notebooks ## lint, type check, library tests with coverage, notebooks
 
