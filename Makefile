@@ -48,8 +48,8 @@ book: $(STAMP) ## notebooks, guide, results and reference as one site: build/boo
 bench: $(STAMP) ## each piece against a straightforward implementation, ten minutes of two quiet cores
 	$(BIN)/python benchmarks/run.py
 
-bench-compiled: $(STAMP) ## what torch.compile gains: minutes of a quiet core, and a C++ compiler
-	$(BIN)/python benchmarks/run.py --compiled
+bench-compiled: $(STAMP) ## is torch.compile faster? minutes of a quiet core, and a C++ compiler
+	$(BIN)/python benchmarks/compiled.py
 
 test: lint types test-lib test-notebooks ## lint, type check, library tests, notebooks; needs no data
 
