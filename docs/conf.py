@@ -40,7 +40,7 @@ apidoc_modules = [
         "destination": "docs/api",
         "max_depth": 1,
         "module_first": True,
-        "automodule_options": {"members", "show-inheritance"},
+        "automodule_options": {"members"},
     }
 ]
 autodoc_member_order = "bysource"
@@ -52,6 +52,8 @@ myst_enable_extensions = ["amsmath", "dollarmath", "substitution"]
 myst_heading_anchors = 3
 myst_substitutions = {"profile": profile}
 nb_execution_mode = "off"
+nb_render_markdown_format = "myst"
+smartquotes = False
 mathjax_path = "tex-svg.js"
 mathjax_options = {"defer": "defer"}
 
@@ -98,7 +100,8 @@ def as_markdown(app: Sphinx, what: str, name: str, obj: object, options: object,
     """Docstrings are Markdown; lines such as `images, labels: what they are` become a list, examples code."""
     text = re.sub(r"\n(\w+(?:, \w+)*): ", r"\n- `\1`: ", "\n".join(lines))
     text = re.sub(r"(?m)^(>>> .*\n(?:.+\n?)*)", r"```pycon\n\1\n```\n", text)
-    lines[:] = [".. markdown::", "", *(f"   {line}" for line in text.splitlines()), ""]
+    if text:
+        lines[:] = [".. markdown::", "", *(f"   {line}" for line in text.splitlines()), ""]
 
 
 def describe_figures(app: Sphinx, document: nodes.document) -> None:
