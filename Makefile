@@ -46,10 +46,10 @@ book: $(STAMP) ## notebooks, guide, results and reference as one site: build/boo
 	@echo $(CURDIR)/$(BOOK)/html/index.html
 
 bench: $(STAMP) ## each piece against a straightforward implementation, ten minutes of two quiet cores
-	$(BIN)/python benchmarks/run.py
+	PYTHONPATH=notebooks $(BIN)/python benchmarks/run.py
 
 bench-compiled: $(STAMP) ## is torch.compile faster? minutes of a quiet core, and a C++ compiler
-	$(BIN)/python benchmarks/compiled.py
+	PYTHONPATH=notebooks $(BIN)/python benchmarks/compiled.py
 
 test: lint types test-lib test-notebooks ## lint, type check, library tests, notebooks; needs no data
 

@@ -31,7 +31,8 @@ from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
 from freelib.methods.free import Free, FreeConfig
 from freelib.models.backbones import build_backbone
-from freelib.models.pool import ModelPool, PretrainedModel, save_member
+from freelib.models.pool import ModelPool, PretrainedModel
+from freelib.models.pretrained import save_member
 from freelib.models.pretraining import PoolConfig, train_classifier
 from freelib.run.measure import computed
 from freelib.run.records import Record
@@ -317,7 +318,7 @@ def measure(job: Job) -> dict[str, Any]:
     return {"seconds": seconds, "peak_memory_mib": peak_memory_mib()} | peak
 
 
-def measure_rounds(job: Job) -> dict[int, dict[str, float]]:
+def measure_rounds(job: Job) -> dict[int, dict[str, float | None]]:
     """In this process: seconds of FREE's rounds by the pool's size, and the memory's peak so far.
 
     The pools are on disk, copies of one model under other names, the smallest first.
@@ -394,7 +395,7 @@ def benchmark_records(size: Size, reference: str | Path, results: str | Path, pr
     pieces = cache(lambda: measure_pieces(size, Path(reference).resolve()))
 
     @cache
-    def rounds() -> dict[int, dict[str, float]]:
+    def rounds() -> dict[int, dict[str, float | None]]:
         with tempfile.TemporaryDirectory() as folder:
             return in_processes(measure_rounds, Job(size, Path(folder), None))[0]
 
