@@ -51,7 +51,7 @@ class PoolFeatures(Method):
     """
 
     name = "pool_features"
-    title = "Pool features"
+    title = "Feature-ensemble prototypes"
     citation = "freelib; nearest class mean after Snell et al., Prototypical Networks for Few-shot Learning, 2017"
     needs = "weights"
     uses_shots = False
@@ -107,7 +107,7 @@ class PoolOpinions(Method):
     """
 
     name = "pool_opinions"
-    title = "Pool opinions"
+    title = "Probability-ensemble prototypes"
     citation = "freelib; nearest class mean after Snell et al., Prototypical Networks, 2017"
     needs = "calls"
     uses_shots = False
