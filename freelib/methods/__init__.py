@@ -25,7 +25,7 @@ METHODS: dict[str, str] = {
 }
 """Name -> "module:Class"; imported when asked for."""
 
-DESCRIBED = ("title", "citation", "needs", "same_architecture", "cost", "models_at_test", "oracle", "revision")
+FACTS = ("title", "citation", "needs", "same_architecture", "cost", "models_at_test", "oracle", "revision")
 """What `describe_methods` tells of a method, beside its name."""
 
 __all__ = ["METHODS", "Method", "MethodConfig", "describe_methods", "get_method"]
@@ -50,7 +50,7 @@ def get_method(name: str) -> Method:
         raise ValueError(f"Method {name!r} can't be imported: {error}.") from error
     if not (isinstance(found, type) and issubclass(found, Method)):
         raise ValueError(f"{path} is no freelib.methods.Method.")
-    lacking = [attribute for attribute in (*DESCRIBED, "name") if not hasattr(found, attribute)]
+    lacking = [attribute for attribute in (*FACTS, "name") if not hasattr(found, attribute)]
     if all(getattr(found, step) is getattr(Method, step) for step in ("train", "build", "meta_train")):
         lacking.append("train")
     if lacking:
@@ -62,8 +62,8 @@ def get_method(name: str) -> Method:
 
 
 def describe_methods(names: Iterable[str] = METHODS) -> list[dict[str, Any]]:
-    """What the methods are, need and cost, a dictionary each: `name` and the class attributes in DESCRIBED.
+    """What the methods are, need and cost, a dictionary each: `name` and the class attributes in FACTS.
 
     names: registered names or import paths; by default all that are registered. Errors are `get_method`'s.
     """
-    return [{"name": name, **{key: getattr(get_method(name), key) for key in DESCRIBED}} for name in names]
+    return [{"name": name, **{key: getattr(get_method(name), key) for key in FACTS}} for name in names]

@@ -9,11 +9,11 @@ from torch import Tensor
 
 from freelib.alignment import DistillationBatch, distillation_batch, make_optimizer
 from freelib.distillation import kl_divergence
-from freelib.generator import ScratchGenerator
 from freelib.inversion import InversionConfig, Student
 from freelib.meta_learner import MetaLearner, Params
 from freelib.methods.base import Method, MethodConfig
 from freelib.methods.black_box import BlackBox, black_box_model
+from freelib.methods.free import build_scratch_generator
 from freelib.methods.training import CrossTaskReplay, TrainingRun
 from freelib.models.pool import PretrainedModel
 from freelib.replay import ReplayConfig
@@ -128,13 +128,7 @@ class BidfMkd(Method):
             raise ValueError(f"A {config.n_way}-way student can't be distilled from {sorted(n_ways)}-way models.")
         replay = CrossTaskReplay(run)
         optimizer = make_optimizer("adam", list(learner.params.values()), config.outer_lr)
-        generators = ScratchGenerator(
-            config,
-            steps=config.adapt_steps,
-            image_size=pool.image_size,
-            device=config.device,
-            precision=config.precision,
-        )
+        generators = build_scratch_generator(pool, config, steps=config.adapt_steps)
         shown = partial(distillation_batch, rng=rng, padding=config.augment_padding, flip=config.augment_flip)
 
         for round_number in run.rounds(config.rounds, optimizer=optimizer, **replay.parts):

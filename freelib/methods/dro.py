@@ -126,12 +126,6 @@ def worst_embeddings(
     return start + shift
 
 
-def initialise(learner: MetaLearner, space: WeightSpace, point: Tensor) -> None:
-    """Sets θ to a point of the weight space, with a head of zeros."""
-    network = space.network(point.cpu())
-    learner.load_params({n: network.get(n, torch.zeros_like(p)) for n, p in learner.params.items()})
-
-
 class Dro(Method):
     """Meta-Learning without Data via Wasserstein Distributionally-Robust Model Fusion.
 
@@ -179,5 +173,6 @@ class Dro(Method):
                     error.backward()
                     optimizer.step()
             log.append(round=round_number, fusion_error=error.detach(), shift=shift.norm(dim=1).mean())
-            initialise(learner, space, hypernetwork.initialisation(config.draws, rng))
+            start = space.network(hypernetwork.initialisation(config.draws, rng).cpu())
+            learner.load_params({n: start.get(n, torch.zeros_like(p)) for n, p in learner.params.items()})
         return run.finish()

@@ -58,13 +58,17 @@ def build_meta_generator(pool: ModelPool, config: Any, *, seed: int) -> MetaGene
     return MetaGenerator(config, image_size=size, channels=pool.channels, seed=seed, device=device, precision=precision)
 
 
+def build_scratch_generator(pool: ModelPool, config: Any, *, steps: int) -> ScratchGenerator:
+    """A generator of its own for every model of a pool; config: as for FIve's."""
+    size, device, precision = pool.image_size, config.device, config.precision
+    return ScratchGenerator(config, steps=steps, image_size=size, device=device, precision=precision)
+
+
 def build_generator(pool: ModelPool, config: FreeConfig, *, seed: int) -> MetaGenerator | ScratchGenerator:
     """FIve's generator for a pool, or what stands in for it."""
     if config.recovery == "meta":
         return build_meta_generator(pool, config, seed=seed)
-    size, device, precision = pool.image_size, config.device, config.precision
-    steps = config.scratch_steps
-    return ScratchGenerator(config, steps=steps, image_size=size, device=device, precision=precision)
+    return build_scratch_generator(pool, config, steps=config.scratch_steps)
 
 
 class Free(Method):

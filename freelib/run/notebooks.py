@@ -87,13 +87,13 @@ def execute(path: Path, given: Mapping[str, Any], *, threads: int) -> tuple[Note
     the notebook it would be one more output that changes from run to run.
     """
     begun: list[int] = []
-    error = None
+    error, asked = None, os.environ.get("FREELIB_PROGRESS", "")
     with tempfile.TemporaryDirectory() as scratch:
         output, progress = Path(scratch) / "executed.ipynb", Path(scratch) / "progress"
         environment = {
             "OMP_NUM_THREADS": str(threads),
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
-            "FREELIB_PROGRESS": os.environ.get("FREELIB_PROGRESS") or str(progress),
+            "FREELIB_PROGRESS": "off" if asked == "off" else str(Path(asked or progress).resolve()),
         }
         try:
             with shown(progress):

@@ -6,10 +6,12 @@ from dataclasses import fields
 from functools import partial
 
 import torch
-from tiny_models import flat, tiny_pool, weights
+from tiny_models import flat, rng, tiny_pool, weights
 
 from freelib.methods import get_method
 from freelib.methods.base import MethodConfig
+from freelib.methods.black_box import black_box_model
+from freelib.models.pool import ModelPool
 
 SMALL = {
     "width": 4, "n_query": 3, "inner_steps": 1, "test_steps": 2, "rounds": 3, "warmup_rounds": 1,
@@ -44,3 +46,25 @@ def assert_same_run(found, expected) -> None:
     assert found.selected_round == expected.selected_round
     assert found.log.history == expected.log.history
     assert found.log.iterations == expected.log.iterations
+
+
+class Api:
+    """A model of which there is nothing but `__call__`: no weights, and no gradient comes back."""
+
+    __slots__ = ("_model", "calls")
+
+    def __init__(self, model) -> None:
+        self._model, self.calls = model, 0
+
+    def __call__(self, images):
+        assert not images.requires_grad
+        self.calls += 1
+        with torch.no_grad():
+            return self._model(images).clone()
+
+
+def boxed(models) -> tuple[ModelPool, list[Api]]:
+    """A pool of black boxes around some models, and what they call."""
+    apis = [Api(model) for model in models]
+    about = [{"class_names": m.class_names, "image_size": 16, "name": m.name, "domain": m.domain} for m in models]
+    return ModelPool.from_models(black_box_model(a, rng=rng(0), **m) for a, m in zip(apis, about, strict=True)), apis

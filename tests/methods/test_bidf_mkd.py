@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
-from small_methods import assert_same_run, small, trainer
+from small_methods import assert_same_run, boxed, small, trainer
 from tiny_models import numeric_gradient, rng, smooth_learner, tiny_pool, trained_pool
 from torch import Tensor
 
 from freelib.alignment import DistillationBatch
 from freelib.distillation import kl_divergence
-from freelib.methods import bidf_mkd
-from freelib.methods.bidf_mkd import BidfMkdConfig, distilled_params, frozen_student
-from freelib.methods.black_box import black_box_model
-from freelib.models.pool import ModelPool
+from freelib.generator import ScratchGenerator
+from freelib.methods.bidf_mkd import distilled_params, frozen_student
 
 
 def batch(seed: int, n: int = 6) -> DistillationBatch:
@@ -28,15 +25,6 @@ SUPPORT, QUERY = batch(0), batch(1)
 
 def query_loss(learner, params, query) -> Tensor:
     return kl_divergence(query.teacher_logits, learner.forward(params, query.images)).mean()
-
-
-def test_the_defaults_are_the_published_settings():
-    config = BidfMkdConfig()
-    assert (config.adapt_steps, config.images_per_class, config.z_dim, config.ngf) == (200, 30, 256, 64)
-    assert (config.generator_lr, config.z_lr, config.lambda_ce, config.lambda_bn) == (1e-3, 1e-3, 1, 0)
-    assert (config.lambda_adv, config.adversarial_from) == (1, 4000)
-    assert (config.distill_steps, config.distill_lr, config.replay_patience) == (10, 0.01, 200)
-    assert (config.directions, config.mu, config.black_box) == (100, 0.005, False)
 
 
 def test_an_inner_step_goes_down_the_divergence_from_the_teacher():
@@ -83,13 +71,13 @@ def test_the_frozen_student_answers_with_the_given_weights_and_lets_only_images_
 
 
 def test_queries_seek_the_boundary_from_the_batch_on_that_is_set(monkeypatch):
-    adapt, seen = bidf_mkd.ScratchGenerator.adapt, []
+    adapt, seen = ScratchGenerator.adapt, []
 
     def watch(self, model, student, draw):
         seen.append(student is not None)
         return adapt(self, model, student, draw)
 
-    monkeypatch.setattr(bidf_mkd.ScratchGenerator, "adapt", watch)
+    monkeypatch.setattr(ScratchGenerator, "adapt", watch)
     # batches: 1 of distillation and 2 of replay in the first round
     log = trainer("bidf_mkd", replay_patience=0, adversarial_from=3)().log
     assert seen == [False, False] + 2 * [False, True]
@@ -107,27 +95,8 @@ def test_from_one_model_it_learns_to_be_distilled_in_few_steps(tiny_dataset):
     assert "replay_batches" not in history
 
 
-class Api:
-    """Nothing but `__call__`."""
-
-    __slots__ = ("_model", "calls")
-
-    def __init__(self, model) -> None:
-        self._model, self.calls = model, 0
-
-    def __call__(self, images: Tensor) -> Tensor:
-        self.calls += 1
-        with torch.no_grad():
-            return self._model(images).clone()
-
-
 def test_with_black_boxes_it_learns_from_objects_that_can_only_be_called():
-    models = list(tiny_pool(4))
-    apis = [Api(model) for model in models]
-    pool = ModelPool.from_models(
-        black_box_model(api, class_names=m.class_names, image_size=16, rng=rng(0), name=m.name, domain=m.domain)
-        for api, m in zip(apis, models, strict=True)
-    )
+    pool, apis = boxed(tiny_pool(4))
     train = trainer("bidf_mkd", pool, rounds=2, black_box=True, directions=6)
     first = train()
     # a set takes 2 steps of 1 + 6 calls and one call for the student's targets; a round makes two sets
@@ -141,22 +110,3 @@ def test_a_black_box_gives_images_of_the_wanted_classes(tiny_dataset):
     settings |= {"black_box": True, "directions": 20, "replay_scope": "none"}
     history = trainer("bidf_mkd", trained_pool(tiny_dataset), **settings)().log.history
     assert history["teacher_agreement"][0] > 0.5  # 0.2 is chance
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"black_box": True, "lambda_bn": 0.1}, "A black box shows no BatchNorm statistics"),
-        ({"black_box": True, "precision": "bfloat16"}, "A black box shows no BatchNorm statistics"),
-        ({"adapt_steps": 0}, "adapt_steps"),  # both bases of the config are checked
-        ({"replay_scope": "far"}, "replay_scope"),
-    ],
-)
-def test_settings_that_do_not_fit_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        BidfMkdConfig(**settings)
-
-
-def test_models_with_another_number_of_classes_are_refused():
-    with pytest.raises(ValueError, match="A 5-way student can't be distilled from \\[3\\]-way models"):
-        trainer("bidf_mkd", tiny_pool(2, n_way=3))()

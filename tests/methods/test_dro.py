@@ -91,12 +91,3 @@ def test_the_student_starts_at_the_mean_embedding_or_at_the_mean_of_draws(world)
     noise = torch.randn(5, 4, generator=rng(1))
     by_hand = torch.stack([hypernetwork(mean + std * row) for row in noise]).mean(0).detach()
     torch.testing.assert_close(hypernetwork.initialisation(5, rng(1)), by_hand)
-
-
-def test_what_it_cannot_fuse_is_refused():
-    with pytest.raises(ValueError, match="student is set to resnet10"):
-        Dro().meta_train(tiny_pool(2), small("dro", arch="resnet10"), seed=0)
-    with pytest.raises(ValueError, match="gamma must be above 0"):
-        DroConfig(gamma=0.0)
-    with pytest.raises(ValueError, match="draws must be at least 0"):
-        DroConfig(draws=-1)

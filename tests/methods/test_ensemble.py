@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from small_methods import boxed
 from tiny_models import rng, tiny_model, tiny_pool
 
-from freelib.methods.black_box import black_box_model
 from freelib.methods.ensemble import ProbabilityEnsemble, for_inference, principal_axes
 
 IMAGES = torch.rand(30, 3, 16, 16, generator=rng())
@@ -43,8 +43,7 @@ def test_answers_are_square_roots_of_probabilities():
     expected = (pool[1](pixels.float() / 255) / 2).softmax(1)
     torch.testing.assert_close(answers[:, 5:10].square(), expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(answers.square().sum(1), torch.full((30,), 3.0))
-    boxes = [black_box_model(m.__call__, class_names=m.class_names, image_size=16, rng=rng()) for m in pool]
-    torch.testing.assert_close(ProbabilityEnsemble(boxes, temperature=2.0).answers(pixels), answers)
+    torch.testing.assert_close(ProbabilityEnsemble(boxed(pool)[0], temperature=2.0).answers(pixels), answers)
 
 
 def test_features_can_teach_too():

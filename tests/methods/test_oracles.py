@@ -51,20 +51,6 @@ def test_training_helps_on_new_classes(tiny_dataset, name):
     assert learner.log.history["loss"][-1] < learner.log.history["loss"][0]
 
 
-@pytest.mark.parametrize(
-    ("settings", "classes", "message"),
-    [
-        ({}, None, "oracle_maml learns from real images: give dataset="),
-        ({}, 4, "too few for n_way=5"),
-        ({"precision": "bfloat16"}, 10, "oracle_maml trains in float32, got precision='bfloat16'"),
-    ],
-)
-def test_what_there_is_no_oracle_for(tiny_dataset, settings, classes, message):
-    dataset = None if classes is None else tiny_dataset.subset(range(classes))
-    with pytest.raises(ValueError, match=message):
-        trainer("oracle_maml", tiny_pool(1), dataset=dataset, **settings)()
-
-
 def test_oracles_are_marked_and_prototypes_take_a_lower_precision(tiny_dataset):
     assert all(get_method(name).oracle for name in ORACLES)
     lower = trainer("oracle_protonet", tiny_pool(1), dataset=tiny_dataset, precision="bfloat16")()

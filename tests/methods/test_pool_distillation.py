@@ -17,7 +17,6 @@ from freelib.methods.base import build_student, stream_seed
 from freelib.methods.ensemble import ProbabilityEnsemble
 from freelib.methods.pool_distillation import (
     PoolDistillation,
-    PoolDistillationConfig,
     distillation_losses,
     ensemble_embeddings,
     one_cycle,
@@ -125,25 +124,6 @@ def test_the_monitor_sees_the_last_state():
 def test_models_of_several_kinds_teach_together():
     models = [tiny_model(0), tiny_model(1, arch="resnet10", width=8, domain="b"), tiny_model(2, image_size=32)]
     assert train(ModelPool.from_models(models)).embed(torch.rand(2, 3, 32, 32)).shape == (2, 12)
-
-
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"recovered": 10, "procedural": 10}, "a batch of 128 images, got 10 synthesised images and 10"),
-        ({"batch_size": 0}, "batch_size must be at least 2, got 0"),
-        ({"embedding": 0}, "embedding must be at least 1, got 0"),
-        ({"meta_batch": 0}, "meta_batch must be at least 1, got 0"),
-        ({"epochs": 0}, "epochs must be at least 1, got 0"),
-        ({"mixed": -1}, "mixed must be at least 0, got -1"),
-        ({"centre": "episodes"}, "centre is one of none, support, episode, got 'episodes'"),
-        ({"head": "maml"}, "head is one of prototypes, got 'maml'"),
-        ({"teach": "logits"}, "teach is one of probabilities, features, got 'logits'"),
-    ],
-)
-def test_settings_that_train_nothing_are_refused(settings, words):
-    with pytest.raises(ValueError, match=words):
-        PoolDistillationConfig(**settings)
 
 
 def test_golden(learner):

@@ -12,17 +12,9 @@ from freelib.inversion import inversion_loss
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import build_student
 from freelib.methods.calibration import CalibratedLearner
-from freelib.methods.purer import Curriculum, DynamicDataset, PurerConfig, jittered
+from freelib.methods.purer import Curriculum, DynamicDataset, jittered
 
 TINY = small("purer", n_query=4, inner_steps=2, jitter=0)  # 5 images a class
-
-
-def test_the_defaults_are_the_published_settings():
-    config = PurerConfig()
-    assert (config.lambda_ce, config.lambda_bn, config.lambda_tv, config.lambda_l2) == (1, 0.01, 1e-4, 1e-5)
-    assert (config.pixel_lr, config.jitter, config.meta_batch, config.episodes) == (0.01, 2, 13, 4)
-    assert (config.outer_lr, config.inner_lr, config.inner_steps, config.test_steps) == (1e-3, 0.01, 5, 10)
-    assert (config.eci_start, config.eci_patience, config.eci_weight) == (4000, 6, 10)
 
 
 def test_all_images_are_rolled_by_one_shift_of_at_most_two_pixels():
@@ -132,8 +124,3 @@ def test_calibration_is_a_switch_that_training_does_not_see():
     learner, other = (trainer("purer", icfil=icfil)() for icfil in (True, False))
     assert (type(learner), type(other)) == (CalibratedLearner, MetaLearner)
     assert torch.equal(weights(learner), weights(other))
-
-
-def test_too_few_classes_for_an_episode_are_refused():
-    with pytest.raises(ValueError, match="4 classes, too few for n_way=5"):
-        trainer("purer", tiny_pool(1, n_way=4))()

@@ -26,22 +26,13 @@ class Nameless(Method):
     pass
 
 
-class Dict(Mine):
-    Config = dict
-
-
-class Inherited(Mine):
-    Config = type("C", (MethodConfig,), {})
-
-
-class Stranger(Mine):
-    Config = dataclass(type("C", (), {}))
-
-
-class Instance(Mine):
-    Config = MethodConfig()
-
-
+CONFIGS = {
+    "Dict": dict,
+    "Inherited": type("C", (MethodConfig,), {}),
+    "Stranger": dataclass(type("C", (), {})),
+    "Instance": MethodConfig(),
+}
+globals().update({name: type(name, (Mine,), {"Config": config}) for name, config in CONFIGS.items()})
 not_a_method = MethodConfig
 """
 
@@ -65,6 +56,35 @@ def test_a_registered_method_tells_what_it_is(name):
     assert method.Config().n_way == 5
     with pytest.raises(ValueError, match="precision is one of float32, bfloat16, got 'bf16'"):
         method.Config(precision="bf16")
+
+
+RELEASES = {
+    "free": {
+        "warmup_rounds": 20, "rounds": 1000, "meta_batch": 4, "adapt_steps": 5, "images_per_class": 20,
+        "lambda_ce": 1, "lambda_bn": 0, "lambda_adv": 1, "generator_lr": 1e-3, "z_lr": 1e-3, "meta_lr": 1e-3,
+        "z_dim": 256, "ngf": 64, "augment_padding": 4, "augment_flip": True, "align_inner_lr": 1e-3,
+        "align_lr": 1e-3, "align_optimizer": "adam", "memory_batches": 20, "replay_episodes": 10,
+        "replay_lr": 1e-3, "replay_patience": 10, "second_order": True, "inner_steps": 5, "inner_lr": 0.01,
+        "test_steps": 10, "n_way": 5, "n_query": 15,
+    },
+    "purer": {
+        "lambda_ce": 1, "lambda_bn": 0.01, "lambda_tv": 1e-4, "lambda_l2": 1e-5, "pixel_lr": 0.01,
+        "jitter": 2, "meta_batch": 13, "episodes": 4, "outer_lr": 1e-3, "inner_lr": 0.01, "inner_steps": 5,
+        "test_steps": 10, "eci_start": 4000, "eci_patience": 6, "eci_weight": 10,
+    },
+    "bidf_mkd": {
+        "adapt_steps": 200, "images_per_class": 30, "z_dim": 256, "ngf": 64, "generator_lr": 1e-3,
+        "z_lr": 1e-3, "lambda_ce": 1, "lambda_bn": 0, "lambda_adv": 1, "adversarial_from": 4000,
+        "distill_steps": 10, "distill_lr": 0.01, "replay_patience": 200, "directions": 100, "mu": 0.005,
+        "black_box": False,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RELEASES)
+def test_the_defaults_are_the_public_releases(name):
+    config = get_method(name).Config()
+    assert {field: getattr(config, field) for field in RELEASES[name]} == RELEASES[name]
 
 
 def test_the_description_holds_what_a_reader_chooses_by():

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from small_methods import assert_same_run, trainer
-from tiny_models import Killed, kill_at, tiny_pool
+from tiny_models import Killed, flat, kill_at, tiny_pool, weights
 
 from freelib.methods import METHODS, get_method
 from freelib.methods import pool_distillation as distillation
@@ -47,6 +47,7 @@ def test_a_killed_run_ends_with_the_same_bits(tiny_dataset, tmp_path, name, kill
     assert never.load() is None  # no state where none is wanted
     for _ in range(2):  # a finished run has nothing left to do
         assert_same_run(train(monitor=kill_at(-1), checkpoint=checkpoint), straight)
+    assert torch.equal(weights(train()), flat(straight.last_params.values()))  # unwatched
     assert straight.selected_round == {"free": 2, "purer": 4}.get(name, 1)
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from small_methods import boxed
 from tiny_models import rng, tiny_model, tiny_pool, trained_pool, weights
 
 from freelib.datasets.episodes import EpisodeSampler
 from freelib.meta_learner import prototype_logits
 from freelib.methods import MethodConfig, get_method
-from freelib.methods.black_box import black_box_model
 from freelib.models.backbones import build_backbone
 from freelib.models.pool import ModelPool
 from freelib.run.evaluation import evaluate
@@ -53,31 +53,10 @@ def test_the_average_is_the_mean_of_the_weights_with_a_head_of_zeros():
     assert ModelPool.from_models(list(pool)).digest == digest  # the pool stays as it was
 
 
-RESNET = MethodConfig(arch="resnet10", width=8)
-
-
-def resnet(seed: int, size: int):
-    return tiny_model(seed, arch="resnet10", width=8, image_size=size, domain=str(size))
-
-
-@pytest.mark.parametrize(
-    ("models", "config", "message"),
-    [
-        ([tiny_model(0), resnet(1, 16)], STUDENT, "must be of one architecture"),
-        ([tiny_model(0), tiny_model(1, width=8)], STUDENT, "must be of one architecture and width"),
-        ([tiny_model(0)], RESNET, "conv4 of width 4; the student is set to resnet10"),
-        ([tiny_model(0)], MethodConfig(), "conv4 of width 4; the student is set to conv4 of width 32"),
-        ([resnet(0, 32), resnet(1, 84)], RESNET, r"above 48 pixels a resnet10 .* for \[32, 84\] pixels"),
-    ],
-)
-def test_what_has_no_mean_is_refused(models, config, message):
-    with pytest.raises(ValueError, match=message):
-        learn("average", ModelPool.from_models(models), config)
-
-
 def test_models_of_two_image_sizes_have_a_mean_where_their_weights_are_alike():
     conv4 = [tiny_model(i, image_size=n, domain=str(n)) for i, n in enumerate((16, 64))]
-    for models, config in ((conv4, STUDENT), ([resnet(0, 16), resnet(1, 24)], RESNET)):
+    resnets = [tiny_model(i, arch="resnet10", width=8, image_size=n, domain=str(n)) for i, n in ((0, 16), (1, 24))]
+    for models, config in ((conv4, STUDENT), (resnets, MethodConfig(arch="resnet10", width=8))):
         learner = learn("average", ModelPool.from_models(models), config)
         assert learner.transform.image_size == models[1].image_size
 
@@ -109,12 +88,8 @@ def test_a_trained_pools_prototypes_are_above_chance(tiny_dataset, name, setting
 
 
 def test_models_that_can_only_be_called_have_probabilities_too():
-    boxes = [
-        black_box_model(m.__call__, class_names=m.class_names, image_size=16, rng=rng(), name=m.name, domain=m.domain)
-        for m in (tiny_model(1), tiny_model(2))
-    ]
     images, config = SUPPORT[:3], get_method("pool_opinions").Config(procedural=50)
-    learner = learn("pool_opinions", ModelPool.from_models(boxes), config)
+    learner = learn("pool_opinions", boxed(tiny_pool(2))[0], config)
     assert learner.adapt(images, torch.arange(3)).predict(images).tolist() == [0, 1, 2]
 
 
