@@ -46,10 +46,10 @@ book: $(STAMP) ## notebooks, guide, results and reference as one site: build/boo
 	@echo $(CURDIR)/$(BOOK)/html/index.html
 
 bench: $(STAMP) ## each piece against a straightforward implementation, ten minutes of two quiet cores
-	$(BIN)/python benchmarks/run.py
+	PYTHONPATH=notebooks $(BIN)/python benchmarks/run.py
 
 bench-compiled: $(STAMP) ## what torch.compile gains: minutes of a quiet core, and a C++ compiler
-	$(BIN)/python benchmarks/run.py --compiled
+	PYTHONPATH=notebooks $(BIN)/python benchmarks/compiled.py
 
 test: lint types test-lib test-notebooks ## lint, type check, library tests, notebooks; needs no data
 

@@ -1,32 +1,35 @@
-"""`make bench`: measures every piece anew and prints the table; under ten minutes on two quiet cores."""
+"""`make bench`: measures every piece anew, under ten minutes on two quiet cores; notebook 51 shows it."""
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
-from freelib.experiments import compiled, performance
+from freelib.run import RecordStore
+from studies.benchmark import SMALL, Size, benchmark_records
 
 HERE = Path(__file__).parent
 
 
 def main() -> None:
-    """Measure, write the records, print."""
+    """Measures, writes the records in the place of those that are there, and prints a line for each."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--profile", default="cpu", help="smoke: a few seconds of work; others: full size")
     parser.add_argument("--results", type=Path, default=HERE.parent / "results")
-    parser.add_argument("--compiled", action="store_true", help="torch.compile instead; wants a C++ compiler")
     options = parser.parse_args()
-    if options.compiled:
-        found = compiled.run(options.profile, results=options.results, again=True)
-        print(compiled.table(found, f"Compiled, profile {options.profile}."))
-        print(compiled.sentence(found))
-        return
-    records = performance.run(options.profile, results=options.results, reference=HERE / "reference.py", again=True)
-    table = performance.rows(records)
-    print(performance.speed_table(table, f"Benchmark, profile {options.profile}."))
-    print(performance.pool_table(records, "A round by the size of the pool."))
-    print(performance.reached(table))
+    size = SMALL if options.profile == "smoke" else Size()
+    store = RecordStore(options.results / options.profile / "records")
+    with tempfile.TemporaryDirectory() as folder:
+        records = benchmark_records(size, HERE / "reference.py", folder, options.profile)
+    for record in records:
+        store.put(record)
+        found = record["extra"]
+        if found["piece"] == "round":
+            print(f"a round, pool of {found['members']}: {found['seconds']:.2f} s")
+            continue
+        ours, plain, ratio = (found[name]["median"] for name in ("seconds", "reference_seconds", "ratio"))
+        print(f"{found['piece']}, {record['precision']}: {ours:.4f} s, plain {plain:.4f} s, {ratio:.1f} times")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from freelib.alignment import (
     outer_optimizer,
     summed_gradient,
 )
-from studies.lemma1 import residuals, slope
+from studies.lemma import residuals, slope
 
 SGD = {"align_optimizer": "sgd"}
 

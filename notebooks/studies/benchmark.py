@@ -1,19 +1,25 @@
-"""The benchmark: each piece of the paper's protocol, timed against a straightforward implementation."""
+"""The benchmark: each piece of the paper's protocol, timed against a plain implementation and the machine."""
 
 from __future__ import annotations
 
 import copy
 import importlib.util
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from dataclasses import asdict, dataclass, replace
+from functools import cache, cached_property, partial
 from pathlib import Path
-from typing import Any, Protocol
+from statistics import quantiles
+from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from freelib.datasets import FewShotDataset
 from freelib.datasets.episodes import EpisodeSampler
@@ -28,7 +34,8 @@ from freelib.models.backbones import build_backbone
 from freelib.models.pool import ModelPool, PretrainedModel
 from freelib.models.pretrained import save_member
 from freelib.models.pretraining import PoolConfig, train_classifier
-from studies.machine import cost, peaks, seconds_by_kind, seconds_of
+from freelib.run.measure import computed
+from freelib.run.records import Record
 
 PIECES = ("pretraining", "recovery", "replay", "test")
 VARIANTS = {piece: ("float32", "bfloat16")[: 2 if piece in PIECES[:2] else 1] for piece in PIECES}
@@ -41,9 +48,9 @@ SCALE: dict[str, Any] = {"mean": (0.5, 0.45, 0.4), "std": (0.25, 0.25, 0.3)}
 class Size:
     """How large the pieces are; by default as in the `paper` profile on CIFAR-FS, 5-way 1-shot.
 
-    images: of one pre-training epoch; images_per_class: of a recovered task; repeats: of each timing
-    processes: of one thread, side by side, against as many threads in one
-    members: sizes of the pools that a round is timed with; rounds: of that
+    images: of one pre-training epoch. images_per_class: of a synthesised task. repeats: of each timing.
+    processes: of one thread, side by side, against as many threads in one.
+    members: sizes of the pools that a round is timed with. rounds: of that.
     """
 
     image_size: int = 32
@@ -60,15 +67,6 @@ class Size:
 
 SMALL = Size(16, 8, 200, 8, 4, 3, 3, 1, (4, 8, 16), 2)
 """A few seconds of work, to see that it runs; its ratios say little."""
-
-
-class Pieces(Protocol):
-    """One implementation of the four pieces; what they give is there to be compared."""
-
-    def pretraining(self) -> nn.Module: ...
-    def recovery(self) -> tuple[Tensor, list[Tensor]]: ...
-    def replay(self) -> list[Tensor]: ...
-    def test(self) -> Tensor: ...
 
 
 class Work:
@@ -123,7 +121,7 @@ class Work:
 
     @property
     def remembered(self) -> int:
-        """Images of each class that replay draws from: what one model's recovery gives it."""
+        """Images of each class that replay draws from: what one synthesised task gives it."""
         return max(self.size.images_per_class, 1 + self.size.n_query)
 
 
@@ -150,7 +148,7 @@ class Ours:
         return model.module
 
     def recovery(self) -> tuple[Tensor, list[Tensor]]:
-        """One model's task in five steps, into a memory: a round has four."""
+        """One synthesised task in five generator iterations, into a memory: a round has four."""
         rng = torch.Generator().manual_seed(1)
         task = self.meta_generator.adapt(self.work.teachers[0], self.work.student, rng)
         TaskMemory(image_size=self.work.size.image_size).add([task])
@@ -172,19 +170,8 @@ class Ours:
         return classifier.logits(episode.query)
 
 
-@dataclass(frozen=True)
-class Job:
-    """What one measuring process does: pieces by variant, its threads, and whether it counts costs too."""
-
-    size: Size
-    folder: Path
-    reference: Path | None
-    threads: int = 1
-    counting: bool = False
-
-
-def load_reference(path: Path, work: Work) -> Pieces:
-    """The `Reference` that a file outside the package defines."""
+def load_reference(path: Path, work: Work) -> Any:
+    """The `Reference` that a file outside the package defines: the methods of `Ours`, written plainly."""
     spec = importlib.util.spec_from_file_location("reference", path)
     assert spec is not None
     assert spec.loader is not None
@@ -193,12 +180,127 @@ def load_reference(path: Path, work: Work) -> Pieces:
     return module.Reference(work)
 
 
+# What a piece costs, and what the machine could do at its best.
+
+KINDS = ("kernels", "batch_norm", "pooling")
+
+
+class Traffic(TorchDispatchMode):
+    """Adds up the bytes of every operation's tensors, in and out: what caches would have to spare."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bytes = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view and func.namespace == "aten":
+            leaves = tree_leaves((args, kwargs, out))
+            self.bytes += sum(x.nbytes for x in leaves if isinstance(x, Tensor))
+        return out
+
+
+class Clock(TorchDispatchMode):
+    """Adds up the seconds in PyTorch's large operations by kind, one of KINDS.
+
+    "kernels": convolutions and matrix products, the operations whose FLOP `cost` counts
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds = dict.fromkeys(KINDS, 0.0)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        start = time.perf_counter()
+        out = func(*args, **(kwargs or {}))
+        name = str(func)
+        if func._overloadpacket in flop_registry:
+            self.seconds["kernels"] += time.perf_counter() - start
+        elif "batch_norm" in name:
+            self.seconds["batch_norm"] += time.perf_counter() - start
+        elif "pool2d" in name:
+            self.seconds["pooling"] += time.perf_counter() - start
+        return out
+
+
+def cost(piece: Callable[[], Any], repeats: int = 3) -> dict[str, Any]:
+    """FLOP (multiply and add count two), bytes and, by kind, seconds in large operations of a run of a piece.
+
+    seconds: the least of `repeats` runs; what is left of a run's time is small operations and what calls them
+    """
+    with FlopCounterMode(display=False) as counter:
+        piece()
+    with Traffic() as traffic:
+        piece()
+    clocks = []
+    for _ in range(repeats):
+        with Clock() as clock:
+            piece()
+        clocks.append(clock.seconds)
+    seconds = {kind: min(each[kind] for each in clocks) for kind in KINDS}
+    return {"flops": float(counter.get_total_flops()), "bytes": float(traffic.bytes), "seconds": seconds}
+
+
+def peaks(repeats: int = 5) -> dict[str, float]:
+    """What this process reaches: FLOP/s by precision, and bytes/s of a copy in memory.
+
+    FLOP/s: of a matrix product or of a wide 3x3 convolution, whichever is faster; they come from two
+    libraries, and on some processors one leaves the vector units half empty.
+    """
+
+    def best(run: Callable[[], Any]) -> float:
+        runs = [seconds_of(run)]
+        while len(runs) <= repeats and sum(runs) < 1:  # a precision that is emulated takes seconds
+            runs.append(seconds_of(run))
+        return min(runs)
+
+    found = {}
+    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
+        a = torch.ones(1024, 1024, dtype=dtype)
+        x, w = (torch.ones(n, 128, k, k, dtype=dtype) for n, k in ((16, 32), (128, 3)))
+        x, w = (tensor.contiguous(memory_format=torch.channels_last) for tensor in (x, w))
+        found[name] = max(
+            2 * 1024**3 / best(partial(torch.mm, a, a)),
+            2 * x.numel() * w[0].numel() / best(partial(torch.conv2d, x, w, padding=1)),
+        )
+    x = torch.ones(2**25)
+    y = torch.empty_like(x)
+    return found | {"bytes": 2 * x.nbytes / best(lambda: y.copy_(x))}
+
+
+def seconds_of(run: Callable[[], Any]) -> float:
+    """Wall-clock time of a call."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Median and quartiles."""
+    low, middle, high = quantiles(values, n=4, method="inclusive")
+    return {"median": middle, "low": low, "high": high}
+
+
+# The measurement: in processes of its own, so that memory, threads and caches are those of the piece.
+
+
+@dataclass(frozen=True)
+class Job:
+    """What one measuring process does: its pieces' size and threads, and whether it counts costs too."""
+
+    size: Size
+    folder: Path
+    reference: Path | None
+    threads: int = 1
+    counting: bool = False
+
+
 def measure(job: Job) -> dict[str, Any]:
     """In this process: seconds by piece and variant, taken in turns; with `counting` costs and peaks too."""
     torch.set_num_threads(job.threads)
     keep_freed_memory()
     work = Work(job.size, job.folder)
-    variants: dict[str, Pieces] = {p: Ours(work, p) for p in ("float32", "bfloat16")}
+    variants: dict[str, Any] = {precision: Ours(work, precision) for precision in ("float32", "bfloat16")}
     if job.reference:
         variants["reference"] = load_reference(job.reference, work)
     seconds: dict[str, dict[str, list[float]]] = {}
@@ -211,12 +313,12 @@ def measure(job: Job) -> dict[str, Any]:
         turns = [{v: seconds_of(run) for v, run in chosen.items()} for _ in range(many)]
         seconds[piece] = {v: [turn[v] for turn in turns] for v in chosen}
         if job.counting:
-            costs[piece] = {v: {**cost(run), "seconds": seconds_by_kind(run)} for v, run in chosen.items()}
+            costs[piece] = {v: cost(run) for v, run in chosen.items()}
     peak = {"peaks": peaks(), "costs": costs} if job.counting else {}
     return {"seconds": seconds, "peak_memory_mib": peak_memory_mib()} | peak
 
 
-def measure_pools(job: Job) -> dict[int, dict[str, float | None]]:
+def measure_rounds(job: Job) -> dict[int, dict[str, float | None]]:
     """In this process: seconds of FREE's rounds by the pool's size, and the memory's peak so far.
 
     The pools are on disk, copies of one model under other names, the smallest first.
@@ -242,7 +344,74 @@ def measure_pools(job: Job) -> dict[int, dict[str, float | None]]:
     return found
 
 
-def in_processes(run: Callable[..., Any], *calls: tuple[Any, ...]) -> list[Any]:
-    """Results of `run(*call)` for each call, all at the same time, each in a process that ends after it."""
-    with ProcessPoolExecutor(len(calls), process_context()) as executor:
-        return [job.result() for job in [executor.submit(run, *call) for call in calls]]
+def in_processes(run: Callable[[Any], Any], *jobs: Any) -> list[Any]:
+    """`run(job)` of each job, all at the same time, each in a process that ends after it."""
+    with ProcessPoolExecutor(len(jobs), process_context()) as executor:
+        return list(executor.map(run, jobs))
+
+
+def measure_pieces(size: Size, reference: Path) -> dict[tuple[str, str], dict[str, Any]]:
+    """What the records hold, by piece and precision.
+
+    seconds, reference_seconds, ratio: one thread each, in turns in one process. side_by_side: ours,
+      wall-clock time a piece with several processes of one thread at once. threads, reference_threads: one
+      process with as many threads. All as median and quartiles.
+    cost, reference_cost: see `cost`. peaks: of the machine, in the piece's precision and in the reference's.
+    """
+    processes = size.processes
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        Work(size, folder).write_images()
+        (alone,) = in_processes(measure, Job(size, folder, reference, 1, True))
+        beside = in_processes(measure, *[Job(size, folder, None)] * processes)
+        (threaded,) = in_processes(measure, Job(size, folder, reference, processes))
+    found = {}
+    for piece in PIECES:
+        for v in VARIANTS[piece]:
+            ours, theirs = alone["seconds"][piece][v], alone["seconds"][piece]["reference"]
+            counted, peaks = alone["costs"][piece], alone["peaks"]
+            found[piece, v] = {
+                "piece": piece,
+                "seconds": spread(ours),
+                "reference_seconds": spread(theirs),
+                "ratio": spread([b / a for a, b in zip(ours, theirs, strict=True)]),
+                "side_by_side": spread([s / processes for one in beside for s in one["seconds"][piece][v]]),
+                "threads": spread(threaded["seconds"][piece][v]),
+                "reference_threads": spread(threaded["seconds"][piece]["reference"]),
+                "cost": counted[v],
+                "reference_cost": counted["reference"],
+                "peaks": {"flops": peaks[v], "reference_flops": peaks["float32"], "bytes": peaks["bytes"]},
+                "peak_memory_mib": max(one["peak_memory_mib"] for one in beside),
+            }
+    return found
+
+
+def benchmark_records(size: Size, reference: str | Path, results: str | Path, profile: str) -> list[Record]:
+    """The benchmark's records, one a piece and precision, then one a pool: read, or else measured together.
+
+    reference: the file that defines the plain implementation, as `Reference`.
+    """
+    settings = asdict(replace(size, members=()))
+    pieces = cache(lambda: measure_pieces(size, Path(reference).resolve()))
+
+    @cache
+    def rounds() -> dict[int, dict[str, float | None]]:
+        with tempfile.TemporaryDirectory() as folder:
+            return in_processes(measure_rounds, Job(size, Path(folder), None))[0]
+
+    def piece(name: str, precision: str) -> Record:
+        def make() -> dict[str, Any]:
+            return pieces()[name, precision]
+
+        return computed(
+            "benchmark", name, settings, make, results, profile=profile, precision=precision, revision=2
+        )  # revision 2: the seconds in convolutions and matrix products
+
+    def pool(n: int) -> Record:
+        def make() -> dict[str, Any]:
+            return {"piece": "round", "members": n, **rounds()[n]}
+
+        own = settings | {"members": n}
+        return computed("benchmark", "round", own, make, results, profile=profile, precision="bfloat16")
+
+    return [piece(name, v) for name in PIECES for v in VARIANTS[name]] + [pool(n) for n in size.members]
