@@ -30,7 +30,7 @@ from studies.benchmark import (
     spread,
 )
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 REFERENCE = ROOT / "benchmarks" / "reference.py"
 TINY = replace(SMALL, repeats=2)
 
