@@ -34,14 +34,9 @@ exclude_patterns = [
 ]
 templates_path = ["templates"]
 
+os.environ["SPHINX_APIDOC_OPTIONS"] = "members"  # of a package, apidoc takes them from here alone
 apidoc_modules = [
-    {
-        "path": str(Path(freelib.__file__).parent),
-        "destination": "docs/api",
-        "max_depth": 1,
-        "module_first": True,
-        "automodule_options": {"members"},
-    }
+    {"path": str(Path(freelib.__file__).parent), "destination": "docs/api", "max_depth": 1, "module_first": True}
 ]
 autodoc_member_order = "bysource"
 autodoc_inherit_docstrings = False
@@ -97,8 +92,8 @@ class Markdown(SphinxDirective):
 
 
 def as_markdown(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
-    """Docstrings are Markdown; lines such as `images, labels: what they are` become a list, examples code."""
-    text = re.sub(r"\n(\w+(?:, \w+)*): ", r"\n- `\1`: ", "\n".join(lines))
+    """Docstrings are Markdown: `images: what they are; labels: theirs` becomes a list, an example becomes code."""
+    text = re.sub(r"(?:\n|; )([a-z_]\w*(?:, \w+)*): ", r"\n- `\1`: ", "\n".join(lines))
     text = re.sub(r"(?m)^(>>> .*\n(?:.+\n?)*)", r"```pycon\n\1\n```\n", text)
     if text:
         lines[:] = [".. markdown::", "", *(f"   {line}" for line in text.splitlines()), ""]
