@@ -62,12 +62,6 @@ def records(experiment: str = "*", method: str | None = None) -> list[dict]:
     return [record for record in found if method in (None, record["method"])]
 
 
-def hours() -> float:
-    """Hours of all committed records together, pre-training aside: what they took when they were made."""
-    phases = ("training", "test", "measurement")
-    return sum(r["seconds"].get(p, 0) for r in records() if r["seconds"] for p in phases) / 3600
-
-
 def sequential_minus_joint() -> pd.DataFrame:
     """What sequential gradients bring over joint ones, in each setting that was measured (tables 2 to 4)."""
     joint = pd.concat([rows(f"table{i}", method="free", variant="joint gradients") for i in (2, 3, 4)])
@@ -88,7 +82,7 @@ def render(page: str) -> str:
         loader=FileSystemLoader(ROOT / "docs/pages"), undefined=StrictUndefined, keep_trailing_newline=True,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    names = [rows, one, number, signed, accuracy, span, records, hours, sequential_minus_joint, require]
+    names = [rows, one, number, signed, accuracy, span, records, sequential_minus_joint, require]
     environment.globals.update({function.__name__: function for function in names})
     return environment.get_template(page).render()
 

@@ -14,8 +14,10 @@ import torch
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from tiny_models import tiny_pool
 
 import freelib
+from freelib.methods import get_method
 from freelib.models.backbones import build_backbone
 
 ROOT = Path(__file__).parents[1]
@@ -142,6 +144,18 @@ def test_the_readme_s_code_runs_as_printed() -> None:
     assert code.count("method.Config()") == 1
     exec(code.replace("method.Config()", f"method.Config({small})"), given)
     assert given["classes"].shape == (6,)
+
+
+def test_the_method_in_contributing_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(\"\"\"Noise.*?)```", text, re.DOTALL)
+    (tmp_path / "noise_of_contributing.py").write_text(code, encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    method = get_method("noise_of_contributing:Noise")
+    learner = method.meta_train(tiny_pool(), method.Config(rounds=30, images=16, width=8), seed=0)
+    losses = learner.log.history["loss"]
+    assert len(losses) == 30
+    assert sum(losses[-10:]) < sum(losses[:10])
 
 
 def test_workflow_has_every_notebook() -> None:

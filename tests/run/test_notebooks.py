@@ -88,7 +88,8 @@ def test_a_committed_notebook_is_executed_clean_and_parametrised(path):
     (tagged,) = [cell for cell in code if "parameters" in cell.metadata.get("tags", [])]
     plain = {n.targets[0].id: ast.literal_eval(n.value) for n in ast.parse(tagged.source).body}
     assert plain == parameters(path)
-    assert (plain["PROFILE"], plain["RESULTS"]) == ("cpu", "../results")
+    live = path.stem in ("00_quickstart", "31_bring_your_own_models")  # the others show the committed records
+    assert (plain["PROFILE"], plain["RESULTS"]) == ("smoke" if live else "cpu", "../results")
 
 
 @pytest.mark.parametrize("path", sorted(COMMITTED.glob("*.ipynb")), ids=lambda path: path.stem)
