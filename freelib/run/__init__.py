@@ -1,7 +1,7 @@
 """A run: from a profile to units, from a unit to its record, from records to statistics."""
 
 from freelib.run.evaluation import evaluate, mean_and_interval, paired_difference
-from freelib.run.execute import GridError, find_records, run_units
+from freelib.run.execute import GridError, run_units
 from freelib.run.measure import computed, measured
 from freelib.run.pools import get_pool
 from freelib.run.profiles import PROFILES, Profile, get_profile
@@ -22,7 +22,6 @@ __all__ = [
     "computed",
     "episode_means",
     "evaluate",
-    "find_records",
     "get_pool",
     "get_profile",
     "grid",

@@ -76,12 +76,6 @@ def run_units(
     return [record for record in known if record is not None]
 
 
-def find_records(units: Sequence[Unit], profile: Profile, results: str | Path) -> list[Record]:
-    """The records that are there of some units, in the units' order; nothing is made."""
-    there = RecordStore(Path(results) / profile.name / "records").all()
-    return [r for r in _found([Run(unit, profile) for unit in units], there) if r is not None]
-
-
 def _found(runs: Sequence[Run], records: Iterable[Record]) -> list[Record | None]:
     by_method: dict[str, list[Record]] = {}
     for record in records:
