@@ -106,7 +106,7 @@ def test_with_black_boxes_it_learns_from_objects_that_can_only_be_called():
 
 
 def test_a_black_box_gives_images_of_the_wanted_classes(tiny_dataset):
-    settings = {"rounds": 1, "adapt_steps": 30, "ngf": 8, "z_dim": 16, "images_per_class": 5}
+    settings = {"rounds": 1, "adapt_steps": 60, "ngf": 8, "z_dim": 16, "images_per_class": 5}
     settings |= {"black_box": True, "directions": 20, "replay_scope": "none"}
     history = trainer("bidf_mkd", trained_pool(tiny_dataset), **settings)().log.history
     assert history["teacher_agreement"][0] > 0.5  # 0.2 is chance
