@@ -168,8 +168,8 @@ def test_an_interrupt_ends_with_one_line_and_no_half_notebook(folder):
     notebook.cells[1].source = "import time, pathlib\npathlib.Path('begun').touch()\ntime.sleep(60)"
     write_notebook(notebook, path)
     # A shell's background job ignores SIGINT, and so would the command: that is the shell's wish, not ours here.
-    heed = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); from freelib.cli import main; "
-    words = [sys.executable, "-c", heed + "main()", "reproduce"]
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    words = [sys.executable, "-c", f"{heed}\nfrom freelib.cli import main\nmain()", "reproduce"]
     process = subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (folder / "notebooks" / "begun").exists():
         assert process.poll() is None
