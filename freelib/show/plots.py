@@ -105,7 +105,7 @@ def learning_curves(
     method.
 
     Of several seeds the mean, and a band from the lowest to the highest. Several methods: over the share of
-    each one's training, and named at the line's end. Records without these columns, and methods with one
+    each one's training, and named where its line ends in a row's last panel. Records without these columns, and methods with one
     validation check only, are left out.
 
     Raises ValueError where nothing is left to draw.
@@ -142,8 +142,35 @@ def learning_curves(
     for line in axes:
         line[0].set_ylabel(y.replace("_", " ") + ", %")
     if share:
-        figure.legend(*_labels(axes.flat), loc="outside lower center", ncols=4)
+        for line in axes:
+            _name_lines(line[-1])
+        handles, names = _labels(axes.flat)
+        unnamed = [i for i, name in enumerate(names) if any(name not in _labels([line[-1]])[1] for line in axes)]
+        if unnamed:
+            some = [handles[i] for i in unnamed], [names[i] for i in unnamed]
+            figure.legend(*some, loc="outside lower center", ncols=4)
     return figure
+
+
+def _name_lines(axis: Axes) -> None:
+    """Writes each line's label right of its end, in its colour, the labels a line of text apart."""
+    lines = sorted(axis.get_lines(), key=lambda line: line.get_ydata()[-1])  # type: ignore[index, arg-type]
+    low, high = axis.get_ylim()
+    places = np.array([line.get_ydata()[-1] for line in lines], dtype=float)  # type: ignore[index, arg-type]
+    gap = (high - low) * 0.085
+    for i in range(1, len(places)):
+        places[i] = max(places[i], places[i - 1] + gap)
+    places -= max(0.0, places[-1] - high) if len(places) else 0.0
+    for line, place in zip(lines, places, strict=True):
+        axis.annotate(
+            str(line.get_label()),
+            (1.03, place),
+            xycoords=("axes fraction", "data"),
+            color=line.get_color(),
+            fontsize=7,
+            va="center",
+            annotation_clip=False,
+        )
 
 
 def mean_and_each(axis: Axes, x: Any, curves: np.ndarray, label: str, **style: Any) -> None:
