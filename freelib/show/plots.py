@@ -105,8 +105,8 @@ def learning_curves(
     method.
 
     Of several seeds the mean, and a band from the lowest to the highest. Several methods: over the share of
-    each one's training, and named where its line ends in a row's last panel. Records without these columns, and methods with one
-    validation check only, are left out.
+    each one's training, and named where its line ends in a row's last panel. Records without these columns,
+    and methods with one validation check only, are left out.
 
     Raises ValueError where nothing is left to draw.
     """
