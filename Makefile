@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 SAME_BITS := OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce book bench bench-compiled test test-lib test-notebooks test-browser lint types format notebooks pages lab clean
+.PHONY: help setup reproduce run run-live book bench bench-compiled test test-lib test-notebooks test-browser lint types format notebooks pages lab clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -29,9 +29,17 @@ $(STAMP): pyproject.toml constraints.txt
 
 reproduce: PROFILE ?= smoke
 reproduce: $(STAMP) ## run the notebooks with papermill, and make a book of them
-	@status=0; $(BIN)/freelib reproduce --profile $(PROFILE) $(if $(DATASET),--dataset $(DATASET)) $(NOTEBOOK:%=--notebook %) || status=$$?; \
-	test $$status = 2 || $(MAKE) --no-print-directory book PROFILE=$(PROFILE) NOTEBOOKS=results/$(PROFILE)/notebooks; \
+	@status=0; $(MAKE) --no-print-directory -k -j 2 $(if $(NOTEBOOK),run,run-live run) PROFILE=$(PROFILE) || status=$$?; \
+	test ! -d results/$(PROFILE)/notebooks || $(MAKE) --no-print-directory book PROFILE=$(PROFILE) NOTEBOOKS=results/$(PROFILE)/notebooks; \
 	exit $$status
+
+# Two processes side by side: these notebooks need no record of the others.
+LIVE   := 00_quickstart 31_bring_your_own_models
+OTHERS := $(filter-out $(LIVE),$(basename $(notdir $(wildcard notebooks/*.ipynb))))
+run: run-chosen = $(or $(NOTEBOOK),$(OTHERS))
+run-live: run-chosen = $(LIVE)
+run run-live: $(STAMP)
+	@$(BIN)/freelib reproduce --profile $(PROFILE) $(if $(DATASET),--dataset $(DATASET)) $(run-chosen:%=--notebook %)
 
 # The sources of the book are laid out as in the checkout, so that links between pages work in both.
 book: PROFILE ?= cpu
