@@ -9,9 +9,8 @@ import pytest
 pytestmark = pytest.mark.browser
 
 BOOK = Path(__file__).parents[2] / "build" / "book" / "cpu" / "html"
-PAGES = sorted(
-    path.relative_to(BOOK).as_posix() for path in BOOK.rglob("*.html") if "_modules/freelib" not in path.as_posix()
-)
+PAGES = sorted(path.relative_to(BOOK).as_posix() for path in BOOK.rglob("*.html"))
+PAGES = [page for page in PAGES if not page.startswith(("_modules/", "_static/"))]  # code; parts of the theme
 # What reaches beyond the window and is not inside of something that scrolls: a table, code, a formula.
 TOO_WIDE = """() => {
     const scrolls = element => element !== document.body && element.tagName !== "MAIN"
