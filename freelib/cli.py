@@ -18,9 +18,22 @@ import click
 
 from freelib import __version__
 from freelib.folders import make_folders_absolute
+from freelib.progress import printable
 
-FOLDER = click.Path(path_type=Path, file_okay=False)
-AT_LEAST_1 = click.IntRange(min=1)
+
+class Folder(click.Path):
+    """A folder that is named: no empty word; `~` is the user's home, also where no shell has put it in."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """The folder's path."""
+        if not str(value).strip():
+            self.fail("it is empty: name a folder.", param, ctx)
+        return super().convert(Path(value).expanduser(), param, ctx)
+
+
+FOLDER = Folder(path_type=Path, file_okay=False)
+AT_LEAST_1 = click.IntRange(1, 10**6)
+SEED = click.IntRange(0, 2**32 - 1)
 DATASET = click.Choice(["glyphs", "cifar-fs", "mini-imagenet", "cub"])
 PROFILE = click.Choice(["smoke", "cpu", "paper"])
 
@@ -40,33 +53,34 @@ class Verbs(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command. Bad input (ValueError, a missing file) ends with 2, other failures with 1."""
-        if (here := str(Path.cwd())) not in sys.path:
-            sys.path.append(here)  # where a method of one's own may be
         try:
             return super().invoke(ctx)
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
-        except KeyboardInterrupt:
-            complain("freelib: interrupted")
-            ctx.exit(130)
+        except KeyboardInterrupt as stopped:
+            resumed = ctx.invoked_subcommand in ("pool", "train", "reproduce")
+            complain("freelib: interrupted" + resumed * ": the same command goes on from what is saved")
+            ctx.exit(128 + (stopped.args or (signal.SIGINT,))[0])
         except Exception as error:
             if ctx.params["debug"]:
                 traceback.print_exc()
             bad_input = isinstance(error, ValueError | FileNotFoundError)
-            complain(f"freelib: {error or type(error).__name__}")
-            if not bad_input and not ctx.params["debug"]:
+            known = bad_input or isinstance(error, OSError | ArithmeticError)
+            named = isinstance(error, OSError) and error.filename and f"{error.filename}: {error.strerror}"
+            complain(f"freelib: {named or error or type(error).__name__}")
+            if not known and not ctx.params["debug"]:
                 complain("`freelib --debug …` shows where it happened.")
             ctx.exit(2 if bad_input else 1)
 
 
 def emit(value: Any, as_json: bool, text: str) -> None:
     """Writes a result to standard output: the value as JSON, or the text."""
-    click.echo(json.dumps(value, indent=1, allow_nan=False) if as_json else text)
+    click.echo(json.dumps(value, indent=1, allow_nan=False) if as_json else printable(text, lines=True))
 
 
 def complain(text: str) -> None:
     """Writes an error to standard error."""
-    click.echo("\n".join(map(printable, text.split("\n"))), err=True)
+    click.echo(printable(text, lines=True), err=True)
 
 
 def table(rows: Iterable[Mapping[str, Any]], *columns: str) -> str:
@@ -90,11 +104,6 @@ def cell(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
 
-def printable(text: str) -> str:
-    """Text without control characters, which may come from a file and would reach the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 @click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
 @click.version_option(__version__, message="%(version)s")
 @click.option("--debug", is_flag=True, help="Show the full traceback of an error.")
@@ -110,17 +119,19 @@ def main(debug: bool) -> None:
       freelib reproduce                       every table and figure
 
     Environment: FREELIB_DATA (folder with the data sets), FREELIB_CACHE (decoded images, pools, checkpoints).
-    Exit status: 0 done, 1 failed, 2 bad input, 130 interrupted.
+    Exit status: 0 done, 1 failed, 2 bad input, 130 interrupted, 143 terminated.
     """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, interrupt)
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGTERM, signal.SIG_DFL)):
+        if signal.getsignal(number) is usual:
+            signal.signal(number, interrupt)
     make_folders_absolute()  # the kernels of notebooks run in another folder
 
 
-def interrupt(*_: object) -> None:
-    """Ends the command at Ctrl-C without what is logged while kernels and processes are ended with it."""
+def interrupt(number: int, _frame: object) -> None:
+    """Ends the command at a signal without what is logged while kernels and processes are ended with it."""
+    signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
     logging.disable()
-    raise KeyboardInterrupt
+    raise KeyboardInterrupt(number)
 
 
 @main.group()
@@ -175,7 +186,7 @@ def status(root: Path | None, as_json: bool) -> None:
 
 @data.command()
 @click.argument("name", type=DATASET)
-@click.option("--size", type=click.IntRange(min=8), help="Side of the images in pixels, instead of their own.")
+@click.option("--size", type=click.IntRange(8, 4096), help="Side of the images in pixels, instead of their own.")
 @root_option
 @click.option("--download", is_flag=True, help="Let torchvision fetch CIFAR-100 into the folder (cifar-fs only).")
 @json_option
@@ -212,7 +223,7 @@ def pool() -> None:
 @pool.command()
 @profile_option
 @click.option("--dataset", type=DATASET, help="Whose meta-training classes; the profile's first if left out.")
-@click.option("--seed", default=0, help="Decides on classes, weights and batches.")
+@click.option("--seed", default=0, type=SEED, help="Decides on classes, weights and batches.")
 @click.option("--folder", type=FOLDER, help="Where to put the pool, instead of the cache.")
 @set_option
 @json_option
@@ -312,7 +323,7 @@ def methods(fields: str | None, as_json: bool) -> None:
 @profile_option
 @click.option("--dataset", type=DATASET, help="Data set of the profile's pool; its first if left out.")
 @click.option("--n-shot", default=1, type=AT_LEAST_1, help="Images per class to adapt to.")
-@click.option("--seed", default=0)
+@click.option("--seed", default=0, type=SEED)
 @set_option
 @click.option("--select-on", type=DATASET, help="Select the checkpoint on its meta-validation classes.")
 @json_option
@@ -355,11 +366,11 @@ def train(
 @click.argument("learner", type=FOLDER)
 @click.option("--dataset", type=DATASET, default="glyphs")
 @click.option("--split", type=click.Choice(["validation", "test"]), default="test", help="Which classes.")
-@click.option("--n-way", default=5, type=click.IntRange(min=2), help="Classes per episode.")
+@click.option("--n-way", default=5, type=click.IntRange(2, 10**6), help="Classes per episode.")
 @click.option("--n-shot", default=1, type=AT_LEAST_1, help="Images per class to adapt to.")
 @click.option("--n-query", default=15, type=AT_LEAST_1, help="Images per class to classify.")
 @click.option("--episodes", "n_episodes", default=600, type=AT_LEAST_1)
-@click.option("--seed", default=1, help="Of the episodes; 1 is the one of the tables.")
+@click.option("--seed", default=1, type=SEED, help="Of the episodes; 1 is the one of the tables.")
 @click.option("--allow-custom-method", is_flag=True, help="Import the method that it names: this runs code.")
 @json_option
 def evaluate(
@@ -387,7 +398,7 @@ def evaluate(
 @click.option("--notebook", "only", multiple=True, metavar="NAME", help="Only this one, such as 01_table1.")
 @click.option("--dataset", "DATASETS", multiple=True, type=DATASET, help="Instead of the profile's.")
 @click.option("--shots", "SHOTS", multiple=True, type=AT_LEAST_1, help="Instead of the profile's.")
-@click.option("--seeds", "SEEDS", multiple=True, type=click.IntRange(min=0), help="Instead of the profile's.")
+@click.option("--seeds", "SEEDS", multiple=True, type=SEED, help="Instead of the profile's.")
 @click.option("-p", "--parameter", multiple=True, metavar="NAME=VALUE", help="Set a parameter.")
 @click.option("--notebooks", default="notebooks", type=FOLDER, help="Folder of the notebooks.")
 @results_option

@@ -21,3 +21,10 @@ def make_folders_absolute() -> None:
     for name in ("FREELIB_DATA", "FREELIB_CACHE"):
         if given := os.environ.get(name):
             os.environ[name] = str(Path(given).expanduser().resolve())
+
+
+def check_writable(folder: Path) -> None:
+    """Raises ValueError where nothing can be written into a folder, or where it would be made; makes nothing."""
+    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
+    if not (there.is_dir() and os.access(there, os.W_OK | os.X_OK)):
+        raise ValueError(f"{there} can't be written into: choose another folder than {folder}.")

@@ -15,11 +15,19 @@ from torch.func import functional_call
 from freelib.datasets.episodes import Episode, check_labels, checked_images, images_to_float
 from freelib.distillation import at_least_float32
 from freelib.models.transform import ImageTransform
-from freelib.settings import check_one_of
+from freelib.settings import check_at_least, check_one_of
 
 HEADS = ("maml", "anil", "prototypes")
 CENTRES = ("none", "support", "episode")
+PRECISIONS = ("float32", "bfloat16")
 Params = dict[str, Tensor]  # a network's weights by name
+
+
+def finite_scores(scores: Tensor) -> Tensor:
+    """The same class scores. Raises FloatingPointError, on the CPU, for NaN or infinity, among which none is best."""
+    if scores.device.type == "cpu" and not bool(scores.isfinite().all()):
+        raise FloatingPointError("Class scores are not finite: weights or inner_lr are too large.")
+    return scores
 
 
 class Classifier:
@@ -50,7 +58,7 @@ class GradientClassifier(Classifier):
     def logits(self, images: Tensor) -> Tensor:
         """Class scores `(n, n_way)`; BatchNorm is on the statistics of these n images."""
         scores = self.learner.forward(self.params, self.learner.prepare(images)).float()
-        return scores[:, : self.n_way]  # a learner of more classes was shown fewer
+        return finite_scores(scores[:, : self.n_way])  # a learner of more classes was shown fewer
 
 
 def prototype_logits(
@@ -87,7 +95,7 @@ class PrototypeClassifier(Classifier):
     def logits(self, images: Tensor) -> Tensor:
         """Scaled cosine similarities to the class means, `(n, n_way)`."""
         c, query = self.learner.centre, self.learner.embed(images)
-        return prototype_logits(self.support, self.labels, query, centre=c, n_way=self.n_way)
+        return finite_scores(prototype_logits(self.support, self.labels, query, centre=c, n_way=self.n_way))
 
 
 class MetaLearner:
@@ -102,7 +110,7 @@ class MetaLearner:
     centre: for head="prototypes" the mean that is taken off the features, see `prototype_logits`
     precision: of the features for head="prototypes", "float32" or "bfloat16"
 
-    Raises ValueError for an unknown head or centre.
+    Raises ValueError for an unknown head, centre or precision, and for numbers out of range.
 
     >>> from freelib.models.backbones import build_backbone
     >>> network = build_backbone("conv4", n_way=5, image_size=16, batch_stats=True)
@@ -126,8 +134,9 @@ class MetaLearner:
         precision: str = "float32",
     ) -> None:
         self.backbone, self.head, self.centre, self.precision = backbone, head, centre, precision
-        check_one_of(self, head=HEADS, centre=CENTRES)
         self.inner_lr, self.inner_steps = inner_lr, inner_steps
+        check_one_of(self, head=HEADS, centre=CENTRES, precision=PRECISIONS)
+        check_at_least(self, inner_lr=0, inner_steps=0)
         self.transform = ImageTransform(mean, std, image_size)
         self.log: Any = None  # what happened in training (TrainingLog), if it was trained
         self.selected_round: int | None = None
@@ -209,8 +218,8 @@ class MetaLearner:
         n_way, least, most = getattr(self.backbone, "n_way", None), int(labels.min()), int(labels.max())
         if least < 0 or (self.head != "prototypes" and n_way and most >= n_way):
             raise ValueError(f"Labels must lie in 0…{n_way - 1 if n_way else 'n_way-1'}, got {least}…{most}.")
-        if self.head == "prototypes" and len(set(labels.tolist())) != most + 1:
-            raise ValueError(f"Labels 0…{most} are expected without gaps: an absent class has no prototype.")
+        if len(set(labels.tolist())) != most + 1:
+            raise ValueError(f"Labels 0…{most} are expected without gaps: a class without images can't be learnt.")
         return most
 
     def adapt(self, images: Tensor, labels: Tensor, *, steps: int | None = None) -> Classifier:
@@ -220,8 +229,8 @@ class MetaLearner:
           above the largest one are no answers: of a 5-way learner three classes make a 3-way classifier
         steps: K, at least 0; by default the learner's `inner_steps`. Prototypes take none
 
-        Raises ValueError where images or labels are not such, a label is out of range, steps are below 0, or
-        a head of prototypes is given labels with gaps.
+        Raises ValueError where images or labels are not such, a label is out of range, labels have gaps, or
+        steps are below 0.
         """
         if (steps := self.inner_steps if steps is None else steps) < 0:
             raise ValueError(f"steps must be at least 0, got {steps}.")

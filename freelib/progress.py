@@ -12,6 +12,12 @@ from tqdm import tqdm
 SECONDS_BETWEEN_LINES = 20.0
 
 
+def printable(text: str, *, lines: bool = False) -> str:
+    """Text without control characters, which may come from a file; lines: it may have several."""
+    kept = "\n" if lines else ""
+    return "".join(c if c.isprintable() or c in kept else c.encode("unicode_escape").decode() for c in text)
+
+
 class Progress:
     """Shows `(done, total)` and notes of a long computation; call it with the two numbers.
 
@@ -39,7 +45,7 @@ class Progress:
 
     def note(self, text: str) -> None:
         """What is happening now."""
-        self._text = text
+        self._text = printable(text)
         self._show()
 
     def _show(self, finished: bool = False) -> None:

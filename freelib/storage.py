@@ -11,7 +11,7 @@ import os
 import secrets
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -24,17 +24,49 @@ from torch import Tensor
 
 @contextmanager
 def replacement(file: Path) -> Iterator[Path]:
-    """A path beside a file; what the body writes there takes the file's place when the body is done."""
-    file.parent.mkdir(parents=True, exist_ok=True)
+    """A path beside a file; what is written there takes its place when the body is done, or OSError names it."""
     temporary = file.with_name(f".{file.name}.{os.getpid()}-{secrets.token_hex(4)}")
     try:
+        file.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with temporary.open("r+b") as stream:
             os.fsync(stream.fileno())
         temporary.replace(file)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        reason = isinstance(error, OSError) and not isinstance(error, FileNotFoundError) and error.strerror
+        if "inline_container" in str(error):  # torch.save
+            reason = "No space left on device"
+        if reason:
+            raise OSError(f"{file} can't be written ({reason}): what was there before stays.") from error
         raise
+
+
+def check_file_name(name: str) -> str:
+    """The same name, if it is that of a file. Raises ValueError where it is a path, which leads elsewhere."""
+    if not name or name != Path(name).name or name == "..":
+        raise ValueError(f"{name!r} is no name of a file in a folder.")
+    return name
+
+
+def read_limited(file: Path, most: int = 2**24) -> bytes:
+    """The bytes of a file from anyone. Raises FileNotFoundError, ValueError for a pipe, a folder, or too many."""
+    if not os.path.lexists(file):
+        raise FileNotFoundError(f"{file} is missing.")
+    if not file.is_file():
+        raise ValueError(f"{file} is no regular file: it is not read.")
+    if (size := file.stat().st_size) > most:
+        raise ValueError(f"{file} has {size:,} bytes, more than the {most:,} that such a file may have.")
+    return file.read_bytes()
+
+
+def read_json(file: Path) -> Any:
+    """The value in a JSON file from anyone. Raises as `read_limited`, and ValueError for what is no JSON."""
+    try:
+        return json.loads(read_limited(file))
+    except RecursionError:
+        raise ValueError(f"{file} is nested too deeply.") from None
 
 
 def write_atomically(file: Path, data: bytes) -> None:
@@ -49,7 +81,10 @@ def set_aside(file: Path, why: object) -> None:
     while aside.exists():  # what was set aside earlier is kept
         number += 1
         aside = file.with_name(f"{file.name}.damaged-{number}")
-    file.replace(aside)
+    try:
+        file.replace(aside)
+    except FileNotFoundError:  # another process was quicker
+        return
     warnings.warn(f"{file} is damaged ({why}); moved to {aside.name}, will be computed again", stacklevel=4)
 
 

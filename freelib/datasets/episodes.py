@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from freelib.datasets.few_shot import FewShotDataset
+from freelib.settings import check_seed
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,7 @@ class EpisodeSampler:
                 f"{dataset.name}'s smallest class has {min(dataset.counts)} images, "
                 f"too few for n_shot + n_query = {n_shot + n_query}."
             )
+        check_seed(seed)
         self.dataset, self.seed = dataset, seed
         self.n_way, self.n_shot, self.n_query = n_way, n_shot, n_query
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 from freelib.methods.base import Method, MethodConfig
@@ -28,11 +30,11 @@ METHODS: dict[str, str] = {
 FACTS = ("title", "citation", "needs", "same_architecture", "cost", "models_at_test", "oracle", "revision")
 """What `describe_methods` tells of a method, beside its name."""
 
-__all__ = ["METHODS", "Method", "MethodConfig", "describe_methods", "get_method"]
+__all__ = ["METHODS", "Method", "MethodConfig", "describe_methods", "get_method", "method_of_record"]
 
 
 def get_method(name: str) -> Method:
-    """The method of that name, or the class at an import path "package.module:Class".
+    """The method of that name, or the class at an import path "package.module:Class", also in the current folder.
 
     Raises ValueError for an unknown name, a path that can't be imported, and a class that is not a Method or
     lacks something that a Method has (such as a Config that is a dataclass).
@@ -44,6 +46,8 @@ def get_method(name: str) -> Method:
     module_name, _, class_name = path.partition(":")
     if not class_name:
         raise ValueError(f"Unknown method {name!r}: known are {', '.join(METHODS)}, or give package.module:Class.")
+    if name not in METHODS and (here := str(Path.cwd())) not in sys.path:
+        sys.path.append(here)
     try:
         found = getattr(importlib.import_module(module_name), class_name)
     except Exception as error:  # a user's own file may raise anything
@@ -59,6 +63,13 @@ def get_method(name: str) -> Method:
     if "__dataclass_fields__" not in own or not issubclass(found.Config, MethodConfig):
         raise ValueError(f"{path}: its Config has to be a dataclass that extends MethodConfig.")
     return found()
+
+
+def method_of_record(name: str) -> Method:
+    """`get_method` for a name from a file. Raises ValueError, and imports nothing, for a module not yet imported."""
+    if name not in METHODS and name.partition(":")[0] not in sys.modules:
+        raise ValueError(f"A record names the method {name!r}: import its module first, if you trust that code.")
+    return get_method(name)
 
 
 def describe_methods(names: Iterable[str] = METHODS) -> list[dict[str, Any]]:

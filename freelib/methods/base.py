@@ -8,14 +8,12 @@ from typing import Any, ClassVar
 
 import torch
 
-from freelib.meta_learner import HEADS, MetaLearner
+from freelib.meta_learner import HEADS, PRECISIONS, MetaLearner
 from freelib.methods.training import Monitor, TrainingRun
 from freelib.models.backbones import ARCHITECTURES, DEFAULT_WIDTH, SMALL_IMAGES, Backbone, build_backbone
 from freelib.models.pool import ModelPool
-from freelib.settings import check_at_least, check_device, check_finite, check_one_of
+from freelib.settings import check_at_least, check_device, check_numbers, check_one_of, check_seed
 from freelib.storage import Checkpoint
-
-PRECISIONS = ("float32", "bfloat16")
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ class MethodConfig:
         check_one_of(self, arch=ARCHITECTURES, head=HEADS, precision=PRECISIONS)
         check_device(self.device)
         check_at_least(self, n_way=2, n_shot=1, n_query=1, width=1, inner_lr=0, inner_steps=0, test_steps=0)
-        check_finite(self)
+        check_numbers(self)
         for part in type(self).__mro__:  # a dataclass calls one __post_init__ only
             if "__post_init__" in vars(part) and not issubclass(part, MethodConfig):
                 part.__post_init__(self)  # type: ignore[attr-defined]
@@ -168,9 +166,11 @@ class Method:
         monitor: called with (round, learner); where it gives a number, the round with the highest one is kept
         checkpoint: where the state is kept, so that a killed run goes on where it was
 
-        Raises ValueError or TypeError where the pool or the config is not what the method needs, and
-        ValueError for a checkpoint of another run.
+        Raises ValueError or TypeError where the pool or the config is not what the method needs, ValueError
+        for a seed out of range and a checkpoint of another run, and FloatingPointError where the training
+        diverges.
         """
+        check_seed(seed)
         if self.same_architecture:
             require_same_architecture(pool, config, self.title)
         pool = pool.to(config.device)

@@ -230,7 +230,7 @@ class PoolDistillation(Method):
             learner.backbone.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
         identity = digest_of([config, seed, pool.digest])
-        state = state_of_run(run.checkpoint, identity) or {"run": identity}
+        state = state_of_run(run.checkpoint, identity, config.epochs) or {"run": identity}
         if "log" in state:
             log.load_state_dict(state["log"])
 
@@ -256,6 +256,7 @@ class PoolDistillation(Method):
         for epoch in range(state.get("epochs", 0), config.epochs):
             with log.phase("distillation"):
                 relations, embeddings = distil_epoch(run, optimizer, images, targets, epoch)
+            run.check_weights(epoch + 1)
             log.append(epoch=epoch + 1, relations_loss=relations, places_loss=embeddings)
             save(student=learner.backbone.state_dict(), optimizer=optimizer.state_dict(), epochs=epoch + 1)
         learner.backbone.eval()

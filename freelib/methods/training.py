@@ -17,6 +17,7 @@ from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
 from freelib.models.pool import ModelPool, check_batchnorm
 from freelib.replay import check_replay, replay
+from freelib.settings import check_weights
 from freelib.storage import Checkpoint, digest_of, tensors_digest
 
 SAVE_AFTER = 5.0
@@ -95,8 +96,8 @@ class TrainingLog(Kept):
 _OURS = {"run", "parts", "recovered"}  # one of them is in every state, in those of older versions too
 
 
-def state_of_run(checkpoint: Checkpoint | None, run: str) -> dict[str, Any] | None:
-    """The checkpoint's state, if it has one. Raises ValueError for that of another run, or of no training."""
+def state_of_run(checkpoint: Checkpoint | None, run: str, last: int) -> dict[str, Any] | None:
+    """The checkpoint's state, if any. Raises ValueError for another run's, and a round that is none of 0 to last."""
     state = checkpoint.load() if checkpoint else None
     if checkpoint and state is not None and not (isinstance(state, dict) and _OURS & state.keys()):
         raise ValueError(f"{checkpoint.file} is no state of a training: choose another file.")
@@ -104,6 +105,9 @@ def state_of_run(checkpoint: Checkpoint | None, run: str) -> dict[str, Any] | No
         raise ValueError(
             f"{checkpoint.file} is of a run with another config, seed or pool: each needs a file of its own."
         )
+    done = (state or {}).get("round", (state or {}).get("epochs", 0))
+    if checkpoint and not (isinstance(done, int) and 0 <= done <= last):
+        raise ValueError(f"{checkpoint.file} is said to be of round {done!r} of {last}: delete it.")
     return state
 
 
@@ -141,12 +145,13 @@ class TrainingRun(Kept):
         parts: by name, all but the student that later rounds depend on, each with a `state_dict`; where the
           checkpoint has a state of these parts, the run goes on from it, else it begins at round 1
 
-        Raises ValueError where that state is of a run with another config, seed or pool.
+        Raises ValueError where that state is of a run with another config, seed or pool, or is not whole;
+        FloatingPointError where θ has diverged: before it would be checked or saved.
         """
         parts = {"student": self.learner.backbone, **parts, "selection": self, "log": self.log}
         start = tensors_digest({**self.learner.backbone.state_dict(), "rng": self.rng.get_state()})
         run = digest_of([self.config, start, self.pool.digest])
-        done, due = self._restore(run, parts), time.monotonic() + SAVE_AFTER
+        done, due = self._restore(run, parts, n), time.monotonic() + SAVE_AFTER
         check_every, save_every = self.config.monitor_every, self.config.checkpoint_every
         for number in range(done + 1, n + 1):
             yield number
@@ -154,23 +159,33 @@ class TrainingRun(Kept):
                 self.check(number)
             now = time.monotonic()
             if self.checkpoint and save_every and (now > due or number % save_every == 0):
+                self.check_weights(number)
                 states = {name: part.state_dict() for name, part in parts.items()}
                 state = {"round": number, "rng": self.rng.get_state(), "parts": states, "run": run}
                 self.checkpoint.save(state)
                 due = time.monotonic() + max(SAVE_AFTER, 100 * (time.monotonic() - now))
 
-    def _restore(self, run: str, parts: Mapping[str, Any]) -> int:
+    def _restore(self, run: str, parts: Mapping[str, Any], last: int) -> int:
         """Puts the parts, and rng, into their saved state; gives the number of rounds that are done."""
-        state = state_of_run(self.checkpoint, run) or {}
+        state = state_of_run(self.checkpoint, run, last) or {}
         if state.get("parts", {}).keys() != parts.keys():
             return 0
-        for name, part in parts.items():
-            part.load_state_dict(state["parts"][name])
-        self.rng.set_state(state["rng"])
-        return state["round"]
+        try:
+            for name, part in parts.items():
+                part.load_state_dict(state["parts"][name])
+            self.rng.set_state(state["rng"])
+            return state["round"]
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            assert self.checkpoint is not None
+            raise ValueError(f"{self.checkpoint.file} does not fit this run ({error}): delete it.") from error
+
+    def check_weights(self, round_number: int) -> None:
+        """Raises FloatingPointError where θ has diverged."""
+        check_weights(self.learner.params.values(), self.config, f"round {round_number}")
 
     def check(self, round_number: int) -> None:
         """A validation check, if there is a monitor: θ of the round with the highest score is remembered."""
+        self.check_weights(round_number)
         if self.monitor is None:
             return
         with self.log.phase("monitor", processor=True):

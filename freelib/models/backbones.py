@@ -132,14 +132,22 @@ def build_backbone(
     mode (teachers). With `embeds` the linear layer is the last of the features, and n_way is their number.
     `seed` makes the initial weights (PyTorch's default); torch's global generator is left as it was.
 
-    Raises ValueError for an unknown architecture or an image that is too small for it.
+    Raises ValueError for an unknown architecture, an image too small for it, and more weights than 2²⁸ (1 GB).
     """
     if arch not in _ENCODERS:
         raise ValueError(f"Unknown architecture {arch!r}; known are {', '.join(ARCHITECTURES)}.")
     norm: Norm = partial(nn.BatchNorm2d, track_running_stats=not batch_stats)
+    width, kind = width or DEFAULT_WIDTH[arch], EmbeddingBackbone if embeds else Backbone
+
+    def build() -> Backbone:
+        encoder, feature_dim = _ENCODERS[arch](channels, width, image_size, norm)
+        return kind(encoder, feature_dim, n_way, arch, width)
+
+    with torch.device("meta"):  # takes no memory
+        n_weights = sum(weight.numel() for weight in build().parameters())
+    if n_weights > 2**28:
+        what = f"{arch} of width {width} for {image_size} pixels and {n_way} classes"
+        raise ValueError(f"A {what} has {n_weights:,} weights, more than {2**28:,}.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        width = width or DEFAULT_WIDTH[arch]
-        encoder, feature_dim = _ENCODERS[arch](channels, width, image_size, norm)
-        kind = EmbeddingBackbone if embeds else Backbone
-        return kind(encoder, feature_dim, n_way, arch, width)
+        return build()

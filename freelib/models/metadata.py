@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Collection, Mapping
 from numbers import Integral
 from pathlib import Path
 from typing import Any
+
+from freelib.settings import MOST_WIDE
+from freelib.storage import read_json
 
 
 def _is_list(value: Any) -> bool:
@@ -22,7 +24,7 @@ def _are_numbers(value: Any, low: float, high: float) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    return isinstance(value, Integral) and value is not True and int(value) > 0
+    return isinstance(value, Integral) and value is not True and 0 < int(value) <= MOST_WIDE
 
 
 _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
@@ -30,10 +32,10 @@ _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "class_names": (_are_names, "a list of at least two different names"),
     "mean": (lambda v: _are_numbers(v, 0, 1), "a list of numbers in [0, 1], for images in [0, 1]"),
     "std": (lambda v: _are_numbers(v, 1e-6, 1e6), "a list of numbers above 0, for images in [0, 1]"),
-    "image_size": (_is_count, "a whole number above 0"),
+    "image_size": (_is_count, f"a whole number from 1 to {MOST_WIDE}"),
     "domain": (lambda v: isinstance(v, str), "a name"),
     "accuracy": (lambda v: v is None or _are_numbers([v], 0, 1), "a number in [0, 1]"),
-    "width": (lambda v: v is None or _is_count(v), "a whole number above 0"),
+    "width": (lambda v: v is None or _is_count(v), f"a whole number from 1 to {MOST_WIDE}"),
     "seconds": (lambda v: v is None or isinstance(v, int | float), "a number"),
     "training": (lambda v: v is None or isinstance(v, dict), "an object"),
 }
@@ -43,15 +45,15 @@ def check_metadata(owner: object, about: Mapping[str, Any]) -> None:
     """Raises ValueError, naming the owner, where the metadata of a model have a value that cannot be."""
     for name, (fits, expected) in _EXPECTED.items():
         if name in about and not fits(about[name]):
-            raise ValueError(f"{owner}: {name} must be {expected}, got {about[name]!r}.")
+            raise ValueError(f"{owner}: {name} must be {expected}, got {about[name]!r:.100}.")
     if len(about["mean"]) != len(about["std"]):
         raise ValueError(f"{owner}: mean and std need one number for each channel.")
 
 
-def read_metadata(file: Path, needed: Collection[str]) -> dict[str, Any]:
+def read_metadata(file: Path, needed: Collection[str] = ()) -> dict[str, Any]:
     """The JSON object in a file. Raises ValueError where it is none, or lacks a name that is needed."""
     try:
-        about = json.loads(file.read_text(encoding="utf-8"))
+        about = read_json(file)
     except ValueError as error:
         raise ValueError(f"{file} is no JSON object ({error}): replace or delete it.") from error
     if not isinstance(about, dict):

@@ -19,7 +19,7 @@ from freelib.models.pretrained import (
     load_member,
     read_description,
 )
-from freelib.storage import tensors_digest
+from freelib.storage import check_file_name, tensors_digest
 
 RESIDENT = 128
 """How many of a folder's models a pool keeps in memory; those asked for longest ago go."""
@@ -120,11 +120,12 @@ class ModelPool(Sequence[PretrainedModel]):
 
         `names` are the members wanted, in order; without it, all that the folder has, sorted by name.
 
-        Raises FileNotFoundError where the folder has no member, ValueError where a metadata file is damaged.
+        Raises FileNotFoundError where the folder has no member, ValueError where a metadata file is damaged
+        or a name leads to another folder.
         """
         folder = Path(folder)
         there = sorted(folder.glob("*.json"))
-        files = there if names is None else [folder / f"{name}.json" for name in names]
+        files = there if names is None else [folder / f"{check_file_name(name)}.json" for name in names]
         if not files:
             raise FileNotFoundError(f"No pool in {folder}: it has no <model>.json. `freelib pool --help` tells more.")
         return cls([read_description(file) for file in files], lambda d: load_member(folder, d).to(device))
@@ -146,7 +147,9 @@ class ModelPool(Sequence[PretrainedModel]):
         return self._member(range(len(self))[index])
 
     def sample(self, n: int, rng: torch.Generator) -> list[PretrainedModel]:
-        """Draws n different members; all of them, in random order, where the pool has no more."""
+        """Draws n different members, at least 1; all of them, in random order, where the pool has no more."""
+        if n < 1:
+            raise ValueError(f"At least 1 model is drawn from a pool, got {n}.")
         return [self[i] for i in torch.randperm(len(self), generator=rng)[:n].tolist()]
 
     def best(self) -> PretrainedModel:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from freelib.models.backbones import ARCHITECTURES, Backbone, build_backbone
 from freelib.models.metadata import check_metadata, read_metadata
 from freelib.models.transform import ImageTransform
-from freelib.storage import load_tensors, plain, save_tensors, tensors_digest, write_atomically
+from freelib.storage import check_file_name, load_tensors, plain, save_tensors, tensors_digest, write_atomically
 
 _FIELDS = ("arch", "domain", "class_names", "mean", "std", "image_size")
 
@@ -149,9 +149,10 @@ def check_answers(model: PretrainedModel) -> None:
 def save_member(model: PretrainedModel, folder: Path, **more: Any) -> None:
     """Writes `<name>.safetensors` with the weights, then `<name>.json` with the metadata and `more`.
 
-    What has its JSON file is therefore whole. Raises ValueError for a network that is none of freelib's: a
-    file of tensors cannot hold its code.
+    What has its JSON file is therefore whole. Raises ValueError for a network that is none of freelib's (a
+    file of tensors cannot hold its code), and for a name that is none of a file.
     """
+    check_file_name(model.name)
     if model.arch not in ARCHITECTURES or model.is_own:
         raise ValueError(f"{model.name} is a custom module; a pool on disk holds only {', '.join(ARCHITECTURES)}.")
     folder.mkdir(parents=True, exist_ok=True)

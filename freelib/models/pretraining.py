@@ -24,7 +24,7 @@ from freelib.models.backbones import ARCHITECTURES, build_backbone
 from freelib.models.pool import ModelPool
 from freelib.models.pretrained import PretrainedModel, read_description, save_member
 from freelib.models.transform import random_crop_flip
-from freelib.settings import check_at_least, check_finite, check_one_of
+from freelib.settings import check_at_least, check_numbers, check_one_of, check_seed, check_weights
 from freelib.storage import plain
 
 
@@ -62,7 +62,7 @@ class PoolConfig:
     def __post_init__(self) -> None:
         check_at_least(self, n_models=1, n_way=2, epochs=0, batch_size=2, width=1)
         check_one_of(self, precision=("float32", "bfloat16"))
-        check_finite(self)
+        check_numbers(self)
         if not self.archs or not set(self.archs) <= set(ARCHITECTURES):
             raise ValueError(f"archs are some of {', '.join(ARCHITECTURES)}, got {list(self.archs)}.")
         if not 0 < self.holdout < 1:
@@ -151,6 +151,7 @@ def pretrain_model(dataset: FewShotDataset, config: PoolConfig, *, seed: int, in
         image_size=dataset.image_size,
     )
     train_classifier(model, images, labels, config, rng)
+    check_weights(model.module.parameters(), config, f"{config.epochs} epochs of {model.name}")
     model.accuracy = accuracy_on(model, held_images, held_labels)
     return model
 
@@ -198,8 +199,8 @@ def pretrain_pool(
     killed goes on where it was. `progress` is called with (members done, members wanted).
 
     Raises ValueError where the data set has fewer classes than `config.n_way`, or the folder has models of
-    this data set that were trained with other settings, which are left as they are; RuntimeError where a
-    child process dies.
+    this data set that were trained with other settings, which are left as they are, and for a seed outside of
+    0 to 2³¹ − 1; FloatingPointError where a training diverges; RuntimeError where a child process dies.
 
     >>> import tempfile
     >>> from freelib.datasets import load_dataset
@@ -209,6 +210,7 @@ def pretrain_pool(
     >>> len(pool), pool[0].n_way
     (2, 5)
     """
+    check_seed(seed, most=2**31 - 1)  # a member's generator takes twice of it
     if dataset.n_classes < config.n_way:
         raise ValueError(
             f"{dataset.name} has {dataset.n_classes} training classes, too few for {config.n_way}-way models."
@@ -257,7 +259,7 @@ def _train_in_processes(
 ) -> None:
     # As an array the images go through a pipe: a tensor takes shared memory, which containers lack.
     fields = {**vars(dataset), "images": dataset.images.numpy()}
-    n = min(workers, len(indices))
+    n, others = min(workers, len(indices)), multiprocessing.active_children()
     with ProcessPoolExecutor(n, process_context(), _start_child, (fields,)) as executor:
         try:
             jobs = [executor.submit(_train_in_child, train, index) for index in indices]
@@ -269,7 +271,10 @@ def _train_in_processes(
                 f"A process that pre-trained models of {dataset.name} died (did memory run out?): start "
                 "again with fewer workers; what is trained stays."
             ) from error
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):  # what they have begun is lost, what they saved stays
+                for child in set(multiprocessing.active_children()) - set(others):
+                    child.terminate()
             executor.shutdown(cancel_futures=True)  # else the error shows when all others are trained
             raise
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from freelib.datasets.episodes import Episode, EpisodeSampler, class_major_labels
 from freelib.fast import vmap
 from freelib.fast.threads import in_threads
-from freelib.meta_learner import CENTRES, Classifier, MetaLearner, prototype_logits
+from freelib.meta_learner import CENTRES, Classifier, MetaLearner, finite_scores, prototype_logits
 
 
 class Learner(Protocol):
@@ -128,7 +128,7 @@ def evaluate_centres(
     hits: dict[str, list[Tensor]] = {centre: [] for centre in centres}
     for i, (support, query) in enumerate(episode_features(learner, sampler, n_episodes), start=1):
         for centre in centres:
-            predicted = prototype_logits(support, shots, query, centre=centre).argmax(1)
+            predicted = finite_scores(prototype_logits(support, shots, query, centre=centre)).argmax(1)
             hits[centre].append(_accuracy(predicted, queries))
         if progress:
             progress(i, n_episodes)

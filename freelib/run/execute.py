@@ -17,6 +17,7 @@ from typing import Any
 from freelib.datasets import MissingDataError
 from freelib.environment import accelerators, end_with_parent, keep_freed_memory, process_context, torch_threads
 from freelib.fast.threads import episode_threads
+from freelib.folders import check_writable
 from freelib.progress import Progress
 from freelib.run.pools import get_pool, pool_seed
 from freelib.run.profiles import Profile
@@ -102,7 +103,7 @@ def _check(
                 "at hand: choose another results folder"
             )
     for experiment in {run.unit.experiment for run in runs}:
-        store.check_writable(experiment)
+        check_writable(store.root / experiment)
 
 
 def _longest_first(units: Iterable[Unit], records: Iterable[Record]) -> list[Unit]:
@@ -134,7 +135,7 @@ def _run_all(
         if workers == 1:
             try:
                 _run_one(*job, note)
-            except (ValueError, RuntimeError, OSError) as error:
+            except (ArithmeticError, ValueError, RuntimeError, OSError) as error:
                 return f"{type(error).__name__}: {error}"
             return None
         gpu = places.get()

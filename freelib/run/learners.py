@@ -7,23 +7,26 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 
 from freelib.datasets import load_dataset
+from freelib.folders import check_writable
 from freelib.meta_learner import MetaLearner
 from freelib.methods import METHODS, get_method
 from freelib.methods.base import MethodConfig, student_backbone
 from freelib.methods.training import TrainingLog, clocks
 from freelib.models.backbones import Backbone
+from freelib.models.metadata import check_metadata, read_metadata
 from freelib.models.pool import ModelPool
+from freelib.models.pretrained import check_finite_tensors
 from freelib.progress import Progress
 from freelib.run.pools import pool_seed, pretrain_into
 from freelib.run.profiles import Profile
 from freelib.run.runner import Run
 from freelib.run.units import Unit, make_config, unit_config
-from freelib.settings import check_device
+from freelib.settings import MOST_WIDE, check_device
 from freelib.storage import Checkpoint, digest_of, load_tensors, plain, save_tensors, tensors_digest, write_atomically
 
 
@@ -32,7 +35,7 @@ class AdaptationRule(msgspec.Struct):
 
     head: str
     inner_lr: float
-    inner_steps: int
+    inner_steps: Annotated[int, msgspec.Meta(le=MOST_WIDE)]
     centre: str
     precision: str
 
@@ -79,7 +82,7 @@ def save_learner(
     A learner that is made of the pool's frozen models is kept by `pool_folder`; without it, `load_learner`
     has to be given the pool.
 
-    Raises ValueError for a config that is not the method's.
+    Raises ValueError for a config that is not the method's, and weights that are not finite.
 
     >>> import tempfile
     >>> from freelib.models.backbones import build_backbone
@@ -100,6 +103,7 @@ def save_learner(
     if kind != "custom" and type(config) is not get_method(method).Config:
         raise ValueError(f"a {type(config).__name__} is no config of {method}")
     weights = learner.backbone.state_dict() if kind != "pool" else {}
+    check_finite_tensors(f"{method}'s learner", weights)
     description = Description(
         kind=kind,
         method=method,
@@ -139,7 +143,8 @@ def train_learner(
     for device in {config.device} if pool_folder else {config.device, profile.device}:
         check_device(device, here=True)
     progress = Progress(f"train {unit.method}")
-    run = Run(replace(unit, dataset=select_on or unit.dataset), profile)
+    # Selected with as many shots as were asked for, also where the training itself does not use them.
+    run = Run(replace(unit, dataset=select_on or unit.dataset), replace(profile, shots=(unit.n_shot,)))
     monitor = run.monitor(progress.note) if select_on else None
     saved_as: dict[str, Any] = {"method": unit.method, "config": config, "seed": unit.seed}
     _check_room(folder, **saved_as)
@@ -164,8 +169,8 @@ def train_learner(
 
 
 def _check_room(folder: Path, **run: Any) -> None:
-    """Makes the folder. Raises ValueError where it holds the learner of another run, which would be lost."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Raises ValueError where nothing can be written, or another run's learner is there and would be lost."""
+    check_writable(folder)
     if (folder / "learner.json").is_file():
         there = read_description(folder)
         if other := [name for name, value in plain(run).items() if getattr(there, name) != value]:
@@ -175,11 +180,11 @@ def _check_room(folder: Path, **run: Any) -> None:
 def read_description(folder: str | Path) -> Description:
     """What `learner.json` says. Raises FileNotFoundError, ValueError where the file is missing or damaged."""
     file = Path(folder) / "learner.json"
-    if not file.is_file():
+    if not file.exists():
         raise FileNotFoundError(f"there is no learner in {folder}: `freelib train` makes one")
     try:
-        return msgspec.json.decode(file.read_bytes(), type=Description)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return msgspec.convert(read_metadata(file), Description)
+    except (msgspec.ValidationError, ValueError) as error:
         raise ValueError(f"{file} does not describe a learner ({error}): train it again") from error
 
 
@@ -190,8 +195,8 @@ def load_learner(folder: str | Path, *, pool: ModelPool | None = None, allow_cus
     `allow_custom=True` a method "module:Class" that the file names is imported, which runs code of that
     module.
 
-    Raises FileNotFoundError, ValueError where its files, or the pool that it is made of, are missing or
-    damaged, ValueError for a method that is not registered, and TypeError for a student that is no network of
+    Raises FileNotFoundError, ValueError where its files, or the pool that it is made of, are missing, damaged
+    or not finite, ValueError for a method that is not registered, and TypeError for a student that is no network of
     freelib's.
 
     >>> import tempfile
@@ -240,7 +245,9 @@ def load_learner(folder: str | Path, *, pool: ModelPool | None = None, allow_cus
 def _student(folder: Path, description: Description, config: MethodConfig) -> MetaLearner:
     """A student as `build_student` makes it, but from what is stored instead of from a pool."""
     images, rule = msgspec.structs.asdict(description.images), msgspec.structs.asdict(description.rule)
+    check_metadata(folder / "learner.json", images)
     weights = load_tensors(folder / "learner.safetensors")
+    check_finite_tensors(folder / "learner.safetensors", weights)
     if description.weights_digest not in (None, tensors_digest(weights)):
         raise ValueError(f"{folder}: learner.json and learner.safetensors are of two runs; train it again")
     try:

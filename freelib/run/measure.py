@@ -9,6 +9,7 @@ from typing import Any
 
 from freelib.datasets.cache import one_at_a_time
 from freelib.environment import device_name, environment, peak_memory_mib
+from freelib.folders import check_writable
 from freelib.run.records import KEYED, Record, RecordStore, complete, config_digest
 from freelib.run.runner import Run
 from freelib.storage import plain
@@ -95,7 +96,7 @@ def _kept(
     digest = config_digest(keyed)
     if (record := store.get(digest)) is not None:
         return record
-    store.check_writable(about["experiment"])
+    check_writable(store.root / about["experiment"])
     with one_at_a_time(digest, cache):
         if (record := store.get(digest)) is None:
             captured, start = environment(), time.perf_counter()

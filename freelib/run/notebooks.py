@@ -21,7 +21,7 @@ from nbformat import NotebookNode
 from papermill import PapermillExecutionError, execute_notebook
 from papermill.translators import PythonTranslator
 
-from freelib.storage import write_atomically
+from freelib.storage import read_limited, write_atomically
 
 KERNEL = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
 DIED = ("DeadKernelError", "the kernel died (memory ran out?)")
@@ -49,8 +49,8 @@ def parameters(path: Path) -> dict[str, Any]:
     Raises ValueError where the file is no notebook, or a default is no plain literal.
     """
     try:
-        cells = nbformat.read(path, as_version=4).cells
-    except (ValueError, KeyError, nbformat.ValidationError) as error:
+        cells = nbformat.reads(read_limited(path, 2**27).decode(), as_version=4).cells
+    except (ValueError, KeyError, RecursionError, nbformat.ValidationError) as error:
         raise ValueError(f"{path} can't be read as a notebook ({error})") from error
     tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     defaults = {}

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from freelib.datasets import FewShotDataset, load_dataset
-from freelib.folders import cache_folder
+from freelib.folders import cache_folder, check_writable
 from freelib.models.pool import ModelPool
 from freelib.models.pretraining import PoolConfig, pretrain_pool
 from freelib.run.profiles import Profile
@@ -120,6 +120,8 @@ def pretrain_into(
     Raises MissingDataError where the data set is not there.
     """
     config = config or pool_config(dataset, profile)
+    if folder is not None:
+        check_writable(Path(folder))
     train = load_dataset(dataset, "train", size=profile.size_of(dataset), cache=cache)
     folder = pool_folder(pool_identity(train, config, seed), cache) if folder is None else Path(folder)
     pretrain_pool(train, config, folder, seed=seed, workers=profile.processes, progress=progress)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import yaml
 
 from freelib.methods import METHODS
-from freelib.settings import check_at_least
+from freelib.settings import check_at_least, check_numbers
+from freelib.storage import check_file_name, read_limited
 
 FOLDER = Path(__file__).parents[1] / "profiles"
 PROFILES = ("smoke", "cpu", "paper")
@@ -77,6 +79,8 @@ class Profile:
     def __post_init__(self) -> None:
         check_at_least(self, n_way=2, n_query=1, n_episodes=1, validation_episodes=1, monitor_every=0)
         check_at_least(self, image_size=1, workers=1, threads=1)
+        check_numbers(self)
+        check_file_name(self.name)
         shots = min(self.shots, default=0) > 0
         if not all((shots, self.datasets, self.methods, self.seeds, *self.seeds_by_dataset.values())):
             raise ValueError(f"{self.name} needs a data set, a method, a seed, and shots from 1 on.")
@@ -105,11 +109,11 @@ class Profile:
     def processes(self) -> int:
         """Runs side by side: $FREELIB_WORKERS where that is set, else `workers`.
 
-        Raises ValueError where the variable is no whole number above zero.
+        Raises ValueError where the variable is no whole number from 1 to 9999.
         """
         given = os.environ.get("FREELIB_WORKERS", "")
-        if given and not (given.isdecimal() and int(given) > 0):
-            raise ValueError(f"FREELIB_WORKERS is {given!r}, expected a whole number above zero")
+        if given and not (given.isdecimal() and len(given) < 5 and int(given) > 0):
+            raise ValueError(f"FREELIB_WORKERS is {given!r}, expected a whole number from 1 to 9999")
         return int(given) if given else self.workers
 
 
@@ -139,15 +143,38 @@ def get_profile(name: str | Path | Profile, experiment: str | None = None) -> Pr
     return _profile(_laid_over(settings, changes), f"{profile.name}, {experiment}")
 
 
-def _read(file: Path) -> dict[str, Any]:
+class _Plain(yaml.SafeLoader):
+    """YAML as people mean it: 1e-3 is a number, None is null, and 0x10, 017, 1:30, yes and dates are words."""
+
+    forms: ClassVar = {
+        "null": r"null|None|~|",
+        "bool": r"true|false|True|False",
+        "int": r"[-+]?(0|[1-9][0-9]*)",
+        "float": r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?\.?inf|\.?nan",
+    }
+    yaml_implicit_resolvers: ClassVar = {  # type: ignore[misc]
+        None: [(f"tag:yaml.org,2002:{kind}", re.compile(f"({form})$")) for kind, form in forms.items()]
+    }
+
+
+def read_yaml(text: str) -> Any:
+    """The value of a text in YAML. Raises ValueError for what is none, has aliases, or is nested too deeply."""
     try:
-        text = file.read_text(encoding="utf-8")
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):  # a few lines can be gigabytes
             raise ValueError("it has aliases")
-        found = yaml.safe_load(text)
+        return yaml.load(text, _Plain)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{text[:50]!r} is no value in YAML: is a bracket or a quote left open?") from error
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found = read_yaml(read_limited(file, 2**20).decode())
         if not isinstance(found, dict):
             raise ValueError("it is no mapping of settings")
-    except (OSError, ValueError, yaml.YAMLError) as error:
+    except (OSError, ValueError) as error:
         raise ValueError(f"{file} is no profile: {error}") from error
     return found
 

@@ -12,10 +12,9 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
-from freelib.storage import digest_of, plain, set_aside, write_atomically
+from freelib.storage import digest_of, plain, read_json, set_aside, write_atomically
 
 SCHEMA = 1
 
@@ -133,7 +132,7 @@ def validate(record: Mapping[str, Any]) -> None:
             continue
         if not isinstance(value, types) or isinstance(value, bool):
             expected = " or ".join(kind.__name__ for kind in types)
-            raise RecordError(f"the record's {name} is {value!r}, expected {expected}")
+            raise RecordError(f"the record's {name} is {value!r:.100}, expected {expected}")
     if record["config_digest"] != config_digest(record):
         raise RecordError(f"the record's digest is {record['config_digest']}, its content's {config_digest(record)}")
 
@@ -151,15 +150,6 @@ class RecordStore:
         lines = (f" {json.dumps(name)}: {json.dumps(record[name], allow_nan=False)}" for name in FIELDS)
         write_atomically(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
         return path
-
-    def check_writable(self, experiment: str) -> None:
-        """Makes the experiment's folder. Raises ValueError where no record can be written into it."""
-        folder = self.root / experiment
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            TemporaryFile(dir=folder).close()
-        except OSError as error:
-            raise ValueError(f"no record can be written into {folder} ({error}): choose another") from error
 
     def get(self, digest: str) -> Record | None:
         """The record of that digest, whichever experiment made it, or None.
@@ -181,7 +171,7 @@ class RecordStore:
 
 def _read(path: Path) -> Record | None:
     try:
-        record = json.loads(path.read_text(encoding="utf-8"))
+        record = read_json(path)
         if not isinstance(record, dict):
             raise RecordError("a record is a JSON object")
         if isinstance(schema := record.get("schema"), int) and schema != SCHEMA:

@@ -13,7 +13,9 @@ import msgspec
 from msgspec import Meta
 
 from freelib.datasets import NATIVE_SIZE
+from freelib.folders import check_writable
 from freelib.methods import get_method
+from freelib.progress import printable
 from freelib.run.notebooks import check_parameters, execute, find_notebooks, parameters, write_notebook
 from freelib.run.profiles import get_profile
 
@@ -21,7 +23,7 @@ CHOICES: dict[str, Any] = {
     "DATASETS": Annotated[list[str], Meta(min_length=1)],
     "METHODS": Annotated[list[str], Meta(min_length=1)],
     "SHOTS": Annotated[list[Annotated[int, Meta(ge=1)]], Meta(min_length=1)],
-    "SEEDS": Annotated[list[Annotated[int, Meta(ge=0)]], Meta(min_length=1)],
+    "SEEDS": Annotated[list[Annotated[int, Meta(ge=0, lt=2**32)]], Meta(min_length=1)],
 }
 """The parameters that notebooks share, and what each may be beside None, the profile's own choice."""
 
@@ -50,12 +52,14 @@ def reproduce(
     `required` those that each chosen notebook must have.
 
     Raises ValueError, before anything runs, for an unknown profile, notebook or parameter, one of another
-    type, and a data set or method that there is not; PROFILE and RESULTS are given as arguments alone.
+    type, a data set or method that there is not, and results that can't be written; PROFILE and RESULTS are
+    given as arguments alone.
     """
     offered, required = dict(offered or {}), dict(required or {})
     check_choices(offered | required)
     chosen = get_profile(profile)
     folder = Path(results) / chosen.name / "notebooks"
+    check_writable(folder)
     # relative, so that no machine's paths get into executed notebooks
     fixed = {"PROFILE": chosen.name, "RESULTS": Path(os.path.relpath(results, notebooks)).as_posix()}
     plan: list[tuple[Path, dict[str, Any]]] = []
@@ -66,7 +70,7 @@ def reproduce(
         plan.append((path, given))
     outcomes = []
     for number, (path, given) in enumerate(plan, start=1):
-        sys.stderr.write(f"[{number}/{len(plan)}] {path.name}\n")
+        sys.stderr.write(f"[{number}/{len(plan)}] {printable(path.name)}\n")
         notebook, error = execute(path, given, threads=chosen.threads)
         write_notebook(notebook, folder / path.name)
         outcomes.append(Outcome(path.stem, folder / path.name, error))
@@ -82,7 +86,7 @@ def execute_in_place(
     """
     outcomes = []
     for path in find_notebooks(notebooks, tuple(only)):
-        sys.stderr.write(f"{path.name}\n")
+        sys.stderr.write(f"{printable(path.name)}\n")
         profile = get_profile(parameters(path).get("PROFILE", "cpu"))
         notebook, error = execute(path, {}, threads=profile.threads)
         target = path if error is None else Path(results) / "failed" / path.name

@@ -17,7 +17,7 @@ from freelib.datasets.cache import one_at_a_time
 from freelib.datasets.episodes import EpisodeSampler
 from freelib.environment import device_name, environment, peak_memory_mib
 from freelib.fast.threads import threads_at_work
-from freelib.folders import cache_folder
+from freelib.folders import cache_folder, check_writable
 from freelib.meta_learner import MetaLearner
 from freelib.methods import get_method
 from freelib.methods.base import Monitor
@@ -169,7 +169,7 @@ def run_unit(
     if (record := store.get(run.digest)) is not None:
         return record
     run.check()
-    store.check_writable(unit.experiment)
+    check_writable(store.root / unit.experiment)
     training = replace(run, unit=run.trained_as).digest
     with one_at_a_time(training, cache):
         if (record := store.get(run.digest)) is None:

@@ -19,7 +19,7 @@ import torch
 from scipy.stats import t as student
 from torch import Tensor
 
-from freelib.methods import get_method
+from freelib.methods import method_of_record
 from freelib.run.evaluation import mean_and_interval, paired_difference
 from freelib.run.records import Record, is_upper_bound, training_seconds
 
@@ -155,7 +155,7 @@ def _row(
     known: Mapping[tuple[str, str, int], tuple[float, str]],
 ) -> dict[str, object]:
     """A row of `compare`; own, other: its records and the reference's that are compared, perhaps none."""
-    (dataset, n_shot, name, words), method, first = key, get_method(key[2]), seeds[0]
+    (dataset, n_shot, name, words), method, first = key, method_of_record(key[2]), seeds[0]
     strata = dataset.count("+") + 1
     episodes, nothing = episode_means(seeds), (math.nan, math.nan)
     accuracy = pd.Series([record["accuracy"] for record in seeds])
@@ -196,7 +196,7 @@ def _row(
 def _of_common_seeds(own: Mapping[int, Record], other: Mapping[int, Record]) -> tuple[list[Record], list[Record]]:
     """Both groups' records of the seeds that both have; all where one is deterministic, of one pool."""
     records = [*own.values(), *other.values()]
-    if _one_pool(records) and not all(get_method(record["method"]).uses_seed for record in records):
+    if _one_pool(records) and not all(method_of_record(record["method"]).uses_seed for record in records):
         return list(own.values()), list(other.values())
     common = own.keys() & other.keys()
     return [r for seed, r in own.items() if seed in common], [r for seed, r in other.items() if seed in common]
@@ -211,7 +211,7 @@ def _seed_differences(own: Sequence[Record], other: Sequence[Record]) -> tuple[f
 
     All NaN for fewer than two seeds.
     """
-    stochastic = [get_method(group[0]["method"]).uses_seed for group in (own, other)]
+    stochastic = [method_of_record(group[0]["method"]).uses_seed for group in (own, other)]
     accuracies = [{record["seed"]: record["accuracy"] for record in group} for group in (own, other)]
     if sum(stochastic) == 1 and _one_pool([*own, *other]):
         steady = stochastic.index(False)

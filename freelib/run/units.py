@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
 
 import msgspec
-import yaml
 
 from freelib.methods import get_method
 from freelib.methods.base import MethodConfig
-from freelib.run.profiles import Profile
+from freelib.run.profiles import Profile, read_yaml
+from freelib.settings import check_seed
 
 Config = TypeVar("Config")
 SELECTIONS = ("validation", "last", "test")
@@ -27,7 +27,7 @@ class Unit:
     selection: of the checkpoint that is tested: "validation" (best on the meta-validation classes), "last"
       (truly data-free) or "test" (what the public release does: for comparison, never the default).
 
-    Raises ValueError for another selection.
+    Raises ValueError for another selection, and a seed out of range.
     """
 
     experiment: str
@@ -39,6 +39,7 @@ class Unit:
     selection: str = "validation"
 
     def __post_init__(self) -> None:
+        check_seed(self.seed)
         if self.selection not in SELECTIONS:
             raise ValueError(f"selection is one of {', '.join(SELECTIONS)}, got {self.selection!r}")
 
@@ -150,20 +151,5 @@ def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:
         name, equals, value = setting.partition("=")
         if not equals or not name:
             raise ValueError(f"expected field=value, got {setting!r}")
-        overrides[name.strip()] = parse_value(value)
+        overrides[name.strip()] = read_yaml(value)
     return overrides
-
-
-def parse_value(text: str) -> Any:
-    """What a word on the command line stands for: YAML, but 1e-3 is a number there too, and None is null."""
-    if text == "None":
-        return None
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{text!r} is no value in YAML: is a bracket or a quote left open?") from error

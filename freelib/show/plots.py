@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from freelib.datasets.episodes import images_to_float
-from freelib.methods import get_method
+from freelib.methods import method_of_record
 from freelib.run.records import Record
 from freelib.show.style import GREY, LINE_STYLES, MARKERS, PAGE_WIDTH, PALETTE, dataset_title
 
@@ -133,7 +133,7 @@ def learning_curves(
             "marker": MARKERS[number % len(MARKERS)],
             "linestyle": LINE_STYLES[number % len(LINE_STYLES)],
         }
-        axis.plot(at, values.mean(0), markersize=3.5, linewidth=1.2, label=get_method(method).title, **style)
+        axis.plot(at, values.mean(0), markersize=3.5, linewidth=1.2, label=method_of_record(method).title, **style)
         if len(values) > 1:
             axis.fill_between(at, values.min(0), values.max(0), color=style["color"], alpha=0.2, linewidth=0)
         axis.set_title(f"{dataset_title(dataset)}, {n_shot} shot{'s' if n_shot > 1 else ''}")
@@ -201,7 +201,7 @@ def image_grid(images: Tensor, labels: Sequence[str], *, columns: int = 10, side
         axis.set_axis_off()
     for axis, picture, text in zip(axes.flat, pixels, labels, strict=False):
         axis.imshow(picture if picture.shape[-1] == 3 else picture[..., 0], cmap="gray", interpolation="nearest")
-        axis.set_title(text, fontsize=6, pad=1.5, loc="center")
+        axis.set_title(text, fontsize=6, pad=1.5, loc="center", parse_math=False)
     return figure
 
 

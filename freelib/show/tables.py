@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import pandas as pd
@@ -20,7 +21,7 @@ class Table:
     cells: pd.DataFrame
 
     def _repr_markdown_(self) -> str:
-        text = self.cells.map(lambda cell: str(cell).replace("|", "\\|"))
+        text = self.cells.map(lambda cell: escape(" ".join(str(cell).split("\n")), quote=False).replace("|", "\\|"))
         return text.to_markdown(index=False, disable_numparse=True)
 
     def __repr__(self) -> str:

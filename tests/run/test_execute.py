@@ -131,7 +131,7 @@ def test_longest_first(tiny_world, tmp_path):
         (replace(DRIFTING, selection="test"), {"n_way": 25}, ValueError, "test split has 20 classes"),
         (replace(DRIFTING, n_shot=6), {}, ValueError, "too few for n_shot"),
         (SHOTLESS, {"shots": (1, 6)}, ValueError, "too few for n_shot"),  # served as well
-        (replace(DRIFTING, experiment="u/t"), {}, ValueError, "no record can be written into .*u/t"),
+        (replace(DRIFTING, experiment="u/t"), {}, ValueError, "u can.t be written into: .*u/t"),
         (replace(DRIFTING, overrides={"turns": 1}), {}, ValueError, "turns"),
         (replace(DRIFTING, dataset="cub"), {}, FileNotFoundError, "cub"),
     ],

@@ -177,5 +177,5 @@ def test_an_interrupt_ends_with_one_line_and_no_half_notebook(folder):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=30)
     assert (process.returncode, out) == (130, ""), err
-    assert err == "[1/1] 01_work.ipynb\nfreelib: interrupted\n"
+    assert err == "[1/1] 01_work.ipynb\nfreelib: interrupted: the same command goes on from what is saved\n"
     assert not (folder / "results").exists()
