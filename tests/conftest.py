@@ -1,20 +1,11 @@
 """Fixtures that several test files share. Annotations in freelib are checked at run time, in tests only."""
 
-from __future__ import annotations
-
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 import torch
 from jaxtyping import install_import_hook
-
-if TYPE_CHECKING:
-    from freelib.experiments.evidence import Evidence
-
-    from freelib.datasets import FewShotDataset
 
 # Before the first import of freelib: what is loaded later has its shapes and types checked at each call.
 install_import_hook("freelib", "runtime_checks.checked")
@@ -29,8 +20,16 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def double() -> Iterator[None]:
+    """New tensors are float64: sums in another order differ by nothing that matters."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture(scope="session")
-def tiny_dataset() -> FewShotDataset:
+def tiny_dataset():
     """10 classes of 24 images, 16x16: noise with a soft blob whose place and colour are the class's."""
     from freelib.datasets import FewShotDataset
 
@@ -76,11 +75,3 @@ def tiny_world(tiny_folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv("FREELIB_CACHE", str(cache))
     monkeypatch.setenv("FREELIB_PROGRESS", "off")
     return cache
-
-
-@pytest.fixture
-def evidence(tmp_path: Path) -> Callable[..., Evidence]:
-    """The evidence of made records, in a folder of the test's own; see `made_evidence`."""
-    from made_records import made_evidence
-
-    return partial(made_evidence, tmp_path)

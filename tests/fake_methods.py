@@ -1,8 +1,5 @@
 """Methods, found by path ("fake_methods:Drifting"), and a world so small that experiments run in seconds."""
 
-from __future__ import annotations
-
-import io
 import os
 import signal
 import time
@@ -10,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
+import tiny_sources
 import torch
 from PIL import Image
 
@@ -109,16 +105,11 @@ class Colour(Method):
 def write_parquet(folder: Path, dataset: str = "cifar-fs", *, n_images: int = 8, side: int = 16) -> None:
     """A `<dataset>.parquet` with all of its class names, each a colour with noise."""
     rng = np.random.default_rng(0)
-    images, labels = [], []
-    for names in class_lists(dataset).values():
-        for name in names:
-            colour = rng.integers(0, 256, 3)
-            for _ in range(n_images):
-                noise = rng.integers(-60, 60, (side, side, 3))
-                pixels = np.clip(colour + noise, 0, 255).astype(np.uint8)
-                buffer = io.BytesIO()
-                Image.fromarray(pixels).save(buffer, "PNG")
-                images.append({"bytes": buffer.getvalue(), "path": f"{name}.png"})
-                labels.append(name)
-    folder.mkdir(parents=True, exist_ok=True)
-    pq.write_table(pa.table({"image": images, "label": labels}), folder / f"{dataset}.parquet")
+    rows = []
+    for name in (name for names in class_lists(dataset).values() for name in names):
+        colour = rng.integers(0, 256, 3)
+        for _ in range(n_images):
+            pixels = np.clip(colour + rng.integers(-60, 60, (side, side, 3)), 0, 255).astype(np.uint8)
+            image = {"bytes": tiny_sources.png(Image.fromarray(pixels)), "path": f"{name}.png"}
+            rows.append({"image": image, "label": name})
+    tiny_sources.write_parquet(folder / f"{dataset}.parquet", rows)

@@ -1,7 +1,5 @@
 """The type checker that the tests put around every function of freelib."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

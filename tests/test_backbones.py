@@ -1,7 +1,3 @@
-"""The networks of the field."""
-
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

@@ -1,7 +1,3 @@
-"""The cache of decoded images: kept, checked, rebuilt when damaged or outdated, safe for two writers."""
-
-from __future__ import annotations
-
 import json
 import multiprocessing
 import os
@@ -56,17 +52,10 @@ def test_what_was_decoded_is_not_decoded_again(tmp_path):
     assert torch.equal(load_cached(source, "train", 8, tmp_path).images, first.images)
 
 
-def test_changed_bytes_are_noticed_and_rebuilt(tmp_path):
-    source = CountingSource()
-    before = load_cached(source, "validation", 8, tmp_path).images.clone()
-    data = one(tmp_path, "*.u8")
-    whole = data.read_bytes()
-    data.write_bytes(whole[:7] + bytes([whole[7] ^ 1]) + whole[8:])
-    os.utime(data, ns=(1, 1))
-    assert torch.equal(load_cached(source, "validation", 8, tmp_path).images, before)
-    assert source.reads == 8
-    load_cached(source, "validation", 8, tmp_path)
-    assert source.reads == 8
+def flip_a_bit(file: Path) -> None:
+    whole = file.read_bytes()
+    file.write_bytes(whole[:7] + bytes([whole[7] ^ 1]) + whole[8:])
+    os.utime(file, ns=(1, 1))
 
 
 @pytest.mark.parametrize(
@@ -74,17 +63,19 @@ def test_changed_bytes_are_noticed_and_rebuilt(tmp_path):
     [
         ("*.u8", lambda file: os.truncate(file, 100)),
         ("*.u8", Path.unlink),
+        ("*.u8", flip_a_bit),
         ("*.json", lambda file: file.write_text(file.read_text()[:200])),
         ("*.json", lambda file: file.write_text(json.dumps({**json.loads(file.read_text()), "format": 0}))),
         ("*.json", lambda file: file.write_text("[]")),
     ],
 )
-def test_half_written_caches_are_rebuilt(pattern, damage, tmp_path):
+def test_half_written_and_changed_caches_are_rebuilt_once(pattern, damage, tmp_path):
     source = CountingSource()
     before = load_cached(source, "train", 8, tmp_path).images.clone()
     damage(one(tmp_path, pattern))
-    assert torch.equal(load_cached(source, "train", 8, tmp_path).images, before)
-    assert source.reads == 8
+    for _ in range(2):
+        assert torch.equal(load_cached(source, "train", 8, tmp_path).images, before)
+        assert source.reads == 8
 
 
 def test_touched_but_whole_file_is_verified_once_and_kept(tmp_path, monkeypatch):
@@ -118,7 +109,7 @@ def test_failure_while_decoding_leaves_nothing(tmp_path, monkeypatch):
     assert [path.name for path in tmp_path.iterdir()] == ["locks"]
 
 
-def _open_and_report(folder: Path, queue: multiprocessing.Queue[tuple[str, int]]) -> None:
+def _open_and_report(folder, queue):
     source = CountingSource()
     queue.put((load_cached(source, "train", 8, folder).digest, source.reads))
 

@@ -1,7 +1,3 @@
-"""The glyphs: which characters, that none looks like another, and how their images are drawn."""
-
-from __future__ import annotations
-
 import hashlib
 import json
 import unicodedata
@@ -10,13 +6,14 @@ from functools import partial
 
 import numpy as np
 import pytest
-from choose_glyphs import LIMIT, candidates, shared_characters, similarities
 from PIL import Image
 
 from freelib.datasets import GLYPH_DOMAINS, find_source, load_dataset
 from freelib.datasets.cache import load_cached
 from freelib.datasets.class_lists import class_lists, script_of
 from freelib.datasets.glyphs import FONTS, GlyphSource, character_mask, crop_and_fit, draw
+from studies import glyph_choice
+from studies.glyph_choice import LIMIT, candidates, shared_characters, similarities
 
 LISTS = class_lists("glyphs")
 CHARACTERS = [unicodedata.lookup(name) for names in LISTS.values() for name in names]
@@ -38,6 +35,24 @@ def test_what_the_measure_takes_for_alike(pairs, alike):
         assert (measured[0, 1] >= LIMIT) == alike, pair
         assert measured[0, 0] == 1
         assert measured[0, 1] == measured[1, 0]
+
+
+def test_of_characters_that_look_alike_those_are_chosen_that_rule_out_the_fewest():
+    alike = np.eye(4)
+    alike[0] = alike[:, 0] = 1
+    assert glyph_choice.choose("ABCD", alike, LIMIT, np.random.default_rng(0)) == ["B", "C", "D"]
+
+
+def test_the_list_has_the_wanted_number_of_each_script_in_each_split(tmp_path, monkeypatch):
+    monkeypatch.setattr(glyph_choice, "COUNTS", {"train": (2, 1, 0), "validation": (0, 0, 1), "test": (1, 0, 0)})
+    monkeypatch.setattr(glyph_choice, "candidates", lambda: list("KORTψя&4"))
+    monkeypatch.setattr(glyph_choice, "similarities", lambda characters: np.eye(len(characters)))
+    glyph_choice.write_class_list(tmp_path / "list.txt")
+    pairs = [line.split("\t") for line in (tmp_path / "list.txt").read_text().splitlines()[2:]]
+    assert [(split, script_of(name)) for split, name in pairs] == [
+        *[("train", "greek-cyrillic"), ("train", "latin"), ("train", "latin")],
+        *[("validation", "signs"), ("test", "latin")],
+    ]
 
 
 def test_every_font_has_every_character_and_draws_it():

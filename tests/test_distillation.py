@@ -1,7 +1,3 @@
-"""KL divergence against closed forms."""
-
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,3 @@
-"""What a record says about the machine, and how processes are told to behave."""
-
-from __future__ import annotations
-
 import platform
 import re
 import subprocess

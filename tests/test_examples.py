@@ -1,7 +1,3 @@
-"""The examples in the docstrings do what they say."""
-
-from __future__ import annotations
-
 import doctest
 import importlib
 from functools import partial

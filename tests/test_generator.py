@@ -1,32 +1,20 @@
 """The generators and the meta-step, against plain autograd loops."""
 
-from __future__ import annotations
-
 import copy
-from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_models import HandAdam, flat, rng, tiny_model, trained_pool
+from tiny_models import HandAdam, conv_learner, flat, rng, tiny_model, trained_pool
 from torch import nn
 
 from freelib.generator import Generator, MetaGenerator, ScratchGenerator, UpsampleConv, synthesise_round
 from freelib.inversion import InversionConfig
-from freelib.meta_learner import MetaLearner
-from freelib.models.backbones import build_backbone
 from freelib.models.transform import random_crop_flip
 
 TINY = InversionConfig(ngf=2, z_dim=4, images_per_class=2, adapt_steps=3, generator_lr=0.02, z_lr=0.05, meta_lr=0.01)
 SCRATCH = InversionConfig(images_per_class=4, z_dim=16, ngf=8, generator_lr=0.01, z_lr=0.01, augment_padding=1)
-
-
-@pytest.fixture
-def double() -> Iterator[None]:
-    """New tensors are float64: sums in another order differ by nothing that matters."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def meta_generator(config: InversionConfig = TINY, seed: int = 0) -> MetaGenerator:
@@ -177,13 +165,6 @@ def test_iterations_are_counted():
             refused()
 
 
-def test_the_same_seed_gives_the_same_bits():
-    first, second, other = (meta_generator().adapt(tiny_model(), None, rng(seed)) for seed in (1, 1, 2))
-    assert torch.equal(first.images, second.images)
-    assert torch.equal(first.losses, second.losses)
-    assert not torch.equal(first.images, other.images)
-
-
 def test_adapting_lowers_the_loss_and_more_steps_lower_it_more():
     config = InversionConfig(ngf=8, z_dim=16, images_per_class=4, adapt_steps=40, augment_padding=0, augment_flip=False)
     losses = meta_generator(config).adapt(tiny_model(), None, rng()).losses
@@ -191,9 +172,7 @@ def test_adapting_lowers_the_loss_and_more_steps_lower_it_more():
 
 
 def test_neither_the_model_nor_the_student_learns_or_gets_gradients():
-    backbone = build_backbone("conv4", image_size=16, width=4, batch_stats=True)
-    student = MetaLearner(backbone, mean=(0.5,) * 3, std=(0.25,) * 3, image_size=16)
-    model = tiny_model()
+    student, model = conv_learner(), tiny_model()
 
     def state():
         return flat([*model.module.state_dict().values(), *student.params.values()])
@@ -215,30 +194,13 @@ def test_discarded_gradients_leave_no_trace():
 
 
 def test_augmentation_can_be_switched_off():
-    config = InversionConfig(ngf=2, z_dim=4, images_per_class=2, augment_padding=0, augment_flip=False)
-    ours, model = meta_generator(config), tiny_model()
-    task = ours.adapt(model, None, rng())
+    model = tiny_model()
+    task = meta_generator(replace(TINY, augment_padding=0, augment_flip=False)).adapt(model, None, rng())
     torch.testing.assert_close(model(task.images), task.teacher_logits)
 
 
-def test_a_saved_state_goes_on_with_the_same_bits():
-    def work(one, times):
-        for i in range(times):
-            one.adapt(tiny_model(i), None, rng(i))
-            one.meta_step()
-
-    straight, first, second = meta_generator(), meta_generator(), meta_generator(seed=8)
-    work(straight, 2)
-    work(straight, 2)
-    work(first, 2)
-    second.load_state_dict(first.state_dict())
-    work(second, 2)
-    assert torch.equal(flat(straight.generator.parameters()), flat(second.generator.parameters()))
-    assert straight.iterations == second.iterations == 12
-
-
 def test_bfloat16_stays_close():
-    full = MetaGenerator(TINY, image_size=16).adapt(tiny_model(), None, rng())
+    full = meta_generator().adapt(tiny_model(), None, rng())
     half = MetaGenerator(TINY, image_size=16, precision="bfloat16").adapt(tiny_model(), None, rng())
     assert half.images.dtype == half.losses.dtype == torch.float32
     torch.testing.assert_close(half.losses, full.losses, atol=0.1, rtol=0.1)

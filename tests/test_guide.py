@@ -1,6 +1,4 @@
-"""The guide's links into the code lead somewhere, and its code runs."""
-
-from __future__ import annotations
+"""The code that README, CONTRIBUTING and the guide print runs, and the guide's links into the code lead somewhere."""
 
 import pydoc
 import re
@@ -12,13 +10,16 @@ import torch
 from tiny_models import tiny_pool
 
 from freelib import get_method
+from freelib.models.backbones import build_backbone
 
-GUIDE = Path(__file__).parents[1] / "docs" / "guide"
+ROOT = Path(__file__).parents[1]
+GUIDE = ROOT / "docs" / "guide"
+SUPPORT = {"support_images": torch.rand(5, 3, 32, 32), "support_labels": torch.arange(5)}
 
 
 def python_of(page: str) -> list[str]:
     """The blocks of Python of a page."""
-    return re.findall(r"```python\n(.*?)```", (GUIDE / page).read_text(encoding="utf-8"), re.DOTALL)
+    return re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.DOTALL)
 
 
 @pytest.mark.parametrize("page", sorted(GUIDE.glob("*.md")), ids=lambda page: page.stem)
@@ -27,26 +28,46 @@ def test_what_the_guide_names_is_there(page):
     assert [name for name in named if pydoc.locate(name) is None] == []
 
 
-def test_the_method_of_the_guide_trains(monkeypatch, tmp_path):
-    (code,) = python_of("add_a_method.md")
-    (tmp_path / "guide_method.py").write_text(code)
+@pytest.mark.parametrize(
+    ("page", "name", "settings"),
+    [("docs/guide/add_a_method.md", "Mine", {"rounds": 2}), ("CONTRIBUTING.md", "Noise", {"rounds": 30, "images": 16})],
+)
+def test_a_method_as_printed_trains(monkeypatch, tmp_path, page, name, settings):
+    (tmp_path / "printed_method.py").write_text(python_of(page)[0], encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)
-    method = get_method("guide_method:Mine")
-    config = method.Config(rounds=2, width=8)
+    method = get_method(f"printed_method:{name}")
+    sys.modules.pop("printed_method")
+    config = method.Config(**settings, width=8)
     learners = [method.meta_train(tiny_pool(), config, seed=0) for _ in range(2)]
     untrained = method.build(tiny_pool(), config, seed=0)
-    first, second, start = (learner.params["head.weight"] for learner in (*learners, untrained))
+    first, second, start = (learner.params["encoder.0.conv.weight"] for learner in (*learners, untrained))
     assert torch.equal(first, second)
     assert not torch.equal(first, start)
-    sys.modules.pop("guide_method")
+    if name == "Noise":
+        losses = learners[0].log.history["loss"]
+        assert len(losses) == 30
+        assert sum(losses[-10:]) < sum(losses[:10])
 
 
 def test_the_guide_s_own_models_are_learned_from():
-    code = python_of("own_models.md")[1]
+    code = python_of("docs/guide/own_models.md")[1]
     given = "rounds=100, warmup_rounds=10, align_sweeps=12"
     assert given in code
     smaller = "rounds=1, warmup_rounds=1, width=8, ngf=4, images_per_class=2, replay_batches=1"
-    scope = {"pool": tiny_pool(), "support_images": torch.rand(5, 3, 16, 16)}
-    scope |= {"support_labels": torch.arange(5), "query_images": torch.rand(4, 3, 16, 16)}
+    scope = {"pool": tiny_pool(), "query_images": torch.rand(4, 3, 32, 32), **SUPPORT}
     exec(code.replace(given, smaller), scope)
     assert scope["predictions"].shape == (4,)
+
+
+def test_the_readme_s_code_runs_as_printed():
+    """On a tiny pool of models with different numbers of classes."""
+    (code,) = python_of("README.md")
+    scope = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "query_images": torch.rand(6, 3, 32, 32), **SUPPORT}
+    scope["my_classifiers"] = {
+        str(n): (build_backbone("conv4", n_way=n, image_size=32, width=8), [f"class {i}" for i in range(n)])
+        for n in (3, 5)
+    }
+    small = "recovered=0, procedural=40, mixed=0, epochs=1, batch_size=16, embedding=8, width=8"
+    assert code.count("method.Config()") == 1
+    exec(code.replace("method.Config()", f"method.Config({small})"), scope)
+    assert scope["classes"].shape == (6,)

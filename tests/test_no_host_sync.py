@@ -1,21 +1,18 @@
 """The loops never wait for the device: run on "meta", whose tensors have no values: to read one fails."""
 
-from __future__ import annotations
-
 import contextlib
 from functools import partial
 
 import pytest
 import torch
-from tiny_models import rng, tiny_model
+from tiny_models import conv_learner, random_episode, rng, tiny_model
 
 from freelib.alignment import AlignmentConfig, DistillationHeads, align, distillation_batch, make_optimizer
-from freelib.datasets.episodes import Episode, class_major_labels
+from freelib.datasets.episodes import class_major_labels
 from freelib.fast import maml_step
 from freelib.generator import MetaGenerator
 from freelib.inversion import InversionConfig
 from freelib.meta_learner import MetaLearner
-from freelib.models.backbones import build_backbone
 from freelib.replay import maml_step as plain_maml_step
 
 DEVICE = "meta"
@@ -30,15 +27,12 @@ def _as_if_a_device(monkeypatch):
 
 
 def learner(head: str = "maml", arch: str = "conv4") -> MetaLearner:
-    backbone = build_backbone(arch, image_size=16, width=4, batch_stats=True).to(DEVICE)
-    return MetaLearner(backbone, mean=(0.5,) * 3, std=(0.25,) * 3, image_size=16, head=head)
+    made = conv_learner(head, arch)
+    made.backbone.to(DEVICE)
+    return made
 
 
-def episode() -> Episode:
-    shapes = {"support": 5, "query": 15}
-    images = {name: torch.rand(n, 3, 16, 16, device=DEVICE) for name, n in shapes.items()}
-    labels = {f"{name}_labels": class_major_labels(5, n // 5).to(DEVICE) for name, n in shapes.items()}
-    return Episode(**images, **labels)
+EPISODE = random_episode(1, 3).to(DEVICE)
 
 
 def test_a_value_on_this_device_cannot_be_read():
@@ -72,12 +66,11 @@ def test_replay_does_not_wait(head, arch, second_order):
     student = learner(head, arch)
     optimizer = make_optimizer("adam", list(student.params.values()), 1e-3)
     for step in (maml_step, plain_maml_step):
-        loss, accuracy = step(student, [episode()] * 2, optimizer, steps=2, second_order=second_order)
+        loss, accuracy = step(student, [EPISODE] * 2, optimizer, steps=2, second_order=second_order)
         assert loss.device.type == accuracy.device.type == DEVICE
 
 
 @pytest.mark.parametrize("head", ["maml", "anil", "prototypes"])
 def test_a_test_episode_does_not_wait(head):
-    task = episode()
-    classifier = learner(head).adapt(task.support, class_major_labels(5, 1), steps=2)
-    assert classifier.predict(task.query).device.type == DEVICE
+    classifier = learner(head).adapt(EPISODE.support, class_major_labels(5, 1), steps=2)
+    assert classifier.predict(EPISODE.query).device.type == DEVICE

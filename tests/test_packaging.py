@@ -1,7 +1,3 @@
-"""What the project says about itself, held together: dependencies, versions, commands, workflow."""
-
-from __future__ import annotations
-
 import ast
 import re
 import subprocess
@@ -10,15 +6,11 @@ import tomllib
 from pathlib import Path
 
 import pytest
-import torch
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
-from tiny_models import tiny_pool
 
 import freelib
-from freelib.methods import get_method
-from freelib.models.backbones import build_backbone
 
 ROOT = Path(__file__).parents[1]
 CONDA_NAMES = {"torch": "pytorch"}
@@ -28,9 +20,14 @@ DISTRIBUTIONS = {"ot": "pot", "sklearn": "scikit-learn", "PIL": "pillow", "yaml"
 NOT_IMPORTED = {"jupyterlab", "scikit-learn"}
 
 
+def read(name: str) -> str:
+    """A file of the project."""
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
 def pyproject() -> dict:
     """Tables of pyproject.toml."""
-    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    return tomllib.loads(read("pyproject.toml"))
 
 
 def ranges(requirements: list[str]) -> dict[str, str]:
@@ -57,7 +54,7 @@ def tracked_files() -> list[Path]:
 
 
 def test_environment_yml_equals_pyproject() -> None:
-    environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
+    environment = yaml.safe_load(read("environment.yml"))
     lines = [line for line in environment["dependencies"] if isinstance(line, str)]
     (pip,) = (line["pip"] for line in environment["dependencies"] if not isinstance(line, str))
     lines += [line for line in pip if line != "-e ."]
@@ -72,7 +69,7 @@ def test_environment_yml_equals_pyproject() -> None:
 
 
 def test_constraints_pin_every_dependency_within_its_range() -> None:
-    text = (ROOT / "constraints.txt").read_text(encoding="utf-8")
+    text = read("constraints.txt")
     pins = ranges([line for line in text.splitlines() if line and not line.startswith("#")])
     for name, wanted in declared("dev", "docs", "browser").items():
         assert name in pins, f"{name} is in pyproject.toml and not in constraints.txt"
@@ -110,60 +107,21 @@ def test_one_version_everywhere() -> None:
     project = pyproject()
     assert project["project"]["dynamic"] == ["version"]
     assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "freelib.__version__"}
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    citation = yaml.safe_load(read("CITATION.cff"))
     assert citation["version"] == version
-    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    changelog = read("CHANGELOG.md")
     assert re.findall(r"^## \[(\d[^\]]*)\]", changelog, re.MULTILINE)[0] == version
 
 
-def test_readme_and_makefile_know_the_two_commands() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+def test_readme_and_makefile_know_the_two_commands_and_readme_and_workflow_every_notebook() -> None:
+    readme, makefile, workflow = (read(name) for name in ("README.md", "Makefile", "workflow/Snakefile"))
     for target in ("reproduce", "test"):
         assert f"make {target}" in readme
         assert re.search(rf"^{target}:", makefile, re.MULTILINE)
-
-
-def test_readme_lists_every_notebook() -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    for notebook in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        assert notebook.stem in readme, f"README.md does not mention {notebook.name}"
-
-
-def test_the_readme_s_code_runs_as_printed() -> None:
-    """On a tiny pool of models with different numbers of classes."""
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)
-    given = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "query_images": torch.rand(6, 3, 32, 32)}
-    given |= {"support_images": torch.rand(5, 3, 32, 32), "support_labels": torch.arange(5)}
-    given["my_classifiers"] = {
-        str(n): (build_backbone("conv4", n_way=n, image_size=32, width=8), [f"class {i}" for i in range(n)])
-        for n in (3, 5)
-    }
-    small = "recovered=0, procedural=40, mixed=0, epochs=1, batch_size=16, embedding=8, width=8"
-    assert code.count("method.Config()") == 1
-    exec(code.replace("method.Config()", f"method.Config({small})"), given)
-    assert given["classes"].shape == (6,)
-
-
-def test_the_method_in_contributing_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"```python\n(\"\"\"Noise.*?)```", text, re.DOTALL)
-    (tmp_path / "noise_of_contributing.py").write_text(code, encoding="utf-8")
-    monkeypatch.syspath_prepend(tmp_path)
-    method = get_method("noise_of_contributing:Noise")
-    learner = method.meta_train(tiny_pool(), method.Config(rounds=30, images=16, width=8), seed=0)
-    losses = learner.log.history["loss"]
-    assert len(losses) == 30
-    assert sum(losses[-10:]) < sum(losses[:10])
-
-
-def test_workflow_has_every_notebook() -> None:
-    text = (ROOT / "workflow" / "Snakefile").read_text(encoding="utf-8")
-    found = re.search(r'glob_wildcards\("notebooks/\{name,(.*?)\}\.ipynb"\)', text)
-    assert found, "workflow/Snakefile takes its jobs from the folder of notebooks"
+    (pattern,) = re.findall(r'glob_wildcards\("notebooks/\{name,(.*?)\}\.ipynb"\)', workflow)
     for path in (ROOT / "notebooks").glob("*.ipynb"):
-        assert re.fullmatch(found[1], path.stem), path.stem
+        assert path.stem in readme, f"README.md does not mention {path.name}"
+        assert re.fullmatch(pattern, path.stem), path.stem
 
 
 def test_no_tracked_file_names_a_machine_path_or_a_package_host() -> None:

@@ -1,7 +1,5 @@
 """README.md and results/README.md: their numbers are those of the records, and they stay short."""
 
-from __future__ import annotations
-
 import re
 import subprocess
 import sys

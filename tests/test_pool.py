@@ -1,7 +1,3 @@
-"""The pool: a sequence of models, what it knows as a whole, and what it refuses."""
-
-from __future__ import annotations
-
 import pytest
 import torch
 from tiny_models import flat, own, rng, tiny_model, tiny_pool
@@ -67,7 +63,8 @@ def test_models_are_drawn_without_repetition_by_the_generator_alone(folder):
     assert len(set(pool.sample(9, rng()))) == 3
 
 
-def test_what_a_pool_knows_as_a_whole():
+def test_what_a_pool_knows_as_a_whole():  # a class of one name in two domains is two
+    assert len(ModelPool.from_models([own(domain="x"), own(name="other", domain="y")]).classes) == 6
     pool = ModelPool.from_models([own(name="a", domain="x"), tiny_model(image_size=16)])
     assert pool.mean == pytest.approx((0.5, 0.45, 0.4))
     assert pool.std == pytest.approx((0.225, 0.2, 0.25))
@@ -171,12 +168,6 @@ CONV4 = build_backbone("conv4", n_way=7, width=4, image_size=16)
 def test_models_that_make_no_pool(models, words):
     with pytest.raises(ValueError, match=words):
         ModelPool.from_models(models())
-
-
-def test_a_domain_makes_classes_of_one_name_two(tmp_path):
-    assert len(ModelPool.from_models([own(domain="x"), own(name="other", domain="y")]).classes) == 6
-    with pytest.raises(FileNotFoundError, match="No pool in"):
-        ModelPool.load(tmp_path)
 
 
 def test_only_models_with_running_statistics_can_be_asked_for_them():

@@ -1,7 +1,3 @@
-"""Pre-training the pool: resumable, the same bits from any number of workers, held-out images kept out."""
-
-from __future__ import annotations
-
 import json
 import os
 import subprocess
@@ -14,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_models import TINY_POOL, flat, rng, trained_pool
+from tiny_models import TINY_POOL, flat, own, rng, trained_pool
 
 from freelib.datasets.episodes import images_to_float
 from freelib.models import pretraining
@@ -242,7 +238,7 @@ def test_classes_are_split_without_overlap_and_held_out_images_never_trained_on(
 
 def classifier(arch: str) -> PretrainedModel:
     module = build_backbone(arch, n_way=2, width=8, image_size=16)
-    return PretrainedModel(module, class_names=["a", "b"], mean=(0.5,) * 3, std=(0.2,) * 3, image_size=16, arch=arch)
+    return own(module, class_names=["a", "b"], image_size=16, arch=arch)
 
 
 def test_training_is_descent_on_the_cross_entropy_of_even_batches():

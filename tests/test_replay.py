@@ -1,26 +1,12 @@
-"""Cross-task replay: when it stops, and that it teaches."""
-
-from __future__ import annotations
-
-from dataclasses import dataclass
-
 import pytest
 import torch
-from tiny_models import HandAdam, flat, rng, smooth_learner, task_of, tiny_model
+from tiny_models import HandAdam, conv_learner, flat, random_episode, rng, smooth_learner, task_of, tiny_model
 
-from freelib.datasets.episodes import Episode
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
+from freelib.methods import MethodConfig
 from freelib.models.backbones import build_backbone
 from freelib.replay import ReplayConfig, maml_step, replay
-
-
-@dataclass(frozen=True)
-class Shape:
-    n_way: int = 5
-    n_shot: int = 1
-    n_query: int = 4
-    inner_steps: int = 1
 
 
 class Scripted(MetaLearner):
@@ -44,14 +30,10 @@ def toy_memory(dataset) -> TaskMemory:
     return memory
 
 
-def student(**settings) -> MetaLearner:
-    backbone = build_backbone("conv4", width=8, image_size=16, batch_stats=True)
-    return MetaLearner(backbone, mean=(0.4,) * 3, std=(0.2,) * 3, image_size=16, **settings)
-
-
-def run(dataset, learner, config, seed=0, shape=None):
+def run(dataset, learner, config, **shape):
     optimizer = torch.optim.Adam(learner.backbone.parameters(), lr=config.replay_lr)
-    return replay(learner, toy_memory(dataset), config, optimizer, rng(seed), shape or Shape())
+    wanted = MethodConfig(**{"n_query": 4, "inner_steps": 1} | shape)
+    return replay(learner, toy_memory(dataset), config, optimizer, rng(), wanted)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +56,7 @@ def test_replay_stops_by_patience_or_at_its_cap(tiny_dataset, script, patience, 
 
 
 def test_replay_raises_accuracy(tiny_dataset):
-    learner = student(inner_lr=0.05)
+    learner = conv_learner(width=8, seed=0, inner_lr=0.05, mean=(0.4,) * 3, std=(0.2,) * 3)
     config = ReplayConfig(replay_lr=0.005, replay_batches=25, replay_episodes=4, replay_patience=0)
     accuracy = [a for _, a in run(tiny_dataset, learner, config)]
     assert sum(accuracy[-5:]) / 5 > sum(accuracy[:5]) / 5 + 0.1
@@ -83,16 +65,7 @@ def test_replay_raises_accuracy(tiny_dataset):
 
 
 def test_an_outer_step_is_adam_on_the_mean_gradient():
-    draw = rng(3)
-    episodes = [
-        Episode(
-            torch.randn(3, 1, 2, 2, generator=draw, dtype=torch.float64),
-            torch.arange(3),
-            torch.randn(6, 1, 2, 2, generator=draw, dtype=torch.float64),
-            torch.arange(3).repeat(2),
-        )
-        for _ in range(4)
-    ]
+    episodes = [random_episode(1, 2, n_way=3, seed=i, shape=(1, 2, 2), dtype=torch.float64) for i in range(4)]
     learner = smooth_learner(inner_lr=0.5)
     start = [p.detach().clone() for p in learner.params.values()]
     results = [learner.query_loss(e, steps=2) for e in episodes]
@@ -108,24 +81,17 @@ def test_an_outer_step_is_adam_on_the_mean_gradient():
 def test_the_order_of_the_gradient_matters(tiny_dataset):
     ends = []
     for second_order in (True, False):
-        learner = student(inner_lr=0.1)
+        learner = conv_learner(width=8, inner_lr=0.1)
         config = ReplayConfig(replay_batches=2, replay_episodes=2, second_order=second_order)
-        run(tiny_dataset, learner, config, shape=Shape(inner_steps=2))
+        run(tiny_dataset, learner, config, inner_steps=2)
         ends.append(flat(learner.params.values()))
     assert not torch.equal(*ends)
 
 
 def test_there_is_no_replay_where_it_is_switched_off_or_the_memory_too_small(tiny_dataset):
-    learner = student()
+    learner = conv_learner(width=8)
     before = flat(learner.params.values())
     assert run(tiny_dataset, learner, ReplayConfig(replay_scope="none")) == []
-    assert run(tiny_dataset, learner, ReplayConfig(), shape=Shape(n_query=24)) == []
-    assert run(tiny_dataset, learner, ReplayConfig(replay_scope="within"), shape=Shape(n_way=6)) == []
+    assert run(tiny_dataset, learner, ReplayConfig(), n_query=24) == []
+    assert run(tiny_dataset, learner, ReplayConfig(replay_scope="within"), n_way=6) == []
     assert torch.equal(flat(learner.params.values()), before)
-
-
-def test_unknown_settings_are_refused():
-    with pytest.raises(ValueError, match="replay_scope is one of cross, within, none, got 'all'"):
-        ReplayConfig(replay_scope="all")
-    with pytest.raises(ValueError, match="memory_tasks is one of all, last, got 'first'"):
-        ReplayConfig(memory_tasks="first")

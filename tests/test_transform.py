@@ -1,7 +1,3 @@
-"""What happens to images before a network sees them, pixel by pixel."""
-
-from __future__ import annotations
-
 import copy
 import pickle
 

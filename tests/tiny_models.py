@@ -1,7 +1,5 @@
 """Models, students and optimisers so small that a test can redo by hand what freelib does."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -9,7 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from freelib.alignment import DistillationBatch
 from freelib.datasets import FewShotDataset
+from freelib.datasets.episodes import Episode, class_major_labels
 from freelib.generator import SynthesisedTask
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Monitor
@@ -85,6 +85,31 @@ def trained_pool(dataset: FewShotDataset) -> ModelPool:
     """A pool that was trained on the tiny data set, once for all tests of a process."""
     members = range(TINY_POOL.n_models)
     return ModelPool.from_models([pretrain_model(dataset, TINY_POOL, seed=0, index=i) for i in members])
+
+
+def conv_learner(
+    head: str = "maml", arch: str = "conv4", *, width: int = 4, image_size: int = 16, seed: int = 1, **settings: object
+) -> MetaLearner:
+    """A learner with an untrained network on batch statistics."""
+    backbone = build_backbone(arch, width=width, image_size=image_size, batch_stats=True, seed=seed)
+    rule = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "image_size": image_size}
+    return MetaLearner(backbone, head=head, **rule | settings)
+
+
+def random_episode(
+    n_shot: int = 2, n_query: int = 2, *, n_way: int = 5, seed: int = 0, shape=(3, 16, 16), dtype=torch.float32
+) -> Episode:
+    """Noise in [0, 1] as support and query images."""
+    draw = rng(seed)
+    support, query = (torch.rand(n_way * n, *shape, generator=draw, dtype=dtype) for n in (n_shot, n_query))
+    return Episode(support, class_major_labels(n_way, n_shot), query, class_major_labels(n_way, n_query))
+
+
+def random_batch(seed: int = 0, n: int = 6) -> DistillationBatch:
+    """Images of 2x2 pixels and a teacher's random answers of 3 classes to them, in float64."""
+    draw = rng(seed)
+    images = torch.rand(n, 1, 2, 2, generator=draw, dtype=torch.float64)
+    return DistillationBatch(images, 2 * torch.randn(n, 3, generator=draw, dtype=torch.float64))
 
 
 class SmoothNet(nn.Module):

@@ -1,7 +1,5 @@
 """A real browser: Debian's Chromium or Chrome where there is one, else Playwright's own."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator
 
@@ -9,15 +7,8 @@ import pytest
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="make test-browser installs it")
 
-ARGUMENTS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
+OFF = ("gpu", "quic", "background-networking", "component-update", "sync")
+ARGUMENTS = ["--no-sandbox", "--no-first-run", *(f"--disable-{name}" for name in OFF)]
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 """The book, as a reader has it: opened from a file, on a phone, in the dark, without a network."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import pytest

@@ -1,7 +1,5 @@
 """JupyterLab, as a user has it: a notebook is opened, all cells are run from the menu, and none fails."""
 
-from __future__ import annotations
-
 import os
 import re
 import shutil

@@ -1,41 +1,32 @@
 """The derivatives by formulas are those of the plain inner loop."""
 
-from __future__ import annotations
-
 from functools import partial
 
 import pytest
 import torch
+from tiny_models import conv_learner, random_episode, rng
 from torch import nn
 
-from freelib.datasets.episodes import Episode, class_major_labels
 from freelib.fast.conv4_derivatives import query_loss, weight_names
 from freelib.meta_learner import MetaLearner
 from freelib.models.backbones import build_backbone
 
-
-def episode(size: int, n_shot: int) -> Episode:
-    draw = torch.Generator().manual_seed(3)
-    support = torch.rand(5 * n_shot, 3, size, size, generator=draw).double()
-    query = torch.rand(15, 3, size, size, generator=draw).double()
-    return Episode(support, class_major_labels(5, n_shot), query, class_major_labels(5, 3))
+episode = partial(random_episode, n_query=3, dtype=torch.float64)
 
 
 def conv4_learner(size: int, **settings: object) -> MetaLearner:
     """A Conv4 in float64 with scales of both signs."""
-    backbone = build_backbone("conv4", width=6, image_size=size, batch_stats=True, seed=1).double()
-    draw = torch.Generator().manual_seed(2)
-    for layer in backbone.modules():
+    learner, draw = conv_learner(width=6, image_size=size, inner_lr=0.1, **settings), rng(2)
+    for layer in learner.backbone.double().modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.weight.data = torch.randn(layer.num_features, generator=draw).double()
             layer.bias.data = 0.3 * torch.randn(layer.num_features, generator=draw).double()
-    rule = {"mean": (0.4,) * 3, "std": (0.3,) * 3, "image_size": size, "inner_lr": 0.1}
-    return MetaLearner(backbone, **rule, **settings)
+    return learner
 
 
 @pytest.mark.parametrize(("size", "n_shot", "steps"), [(16, 1, 3), (32, 2, 2), (21, 1, 1), (16, 1, 0)])
 def test_the_outer_gradient_is_autograds(size: int, n_shot: int, steps: int) -> None:
-    learner, task = conv4_learner(size), episode(size, n_shot)
+    learner, task = conv4_learner(size), episode(n_shot, shape=(3, size, size))
     loss, accuracy = query_loss(learner, task, steps=steps)
     expected, expected_accuracy = learner.query_loss(task, steps=steps)
     assert loss.item() == pytest.approx(expected.item(), rel=1e-12)
@@ -55,7 +46,7 @@ def test_only_a_conv4_on_batch_statistics_is_written_out() -> None:
 
 @pytest.mark.parametrize("settings", [{"head": "anil"}, {"second_order": False}, {"learned": True}])
 def test_all_else_goes_the_plain_way(settings: dict) -> None:
-    learner, task = conv4_learner(16, head=settings.get("head", "maml")), episode(16, 1)
+    learner, task = conv4_learner(16, head=settings.get("head", "maml")), episode(1)
     task.support.requires_grad_(settings.get("learned", False))
     order = {"steps": 2, "second_order": settings.get("second_order", True)}
     wanted = [*learner.params.values(), *([task.support] if task.support.requires_grad else [])]

@@ -1,12 +1,11 @@
 """Threads give the bits of one episode after the other, whatever their number."""
 
-from __future__ import annotations
-
 import threading
+from functools import partial
 
 import pytest
 import torch
-from tiny_models import flat, rng, tiny_model
+from tiny_models import conv_learner, flat, random_episode, rng, tiny_model
 
 from freelib.alignment import DistillationHeads
 from freelib.datasets.episodes import Episode
@@ -15,20 +14,13 @@ from freelib.generator import MetaGenerator, synthesise_round
 from freelib.inversion import InversionConfig
 from freelib.meta_learner import MetaLearner
 from freelib.methods.calibration import CalibratedLearner, CalibrationConfig
-from freelib.models.backbones import build_backbone
 from freelib.replay import maml_step as plain_maml_step
 
-RULE = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "image_size": 16, "inner_lr": 0.1}
-
-
-def learner(head: str = "maml", arch: str = "conv4") -> MetaLearner:
-    return MetaLearner(build_backbone(arch, width=8, image_size=16, batch_stats=True, seed=1), head=head, **RULE)
+learner = partial(conv_learner, width=8, inner_lr=0.1)
 
 
 def episodes(n: int) -> list[Episode]:
-    draw, y = rng(2), torch.arange(5)
-    images = [torch.rand(2, 10, 3, 16, 16, generator=draw) for _ in range(n)]
-    return [Episode(x[0], y.repeat(2), x[1], y.repeat(2)) for x in images]
+    return [random_episode(seed=i) for i in range(n)]
 
 
 @pytest.mark.parametrize(("head", "arch"), [("maml", "conv4"), ("anil", "conv4"), ("maml", "resnet10")])

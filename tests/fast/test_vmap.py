@@ -1,12 +1,10 @@
 """Many episodes in one call give what the loop over them gives: losses, gradients, predictions."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest
 import torch
-from tiny_models import flat, rng
+from tiny_models import conv_learner, flat, random_episode
 from torch import nn
 
 from freelib.datasets.episodes import Episode, EpisodeSampler
@@ -14,22 +12,19 @@ from freelib.fast import maml, maml_step, vmap
 from freelib.inversion import InversionConfig
 from freelib.meta_learner import MetaLearner
 from freelib.methods.calibration import CalibratedLearner, CalibrationConfig
-from freelib.models.backbones import build_backbone
 from freelib.run.evaluation import evaluate
 
 BOTH = pytest.mark.parametrize(("head", "arch"), [("maml", "conv4"), ("anil", "conv4"), ("maml", "resnet10")])
 
 
 def learner(head: str = "maml", arch: str = "conv4", **settings) -> MetaLearner:
-    backbone = build_backbone(arch, width=8, image_size=16, batch_stats=True, seed=1).double()
-    rule = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "image_size": 16, "inner_lr": 0.1, **settings}
-    return MetaLearner(backbone, head=head, **rule)
+    made = conv_learner(head, arch, width=8, inner_lr=0.1, **settings)
+    made.backbone.double()
+    return made
 
 
 def episodes(n: int = 3, size: int = 16) -> list[Episode]:
-    draw, y = rng(2), torch.arange(5)
-    images = [torch.rand(2, 20, 3, size, size, generator=draw, dtype=torch.float64) for _ in range(n)]
-    return [Episode(x[0][:10], y.repeat(2), x[1], y.repeat(4)) for x in images]
+    return [random_episode(2, 4, seed=i, shape=(3, size, size), dtype=torch.float64) for i in range(n)]
 
 
 @BOTH
@@ -77,10 +72,10 @@ def test_a_test_has_the_same_accuracies_either_way(head, arch, tiny_dataset, mon
 
 def test_on_a_cpu_and_for_prototypes_the_loop_stays():
     assert not vmap.batches_episodes(learner())
-    backbone = build_backbone("conv4", width=4, image_size=16, batch_stats=True).to("meta")
-    rule = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "image_size": 16}
-    assert vmap.batches_episodes(MetaLearner(backbone, **rule))
-    assert not vmap.batches_episodes(MetaLearner(backbone, head="prototypes", **rule))
+    for head in ("maml", "prototypes"):
+        student = conv_learner(head)
+        student.backbone.to("meta")
+        assert vmap.batches_episodes(student) == (head == "maml")
 
 
 def test_written_out_norms_share_their_tensors():
@@ -119,10 +114,8 @@ def test_a_network_that_vmap_would_get_wrong_keeps_the_loop(norm, training, batc
     network = Normed(norm).train(training)
     assert vmap.batches_episodes(MetaLearner(network.to("meta"), **rule)) is batched
     if batched:
-        student, task = (
-            MetaLearner(Normed(type(norm)(4, track_running_stats=norm.track_running_stats)), **rule),
-            episodes(1)[0],
-        )
+        (task,), norm = episodes(1), type(norm)(4, track_running_stats=norm.track_running_stats)
+        student = MetaLearner(Normed(norm), **rule)
         student.backbone.double().eval()
         losses, _ = vmap.query_losses(student, [task], steps=1)
         ours = torch.autograd.grad(losses.sum(), list(student.params.values()))
@@ -131,7 +124,7 @@ def test_a_network_that_vmap_would_get_wrong_keeps_the_loop(norm, training, batc
 
 
 def test_a_label_out_of_range_is_said_before_anything_runs():
-    task = episodes(1)[0]
+    (task,) = episodes(1)
     task = replace(task, support_labels=task.support_labels + 1)
     with pytest.raises(ValueError, match="Labels must lie in 0…4, got 1…5"):
         vmap.predictions(learner(), [task], steps=1)

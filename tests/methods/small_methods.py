@@ -1,7 +1,5 @@
 """Every method at a size that trains in a second."""
 
-from __future__ import annotations
-
 from dataclasses import fields
 from functools import partial
 

@@ -1,26 +1,13 @@
-"""BiDf-MKD: both levels of distillation by hand, black boxes, and the whole on a tiny pool."""
-
-from __future__ import annotations
-
 import torch
 from small_methods import assert_same_run, boxed, small, trainer
-from tiny_models import numeric_gradient, rng, smooth_learner, tiny_pool, trained_pool
+from tiny_models import numeric_gradient, random_batch, smooth_learner, tiny_pool, trained_pool
 from torch import Tensor
 
-from freelib.alignment import DistillationBatch
 from freelib.distillation import kl_divergence
 from freelib.generator import ScratchGenerator
 from freelib.methods.bidf_mkd import distilled_params, frozen_student
 
-
-def batch(seed: int, n: int = 6) -> DistillationBatch:
-    """Images of 2x2 pixels and a teacher's answers to them."""
-    draw = rng(seed)
-    images = torch.rand(n, 1, 2, 2, generator=draw, dtype=torch.float64)
-    return DistillationBatch(images, 2 * torch.randn(n, 3, generator=draw, dtype=torch.float64))
-
-
-SUPPORT, QUERY = batch(0), batch(1)
+SUPPORT, QUERY = random_batch(0), random_batch(1)
 
 
 def query_loss(learner, params, query) -> Tensor:

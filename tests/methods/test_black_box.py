@@ -1,7 +1,5 @@
 """Zero-order gradients against automatic ones, from objects that can only be called."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

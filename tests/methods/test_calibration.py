@@ -1,23 +1,19 @@
 """ICFIL: the contrastive loss by hand, and what the calibration does to an adapted model."""
 
-from __future__ import annotations
-
 import math
+from functools import partial
 
 import pytest
 import torch
+from tiny_models import conv_learner
 from torch import Tensor
 
 from freelib.datasets.episodes import EpisodeSampler
 from freelib.inversion import InversionConfig
 from freelib.meta_learner import MetaLearner
 from freelib.methods.calibration import CalibratedLearner, CalibrationConfig, contrastive_loss
-from freelib.models.backbones import build_backbone
 
-
-def plain_learner(head: str = "maml") -> MetaLearner:
-    backbone = build_backbone("conv4", width=8, image_size=16, batch_stats=True)
-    return MetaLearner(backbone, mean=(0.4,) * 3, std=(0.2,) * 3, image_size=16, head=head, inner_lr=0.05)
+plain_learner = partial(conv_learner, width=8, seed=0, mean=(0.4,) * 3, std=(0.2,) * 3, inner_lr=0.05)
 
 
 def calibrated(learner: MetaLearner, **settings: float) -> CalibratedLearner:

@@ -1,7 +1,3 @@
-"""DRO: what it fuses, the worst embeddings, and the two ends of γ."""
-
-from __future__ import annotations
-
 import math
 
 import pytest

@@ -1,7 +1,3 @@
-"""The pool as an ensemble: answers of several models, and the axes on which they are compared."""
-
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

@@ -1,7 +1,3 @@
-"""FREE: switches, what enters the memory, the selected checkpoint, golden values."""
-
-from __future__ import annotations
-
 import math
 from dataclasses import replace
 

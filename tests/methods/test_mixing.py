@@ -1,7 +1,3 @@
-"""Mixed images: zooms, patches, colours."""
-
-from __future__ import annotations
-
 import torch
 from tiny_models import rng
 

@@ -1,7 +1,5 @@
 """The real-data upper bounds: they learn from real images, and a batch is an outer step."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

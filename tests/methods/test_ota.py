@@ -1,12 +1,8 @@
-"""OTA: moved neurons are put back, and what can't be aligned is refused."""
-
-from __future__ import annotations
-
 from functools import partial
 
 import pytest
 import torch
-from tiny_models import rng, tiny_model
+from tiny_models import own, rng, tiny_model
 
 from freelib.methods.ota import Ota, OtaConfig, align_channels, fuse_states, transport_plan
 from freelib.models.backbones import Backbone, build_backbone
@@ -49,8 +45,8 @@ def permuted(backbone: Backbone, seed: int) -> Backbone:
 
 
 def member(backbone: Backbone, name: str, accuracy: float = 0.5) -> PretrainedModel:
-    about = {"class_names": list("abcde"), "mean": (0.5,) * 3, "std": (0.2,) * 3, "image_size": SIZE}
-    return PretrainedModel(backbone, name=name, arch=backbone.arch, accuracy=accuracy, domain="letters", **about)
+    about = {"class_names": list("abcde"), "image_size": SIZE, "arch": backbone.arch, "domain": "letters"}
+    return own(backbone, name=name, accuracy=accuracy, **about)
 
 
 @pytest.mark.parametrize("anchor", [0, 1, 2])

@@ -1,15 +1,12 @@
-"""Pool distillation: its losses, its targets, no image from outside, golden values."""
-
-from __future__ import annotations
-
 import inspect
 import math
 
 import pytest
 import torch
 import torch.nn.functional as F
-from small_methods import small
-from tiny_models import rng, tiny_model, tiny_pool
+from small_methods import small, trainer
+from tiny_models import own, rng, tiny_model, tiny_pool
+from torch import nn
 
 import freelib.datasets
 from freelib.methods import pool_distillation as module
@@ -124,6 +121,13 @@ def test_the_monitor_sees_the_last_state():
 def test_models_of_several_kinds_teach_together():
     models = [tiny_model(0), tiny_model(1, arch="resnet10", width=8, domain="b"), tiny_model(2, image_size=32)]
     assert train(ModelPool.from_models(models)).embed(torch.rand(2, 3, 32, 32)).shape == (2, 12)
+
+
+def test_a_gray_pool_is_distilled_without_procedural_images():
+    gray = own(nn.Sequential(nn.Flatten(), nn.Linear(256, 3)), mean=(0.5,), std=(0.2,), image_size=16)
+    settings = {"lambda_bn": 0.0, "recovered": 60, "procedural": 0, "mixed": 0, "warmup_rounds": 0}
+    learner = trainer("pool_distillation", ModelPool.from_models([gray]), **settings)()
+    assert learner.embed(torch.rand(2, 1, 16, 16)).shape == (2, 12)
 
 
 def test_golden(learner):

@@ -1,7 +1,3 @@
-"""Procedural images: their spectrum, shapes and colours."""
-
-from __future__ import annotations
-
 import pytest
 import torch
 from tiny_models import rng

@@ -1,7 +1,3 @@
-"""PURER: the pixels' gradient and steps, the episodes, the curriculum, and the whole on a tiny pool."""
-
-from __future__ import annotations
-
 import pytest
 import torch
 from small_methods import small, trainer

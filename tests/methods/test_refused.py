@@ -1,32 +1,15 @@
-"""What the methods refuse, before anything is trained: settings that do not fit, and pools."""
-
-from __future__ import annotations
-
 import pytest
 from small_methods import small, trainer
-from tiny_models import tiny_model, tiny_pool
+from tiny_models import own, tiny_model, tiny_pool
+from torch import nn
 
 from freelib.methods import get_method
 from freelib.models.pool import ModelPool
 
-KINDS = ["alignment", "align_optimizer", "distillation", "replay_scope", "memory_tasks", "kd_heads", "recovery"]
 SETTINGS = [
-    *[("free", {name: "other"}, f"{name} is .*got 'other'") for name in KINDS],
-    *[("free", {name: 0}, f"{name} must be at least 1, got 0") for name in ("adapt_steps", "scratch_steps")],
     ("bidf_mkd", {"black_box": True, "lambda_bn": 0.1}, "A black box shows no BatchNorm statistics"),
     ("bidf_mkd", {"black_box": True, "precision": "bfloat16"}, "forward differences need float32"),
-    ("bidf_mkd", {"adapt_steps": 0}, "adapt_steps must be at least 1"),
-    ("bidf_mkd", {"replay_scope": "far"}, "replay_scope is one of"),
     ("pool_distillation", {"recovered": 10, "procedural": 10}, "of 128 images, got 10 synthesised images and 10"),
-    *[("pool_distillation", {n: 0}, f"{n} must be at least 1, got 0") for n in ("embedding", "meta_batch", "epochs")],
-    ("pool_distillation", {"batch_size": 0}, "batch_size must be at least 2, got 0"),
-    ("pool_distillation", {"mixed": -1}, "mixed must be at least 0, got -1"),
-    ("pool_distillation", {"centre": "episodes"}, "centre is one of none, support, episode, got 'episodes'"),
-    ("pool_distillation", {"head": "maml"}, "head is one of prototypes, got 'maml'"),
-    ("pool_distillation", {"teach": "logits"}, "teach is one of probabilities, features, got 'logits'"),
-    ("dro", {"gamma": 0.0}, "gamma must be above 0"),
-    ("dro", {"draws": -1}, "draws must be at least 0"),
-    ("ota", {"transport": "greedy"}, "exact, sinkhorn"),
 ]
 
 
@@ -40,7 +23,17 @@ def resnet(seed: int, size: int = 16):
     return tiny_model(seed, arch="resnet10", width=8, image_size=size, domain=str(size))
 
 
+def called_conv4():
+    """Someone else's network that says it is freelib's."""
+    model = own(arch="conv4")
+    model.module.width = 4
+    return model
+
+
 MIXED, RESNETS = [tiny_model(0), resnet(1)], [resnet(0), resnet(1)]
+FOUR, OWN = list(tiny_pool(4)), [tiny_model(0), own(arch="conv4")]
+GRAY = [own(nn.Sequential(nn.Flatten(), nn.Linear(256, 3)), mean=(0.5,), std=(0.2,), image_size=16)]
+NO_STATISTICS = "own has no BatchNorm2d layer with running statistics: set la"
 AS_RESNET = {"arch": "resnet10", "width": 8}
 POOLS = [
     ("average", MIXED, {}, "must be of one architecture"),
@@ -53,6 +46,20 @@ POOLS = [
     ("ota", RESNETS, AS_RESNET, "OTA aligns conv4 only"),
     ("purer", [tiny_model(0, n_way=4)], {}, "4 classes, too few for n_way=5"),
     ("bidf_mkd", [tiny_model(0, n_way=3)], {}, r"A 5-way student can't be distilled from \[3\]-way models"),
+    ("free", FOUR, {"n_way": 9}, "the pool has 8 classes: set n_way=8"),
+    ("free", FOUR, {"n_way": 6, "replay_scope": "within"}, "widest model has 5 classes"),
+    ("free", FOUR, {"images_per_class": 3, "memory_batches": 1}, r"= 4 images .* = 3"),
+    ("bidf_mkd", FOUR, {"images_per_class": 2, "memory_batches": 1}, r"n_shot \+ n_query = 4 images .* = 2"),
+    ("free", OWN, {"lambda_bn": 0.05, "kd_heads": "per_model"}, NO_STATISTICS),
+    ("pool_distillation", OWN, {"procedural": 200}, NO_STATISTICS),
+    ("purer", OWN, {}, NO_STATISTICS),
+    ("bidf_mkd", [tiny_model(0, n_way=3), OWN[1]], {"n_way": 3, "lambda_bn": 0.05}, NO_STATISTICS),
+    ("pool_distillation", GRAY, {"lambda_bn": 0.0}, "Procedural images have 3 channels, not 1: set procedural=0"),
+    ("pool_opinions", GRAY, {}, "not 1, and pool_opinions knows no other images: take pool_feat"),
+    *(
+        (name, [called_conv4()], {}, "freelib's networks only, and own is another")
+        for name in ("average", "ota", "dro")
+    ),
 ]
 
 
@@ -60,6 +67,13 @@ POOLS = [
 def test_pools_that_do_not_fit(name, models, settings, message):
     with pytest.raises(ValueError, match=message):
         get_method(name).meta_train(ModelPool.from_models(models), small(name, **settings), seed=0)
+
+
+@pytest.mark.parametrize("arch", ["own", "conv4"])
+def test_a_model_without_features_is_refused_before_it_is_asked_for_them(arch):
+    pool = ModelPool.from_models([own(nn.Sequential(nn.Conv2d(3, 3, 8), nn.Flatten()), arch=arch)])
+    with pytest.raises(TypeError, match="own has no features"):
+        trainer("pool_features", pool)()
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,3 @@
-"""The registry: every method is found and described, a user's own too."""
-
-from __future__ import annotations
-
 import sys
 
 import pytest
@@ -91,16 +87,10 @@ def test_the_description_holds_what_a_reader_chooses_by():
     table = {row["name"]: row for row in describe_methods()}
     assert list(table) == list(METHODS)
     assert table["ota"] == {
-        "name": "ota",
-        "title": "OTA",
-        "citation": "Singh and Jaggi, Model Fusion via Optimal Transport, NeurIPS 2020",
-        "needs": "weights",
-        "same_architecture": True,
-        "cost": "one optimal transport a layer and model",
-        "models_at_test": 1,
-        "oracle": False,
-        "revision": 1,
-    }
+        "name": "ota", "title": "OTA", "citation": "Singh and Jaggi, Model Fusion via Optimal Transport, NeurIPS 2020",
+        "needs": "weights", "same_architecture": True, "cost": "one optimal transport a layer and model",
+        "models_at_test": 1, "oracle": False, "revision": 1,
+    }  # fmt: skip
     assert {name for name, row in table.items() if row["same_architecture"]} == {"average", "ota", "dro"}
     many = {name for name, row in table.items() if row["models_at_test"] != 1}
     assert many == {"pool_features", "pool_opinions"}

@@ -1,12 +1,6 @@
 """Every method that trains goes on where it was killed, with the same bits."""
 
-from __future__ import annotations
-
-import signal
-import subprocess
-import sys
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 import torch
@@ -69,40 +63,6 @@ def test_pool_distillation_goes_on_after_the_last_stage_or_epoch(tmp_path, monke
         again = train(checkpoint=checkpoint)
         assert torch.equal(again.embed(images), straight.embed(images))
         assert again.log.history == straight.log.history
-
-
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-sys.path[:0] = sys.argv[2:]
-import torch
-torch.set_num_threads(1)
-from small_methods import trainer
-from freelib.storage import Checkpoint
-
-def monitor(number, learner):
-    if number == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return 1 / number
-
-trainer("free")(monitor=monitor, checkpoint=Checkpoint(Path(sys.argv[1])))
-"""
-
-
-def test_a_process_that_was_killed_leaves_a_whole_state(tmp_path):
-    def monitor(number, learner):
-        asked.append(number)
-        return 1 / number
-
-    asked: list[int] = []
-    straight, checkpoint = trainer("free")(monitor=monitor), Checkpoint(tmp_path / "run.pt")
-    here = Path(__file__).parent
-    command = [sys.executable, "-c", KILLED, str(checkpoint.file), str(here), str(here.parent)]
-    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
-    assert checkpoint.load()["round"] == 2
-    asked.clear()
-    assert_same_run(trainer("free")(monitor=monitor, checkpoint=checkpoint), straight)
-    assert asked == [3, 4]
 
 
 @pytest.mark.parametrize("name", [name for name in METHODS if name != "pool_distillation"])

@@ -1,7 +1,3 @@
-"""One meta-training: its log, validation checks, the selected checkpoint, and how a killed one goes on."""
-
-from __future__ import annotations
-
 import time
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -25,9 +21,9 @@ class Rhythm:
     checkpoint_every: int = 2
 
 
-def begin(checkpoint=None, monitor=None, *, seed=0, **rhythm):
+def begin(checkpoint=None, monitor=None, *, seed=0, pool=POOL, **rhythm):
     config = Rhythm(**rhythm)
-    return TrainingRun(smooth_learner(seed=seed), POOL, config, rng(seed), seed, monitor, checkpoint)
+    return TrainingRun(smooth_learner(seed=seed), pool, config, rng(seed), seed, monitor, checkpoint)
 
 
 def shifted(learner, value: float) -> None:
@@ -174,9 +170,11 @@ def test_without_a_whole_state_of_its_parts_a_run_begins_at_the_start(tmp_path, 
 def test_a_state_of_another_run_is_neither_taken_up_nor_lost(tmp_path):
     checkpoint = Checkpoint(tmp_path / "run.pt")
     list(begin(checkpoint).rounds(2))
-    for other in ({"seed": 5}, {"monitor_every": 3}):
-        with pytest.raises(ValueError, match="of a run with another config, seed or pool"):
+    before = checkpoint.file.read_bytes()
+    for other in ({"seed": 5}, {"monitor_every": 3}, {"pool": POOL[:3]}):
+        with pytest.raises(ValueError, match=r"run\.pt is of a run with another config, seed or pool"):
             next(begin(checkpoint, **other).rounds(3))
+    assert checkpoint.file.read_bytes() == before
     state = checkpoint.load()
     del state["run"]  # as older versions saved it
     checkpoint.save(state)

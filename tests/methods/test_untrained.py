@@ -1,7 +1,5 @@
 """Methods that train nothing: an untrained student, the mean of the weights, prototypes of the pool."""
 
-from __future__ import annotations
-
 import pytest
 import torch
 import torch.nn.functional as F

@@ -1,7 +1,5 @@
 """The committed records: each is found by the unit that asks for it, without the data."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import replace
 from pathlib import Path

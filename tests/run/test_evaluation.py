@@ -1,56 +1,37 @@
-"""Accuracy, its interval, and paired comparison."""
-
-from __future__ import annotations
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
 from freelib.datasets.episodes import EpisodeSampler
-from freelib.meta_learner import Classifier, MetaLearner
+from freelib.meta_learner import MetaLearner
 from freelib.models.backbones import build_backbone
 from freelib.run.evaluation import Score, evaluate, evaluate_centres, mean_and_interval, paired_difference
 
 
-class Knows(Classifier):
-    """Gives the class of the support image that comes from the same place, or always class 0."""
-
-    def __init__(self, learner, support, labels):
-        self.learner, self.support, self.labels = learner, support, labels
-
-    def logits(self, images):
-        n_way = int(self.labels.max()) + 1
-        if self.learner.constant:
-            return torch.eye(n_way)[torch.zeros(len(images), dtype=torch.int64)]
-        return torch.eye(n_way)[self.learner.classes(images)]
-
-
 class Cheater:
-    """Knows each image's class in the data set."""
+    """Knows each image's class in the data set, but may say class 0 of all."""
 
     def __init__(self, dataset, constant):
         self.constant = constant
         self.known = {image.numpy().tobytes(): row // 24 for row, image in enumerate(dataset.images)}
 
-    def number(self, images):
-        pixels = (images * 255).round().to(torch.uint8)
-        return torch.tensor([self.known[image.numpy().tobytes()] for image in pixels])
+    def classes(self, images):
+        return [self.known[image.numpy().tobytes()] for image in (images * 255).round().to(torch.uint8)]
 
     def adapt(self, images, labels):
-        numbers = self.number(images).tolist()
-        self.classes = lambda query: torch.tensor([numbers.index(c) for c in self.number(query).tolist()])
-        return Knows(self, images, labels)
+        def predict(query):
+            return torch.tensor([0 if self.constant else shown.index(c) for c in self.classes(query)])
+
+        shown = self.classes(images)
+        return SimpleNamespace(predict=predict)
 
 
 @pytest.mark.parametrize(("constant", "expected"), [(False, 100.0), (True, 20.0)])
 def test_a_perfect_and_a_constant_learner(tiny_dataset, constant, expected):
-    calls = []
-    score = evaluate(
-        Cheater(tiny_dataset, constant),
-        EpisodeSampler(tiny_dataset, n_query=6),
-        8,
-        progress=lambda done, total: calls.append((done, total)),
-    )
+    learner, sampler, calls = Cheater(tiny_dataset, constant), EpisodeSampler(tiny_dataset, n_query=6), []
+    score = evaluate(learner, sampler, 8, progress=lambda *done: calls.append(done))
     assert score.mean == pytest.approx(expected)
     assert score.ci95 == 0
     assert score.accuracies.tolist() == [pytest.approx(expected)] * 8
@@ -100,16 +81,21 @@ class Counting(nn.Module):
         return self.backbone.features(images)
 
 
+def counting_learner(batch_stats=False, **rule):
+    backbone = build_backbone("conv4", width=6, image_size=16, batch_stats=batch_stats, seed=1).eval()
+    kind = {"mean": (0.4,) * 3, "std": (0.3,) * 3, "image_size": 16, "head": "prototypes"}
+    return MetaLearner(Counting(backbone), **kind | rule)
+
+
 @pytest.mark.parametrize("centre", ["none", "support", "episode"])
 @pytest.mark.parametrize("batch_stats", [False, True])
 def test_prototypes_embed_each_image_once_where_its_features_are_its_own(tiny_dataset, centre, batch_stats):
-    backbone = build_backbone("conv4", width=6, image_size=16, batch_stats=batch_stats, seed=1).eval()
-    module = Counting(backbone)
-    learner = MetaLearner(module, mean=(0.4,) * 3, std=(0.3,) * 3, image_size=16, head="prototypes", centre=centre)
+    learner = counting_learner(batch_stats, centre=centre)
     sampler = EpisodeSampler(tiny_dataset, n_shot=2, n_query=6, seed=4)
     assert learner.embeds_images_one_by_one != batch_stats
     score = evaluate(learner, sampler, 12)
-    assert module.seen == 12 * 40 if batch_stats else module.seen <= len(tiny_dataset.images)
+    seen = learner.backbone.seen
+    assert seen == 12 * 40 if batch_stats else seen <= len(tiny_dataset.images)
     expected = [
         (learner.adapt(e.support, e.support_labels).predict(e.query) == e.query_labels).double().mean() * 100
         for e in sampler.take(12)
@@ -118,15 +104,12 @@ def test_prototypes_embed_each_image_once_where_its_features_are_its_own(tiny_da
 
 
 def test_several_centres_at_once_give_what_each_gives_alone(tiny_dataset):
-    backbone = build_backbone("conv4", width=6, image_size=16, batch_stats=False, seed=1).eval()
-    module = Counting(backbone)
-    kind = {"mean": (0.4,) * 3, "std": (0.3,) * 3, "image_size": 16, "head": "prototypes"}
-    sampler = EpisodeSampler(tiny_dataset, n_shot=2, n_query=6, seed=4)
-    scores = evaluate_centres(MetaLearner(module, **kind), sampler, 12)
-    assert module.seen <= len(tiny_dataset.images)
+    learner, sampler = counting_learner(), EpisodeSampler(tiny_dataset, n_shot=2, n_query=6, seed=4)
+    scores = evaluate_centres(learner, sampler, 12)
+    assert learner.backbone.seen <= len(tiny_dataset.images)
     assert list(scores) == ["none", "support", "episode"]
     for centre, score in scores.items():
-        alone = evaluate(MetaLearner(module, centre=centre, **kind), sampler, 12)
+        alone = evaluate(counting_learner(centre=centre), sampler, 12)
         torch.testing.assert_close(score.accuracies, alone.accuracies)
     with pytest.raises(ValueError, match="fixed BatchNorm statistics"):
-        evaluate_centres(MetaLearner(module, **{**kind, "head": "maml"}), sampler, 12)
+        evaluate_centres(counting_learner(head="maml"), sampler, 12)

@@ -1,5 +1,3 @@
-"""Many units: read where they are, run side by side where they lack, and refused before any work."""
-
 import os
 import subprocess
 import sys

@@ -22,12 +22,8 @@ def test_a_measurement_is_a_record_and_is_made_once(tiny_world, tmp_path, monkey
     record = measured(RUN, "spread", {"n": 2}, make, store)
     validate(record)
     assert record["extra"] == {"distance": 1.5, "rows": [[1, 2], [3, 4]]}
-    assert (record["method"], record["config"], record["dataset"], record["seed"]) == (
-        "spread",
-        {"n": 2},
-        "cifar-fs",
-        3,
-    )
+    names = ("method", "config", "dataset", "seed")
+    assert [record[name] for name in names] == ["spread", {"n": 2}, "cifar-fs", 3]
     assert (record["passes"], record["accuracy"], record["n_shot"], record["profile"]) == (20, None, None, "tiny")
     assert record["seconds"]["measurement"] >= 0
     assert record["pool"]["config"]["n_models"] == 2

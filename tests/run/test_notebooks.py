@@ -77,7 +77,7 @@ def test_every_artefact_of_the_paper_has_one_notebook():
 
 
 @pytest.mark.parametrize("path", sorted(COMMITTED.glob("*.ipynb")), ids=lambda path: path.stem)
-def test_a_committed_notebook_is_executed_clean_and_parametrised(path):
+def test_a_committed_notebook_is_executed_clean_and_parametrised_and_what_it_says_is_compared(path):
     content = nbformat.read(path, as_version=4)
     assert clean(nbformat.read(path, as_version=4)) == content  # a kernel named python3, no paths, no times
     code = [cell for cell in content.cells if cell.cell_type == "code"]
@@ -91,10 +91,6 @@ def test_a_committed_notebook_is_executed_clean_and_parametrised(path):
     live = path.stem in ("00_quickstart", "31_bring_your_own_models")  # the others show the committed records
     assert (plain["PROFILE"], plain["RESULTS"]) == ("smoke" if live else "cpu", "../results")
 
-
-@pytest.mark.parametrize("path", sorted(COMMITTED.glob("*.ipynb")), ids=lambda path: path.stem)
-def test_what_a_committed_notebook_says_is_compared(path):
-    code = [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
     assert max(len(cell.source.splitlines()) for cell in code) <= 25
     checked = [cell for cell in code if cell.source.startswith(CHECKED)]
     assert checked

@@ -6,17 +6,10 @@ from freelib.run.units import Unit, unit_config
 BFLOAT16 = ("purer", "bidf_mkd", "free", "oracle_protonet")
 
 
-def test_names():
-    assert set(PROFILES) == {"smoke", "cpu", "paper"}
-    assert all(get_profile(name).name == name for name in PROFILES)
-
-
-def test_a_profile_of_ones_own_is_taken_as_it_is():
+def test_a_profile_is_found_by_its_name_and_one_of_ones_own_is_taken_as_it_is():
     mine = Profile(name="mine", datasets=("glyphs",))
     assert get_profile(mine) is mine
-
-
-def test_unknown_profile():
+    assert {get_profile(name).name for name in PROFILES} == set(PROFILES) == {"smoke", "cpu", "paper"}
     with pytest.raises(ValueError, match="smoke, cpu, paper"):
         get_profile("huge")
 

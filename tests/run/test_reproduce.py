@@ -38,6 +38,15 @@ def folder(tmp_path):
     return tmp_path
 
 
+def with_body(folder, source):
+    """The project's notebook, made to do something else."""
+    path = folder / "notebooks" / "01_work.ipynb"
+    notebook = read(path)
+    notebook.cells[1].source = source
+    write_notebook(notebook, path)
+    return path
+
+
 def run(folder, **arguments):
     return reproduce("smoke", results=folder / "results", notebooks=folder / "notebooks", **arguments)
 
@@ -136,10 +145,7 @@ def test_no_kernel_of_another_environment_is_taken(folder, monkeypatch):
     spec = {"argv": ["/no/such/python", "-f", "{connection_file}"], "display_name": "x", "language": "python"}
     (there / "kernel.json").write_text(json.dumps(spec | {"env": {"SHOTS": "strange"}}))
     monkeypatch.setenv("JUPYTER_PATH", str(folder / "share"))
-    path = folder / "notebooks" / "01_work.ipynb"
-    notebook = read(path)
-    notebook.cells[1].source = "import os, sys\nprint(sys.executable, os.environ.get('SHOTS'))"
-    write_notebook(notebook, path)
+    path = with_body(folder, "import os, sys\nprint(sys.executable, os.environ.get('SHOTS'))")
     executed, error = execute(path, {}, threads=1)
     assert error is None
     assert executed.cells[1].outputs[0].text == f"{sys.executable} None\n"
@@ -148,14 +154,8 @@ def test_no_kernel_of_another_environment_is_taken(folder, monkeypatch):
 def test_progress_is_shown_and_the_environment_stays(folder, monkeypatch, capfd):
     monkeypatch.delenv("FREELIB_PROGRESS", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    path = folder / "notebooks" / "01_work.ipynb"
-    notebook = read(path)
-    notebook.cells[1].source = (
-        "import os\nwith open(os.environ['FREELIB_PROGRESS'], 'a') as f: f.write('half way\\n')"
-        "\nprint(os.environ['OMP_NUM_THREADS'])"
-    )
-    write_notebook(notebook, path)
-    executed, _ = execute(path, {}, threads=3)
+    writes = "import os\nwith open(os.environ['FREELIB_PROGRESS'], 'a') as f: f.write('half way\\n')"
+    executed, _ = execute(with_body(folder, f"{writes}\nprint(os.environ['OMP_NUM_THREADS'])"), {}, threads=3)
     assert [output.text for output in executed.cells[1].outputs] == ["3\n"]
     assert "half way" in capfd.readouterr().err
     assert os.environ["OMP_NUM_THREADS"] == "7"
@@ -163,10 +163,7 @@ def test_progress_is_shown_and_the_environment_stays(folder, monkeypatch, capfd)
 
 
 def test_an_interrupt_ends_with_one_line_and_no_half_notebook(folder):
-    path = folder / "notebooks" / "01_work.ipynb"
-    notebook = read(path)
-    notebook.cells[1].source = "import time, pathlib\npathlib.Path('begun').touch()\ntime.sleep(60)"
-    write_notebook(notebook, path)
+    with_body(folder, "import time, pathlib\npathlib.Path('begun').touch()\ntime.sleep(60)")
     # A shell's background job ignores SIGINT, and so would the command: that is the shell's wish, not ours here.
     heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     words = [sys.executable, "-c", f"{heed}\nfrom freelib.cli import main\nmain()", "reproduce"]

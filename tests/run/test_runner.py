@@ -1,5 +1,3 @@
-"""A unit's run: its record, what it shares with others, and what a kill leaves."""
-
 import json
 import os
 import signal
@@ -88,11 +86,6 @@ def test_a_training_of_all_shots_is_resumed_whichever_is_asked_for(tiny_world, t
     assert "round 4" in notes[0]  # from the state of round 3 on
     assert record["config"]["n_shot"] == record["n_shot"] == then
     assert sorted(made["config"]["n_shot"] for made in store.all()) == [1, 2]
-
-
-def test_two_runs_are_equal(tiny_world, tmp_path):
-    first, second = (run_unit(DRIFTING, TINY, RecordStore(tmp_path / name)) for name in "ab")
-    assert lasting(first) == lasting(second)
 
 
 def test_selections_share_the_training_and_differ_in_the_choice(tiny_world, tmp_path):

@@ -1,7 +1,5 @@
 """One run on a pool of models of several data sets: tested on each, at each one's own size."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 import pytest
@@ -14,7 +12,6 @@ from freelib.storage import load_tensors
 
 BOTH = "cifar-fs+mini-imagenet"
 PROFILE = replace(TINY, datasets=(BOTH,), image_size_by_dataset={"mini-imagenet": 20}, pool_parts=({"take": 1},))
-SMALL = {"warmup_rounds": 1, "ngf": 4, "z_dim": 8, "images_per_class": 4, "adapt_steps": 1}
 
 
 @pytest.fixture
@@ -45,26 +42,3 @@ def test_one_training_is_tested_on_every_data_set(two_datasets, tmp_path):
     for accuracies, sampler in zip(apart, run.samplers("test"), strict=True):
         assert accuracies == pytest.approx(evaluate(learner, sampler, 6).accuracies.tolist(), abs=0.01)
     assert made["accuracy"] == pytest.approx(sum(map(sum, apart)) / 12, abs=0.01)
-
-
-@pytest.mark.parametrize(
-    ("method", "fields", "column"),
-    [
-        ("average", {}, None),
-        (
-            "free",
-            {**SMALL, "rounds": 1, "replay_batches": 1, "replay_episodes": 1, "inner_steps": 1},
-            "replay_batches",  # its episodes mix images of both sizes
-        ),
-        (
-            "pool_distillation",
-            {**SMALL, "recovered": 8, "procedural": 12, "mixed": 8, "embedding": 4, "epochs": 1, "batch_size": 4},
-            "epoch",
-        ),
-    ],
-)
-def test_methods_learn_from_models_of_two_sizes(two_datasets, tmp_path, method, fields, column):
-    (made,) = run_units([Unit("table2", method, BOTH, 1, 0, fields)], PROFILE, tmp_path)
-    assert len(made["episode_accuracies"]) == 12
-    if column:
-        assert made["history"][column] == [1]

@@ -1,5 +1,3 @@
-"""The statistics of records: means, intervals and paired differences, each by hand."""
-
 import math
 
 import pandas as pd
@@ -23,22 +21,11 @@ POOL = {"dataset": "glyphs", "seed": 0, "config": {"n_models": 7}}
 def record(method="free", seed=0, episodes=(40.0, 60.0), *, pool=POOL, **changes):
     """What `compare` reads of a record."""
     base = {
-        "method": method,
-        "seed": seed,
-        "dataset": "glyphs",
-        "data_digest": "d",
-        "n_shot": 1,
-        "n_episodes": len(episodes),
-        "evaluation": {"seed": 1},
-        "episode_accuracies": list(episodes),
-        "accuracy": sum(episodes) / len(episodes),
-        "accuracy_last": 30.0 + seed,
-        "seconds": {"training": 10.0 + seed, "training_cpu": 20.0 + seed},
-        "threads": 2,
-        "passes": 100 + 10 * seed,
-        "pool": pool,
-        "config": {},
-    }
+        "method": method, "seed": seed, "dataset": "glyphs", "data_digest": "d", "n_shot": 1, "config": {},
+        "pool": pool, "n_episodes": len(episodes), "evaluation": {"seed": 1}, "episode_accuracies": list(episodes),
+        "accuracy": sum(episodes) / len(episodes), "accuracy_last": 30.0 + seed, "passes": 100 + 10 * seed,
+        "seconds": {"training": 10.0 + seed, "training_cpu": 20.0 + seed}, "threads": 2,
+    }  # fmt: skip
     return base | changes
 
 

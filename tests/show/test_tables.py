@@ -1,5 +1,3 @@
-"""Tables: numbers as readers see them, and the plain numbers beside them."""
-
 import math
 
 import pandas as pd

@@ -1,7 +1,5 @@
 """The benchmark's reference gives freelib's numbers, and what is measured is counted rightly."""
 
-from __future__ import annotations
-
 import copy
 import importlib.util
 import itertools
@@ -42,14 +40,6 @@ def work(tmp_path_factory):
     return work
 
 
-@pytest.fixture
-def double():
-    """float64 in the body: in float32 Adam's first steps make of rounding, where a gradient is 0, a step."""
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
-
-
 @pytest.fixture(scope="module")
 def reference(work):
     return load_reference(REFERENCE, work)
@@ -65,6 +55,7 @@ def test_an_epoch_of_pretraining_is_the_references(work, reference):
 
 
 def test_a_synthesised_task_is_the_references(double, tmp_path):
+    """In float64: in float32 Adam's first steps make of rounding, where a gradient is 0, a step."""
     work = Work(TINY, tmp_path)
     images, gradients = Ours(work).recovery()
     expected, expected_gradients = load_reference(REFERENCE, work).recovery()
@@ -78,7 +69,7 @@ def test_a_synthesised_task_is_the_references(double, tmp_path):
 def test_precisions_of_a_synthesised_task(work, reference):
     exact, half = (Ours(work, precision).recovery()[0] for precision in ("float32", "bfloat16"))
     assert 0 < (half - exact).abs().mean() < 0.03
-    assert (exact - reference.recovery()[0]).abs().mean() < 1e-3  # see `double`
+    assert (exact - reference.recovery()[0]).abs().mean() < 1e-3  # as above
 
 
 def test_replays_gradient_is_the_references(work, reference):

@@ -1,7 +1,3 @@
-"""Measurements of pool distillation's student: variants, centring and gradient steps at test time."""
-
-from __future__ import annotations
-
 from dataclasses import asdict, replace
 
 import pytest

@@ -3,7 +3,6 @@ import pytest
 import torch
 from tiny_models import rng, tiny_pool
 
-from freelib.datasets import FewShotDataset
 from studies import neighbours as study
 
 
@@ -30,19 +29,16 @@ def test_tsne_keeps_two_clusters_apart():
     assert gap > 2 * points.std(axis=1).max()
 
 
-def test_several_models_on_the_same_images():
-    images = torch.randint(0, 256, (4 * 12, 3, 16, 16), generator=rng(), dtype=torch.uint8)
-    names, offsets = ("a", "b", "c", "d"), tuple(range(0, 49, 12))
-    dataset = FewShotDataset("tiny", "validation", images, offsets, names, (0.5,) * 3, (0.2,) * 3, "0" * 16)
+def test_several_models_on_the_same_images(tiny_dataset):
     pool = tiny_pool(5)
-    values = study.same_samples(pool, dataset, n_models=3, n_classes=3, n_images=8, k=4)
+    values = study.same_samples(pool, tiny_dataset, n_models=3, n_classes=3, n_images=8, k=4)
     assert values["models"] == [f"tiny-conv4-000{i}" for i in (0, 2, 4)]  # even steps of accuracy
     assert values["accuracies"] == pytest.approx([0.5, 0.7, 0.9])
     assert values["labels"] == [0] * 8 + [1] * 8 + [2] * 8
-    assert values["class_names"] == ["a", "b", "c"]
+    assert values["class_names"] == ["blob 0", "blob 1", "blob 2"]
     assert np.array(values["points"]).shape == (3, 24, 2)
     assert values["chance_overlap"] == pytest.approx(4 / 23)
-    shown = torch.cat([images[12 * c : 12 * c + 8] for c in range(3)]) / 255
+    shown = torch.cat([tiny_dataset.class_images(c)[:8] for c in range(3)]) / 255
     with torch.no_grad():
         near = [study.neighbours(pool[i].features(shown), 4) for i in (0, 2, 4)]
     assert values["overlaps"] == [study.overlap(near[i], near[j]) for i, j in ((0, 1), (0, 2), (1, 2))]

@@ -1,7 +1,7 @@
 """How the characters of `glyphs` were chosen: no two of them may look alike.
 
-`python tests/choose_glyphs.py FILE` writes the class list that the package ships, in some minutes; the tests
-measure it again. Two characters are as similar as their most similar renderings: over all pairs of fonts,
+`python notebooks/studies/glyph_choice.py FILE` writes the class list that the package ships, in some minutes; the
+tests measure it again. Two characters are as similar as their most similar renderings: over all pairs of fonts,
 over all turns against each other that the poses of the images allow, over some stretch of the width, both
 brought to the same size and place. The choice keeps every pair below LIMIT.
 """
@@ -127,7 +127,7 @@ def write_class_list(path: Path, seed: int = 0) -> None:
     rng = np.random.default_rng(seed)
     while len(chosen := choose(characters, similarity, LIMIT, rng)) < sum(map(sum, COUNTS.values())):
         pass
-    lines = ["# glyphs: characters of which no two look alike, written by tests/choose_glyphs.py."]
+    lines = ["# glyphs: characters of which no two look alike, written by notebooks/studies/glyph_choice.py."]
     lines.append("# One class a line: split, tab, the character's Unicode name.")
     for k, script in enumerate(SCRIPTS):
         names = sorted(n for n in map(unicodedata.name, chosen) if script_of(n) == script)
