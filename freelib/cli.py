@@ -34,7 +34,6 @@ class Folder(click.Path):
 FOLDER = Folder(path_type=Path, file_okay=False)
 AT_LEAST_1 = click.IntRange(1, 10**6)
 SEED = click.IntRange(0, 2**32 - 1)
-DATASET = click.Choice(["glyphs", "cifar-fs", "mini-imagenet", "cub"])
 PROFILE = click.Choice(["smoke", "cpu", "paper"])
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -42,6 +41,17 @@ profile_option = click.option("--profile", default="smoke", type=PROFILE, help="
 set_option = click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Set a field.")
 root_option = click.option("--root", type=FOLDER, help="Folder with the data sets, instead of $FREELIB_DATA.")
 results_option = click.option("--results", default="results", type=FOLDER, help="Folder for what they write.")
+
+
+def DATASET(name: str) -> str:
+    """A type of argument: the name of a data set, also of one's own. Fails for an unknown one."""
+    from freelib.datasets.own import about
+
+    try:
+        about(name)
+    except ValueError as error:
+        raise click.BadParameter(str(error)) from error
+    return name
 
 
 class Verbs(click.Group):
@@ -136,9 +146,10 @@ def interrupt(number: int, _frame: object) -> None:
 
 @main.group()
 def data() -> None:
-    """List, find and decode the data sets.
+    """List, find and decode the data sets, and add one's own.
 
-    `glyphs` needs nothing. For the others set FREELIB_DATA to a folder with, for each, one of
+    `glyphs` needs nothing, nor do those that `add` registers. For the others set FREELIB_DATA to a folder with,
+    for each, one of
 
     \b
       <name>.parquet                      columns: image (struct with bytes), label
@@ -154,17 +165,12 @@ def data() -> None:
 @json_option
 def list_data(as_json: bool) -> None:
     """List the data sets: size in pixels, and the number of classes to train, validate and test on."""
-    from freelib.datasets import DATASETS, NATIVE_SIZE
-    from freelib.datasets.class_lists import class_lists
+    from freelib.datasets.own import about, dataset_names
 
-    rows = [
-        {
-            "name": name,
-            "image_size": NATIVE_SIZE[name],
-            "classes": {split: len(classes) for split, classes in class_lists(name).items()},
-        }
-        for name in DATASETS
-    ]
+    rows = []
+    for name in dataset_names():
+        known = about(name)
+        rows.append({"name": name, "image_size": known.size, "classes": {s: len(c) for s, c in known.classes.items()}})
     emit(rows, as_json, table(rows))
 
 
@@ -173,15 +179,48 @@ def list_data(as_json: bool) -> None:
 @json_option
 def status(root: Path | None, as_json: bool) -> None:
     """Say which data sets are at hand, and for the others how to get them."""
-    from freelib.datasets import DATASETS, MissingDataError, find_source
+    from freelib.datasets import MissingDataError, find_source
+    from freelib.datasets.own import dataset_names
 
     rows = []
-    for name in DATASETS:
+    for name in dataset_names():
         try:
             rows.append({"name": name, "found": True, "where": find_source(name, root).location})
         except MissingDataError as error:
             rows.append({"name": name, "found": False, "where": str(error)})
     emit(rows, as_json, table(rows))
+
+
+@data.command()
+@click.argument("name")
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--split-seed", type=SEED, help="Draw the class splits: 64, 16 and 20 %.")
+@click.option("--splits", type=click.Path(path_type=Path), help="File of class splits: lines split<TAB>class.")
+@click.option("--size", default=84, type=click.IntRange(8, 4096), help="Side that images are resized to, in pixels.")
+@json_option
+@click.pass_context
+def add(ctx: click.Context, name: str, path: Path, as_json: bool, **settings: Any) -> None:
+    """Register the images in PATH, which stay there, as the data set NAME, which every command then takes.
+
+    PATH is a folder of class folders, also within train, val and test, a Parquet file, a folder of shards, or
+    one of lists. Class splits are the data's own where it has some, else drawn with seed 0.
+    """
+    from freelib.datasets.own import add_dataset
+
+    made = add_dataset(name, path, **settings)
+    complain(f"class splits: {made.how}")
+    if small := [split for split, classes in made.classes.items() if len(classes) < 5]:
+        complain(f"5-way episodes need 5 classes: {', '.join(small)} has fewer")
+    ctx.invoke(prepare, name=name, as_json=as_json)
+
+
+@data.command()
+@click.argument("name")
+def remove(name: str) -> None:
+    """Forget a data set of one's own; its images stay."""
+    from freelib.datasets.own import registration
+
+    registration(name).unlink()
 
 
 @data.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from platformdirs import user_cache_path
+from platformdirs import user_cache_path, user_data_path
 
 
 def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
@@ -14,6 +14,12 @@ def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
     if given:
         return Path(given).expanduser()
     return user_cache_path("freelib", appauthor=False, opinion=False)
+
+
+def registrations_folder() -> Path:
+    """Where data sets of one's own are registered: $FREELIB_CACHE/datasets, else the user's data folder."""
+    given = os.environ.get("FREELIB_CACHE")
+    return (cache_folder(given) if given else user_data_path("freelib", appauthor=False)) / "datasets"
 
 
 def make_folders_absolute() -> None:

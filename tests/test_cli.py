@@ -11,6 +11,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from fake_methods import TINY
+from tiny_sources import write_images
 
 from freelib.cli import main, table
 from freelib.methods import METHODS
@@ -107,6 +108,23 @@ def test_data(run):
         (64, 512, 16), (16, 128, 16), (20, 160, 16),
     ]  # fmt: skip
     assert "512" in run("data", "prepare", "cifar-fs", "--size", "16").out
+
+
+def test_a_data_set_of_ones_own_goes_where_a_built_in_one_does(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("FREELIB_CACHE", str(tmp_path / "cache"))
+    for k in range(5):
+        write_images(tmp_path / "pictures", "{c}{i}/" + f"{k}.png")
+    made = run("data", "add", "pets", "pictures", "--size", "16", "--split-seed", "1", "--json")
+    assert [(s["classes"], s["images"]) for s in json.loads(made.out)["splits"]] == [(14, 70), (5, 25), (5, 25)]
+    assert made.err == "class splits: drawn with seed 1\n"
+    assert "pets" in run("data", "list").out
+    assert str(tmp_path / "pictures") in run("data", "status").out
+    assert '"pets"' in run("pool", "pretrain", "--dataset", "pets", "--folder", "p", "--json").out
+    assert run("train", "random", "--dataset", "pets", "--select-on", "pets", "--pool", "p", "--out", "l").code == 0
+    assert run("evaluate", "l", "--dataset", "pets", "--n-query", "3", "--episodes", "2").code == 0
+    assert run("data", "remove", "pets").code == 0
+    gone = run("evaluate", "l", "--dataset", "pets")
+    assert (gone.code, "no data set is called 'pets'; known are glyphs" in gone.err) == (2, True)
 
 
 def test_methods(run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import replace
 from pathlib import Path
@@ -71,6 +72,12 @@ def test_the_digest_sees_bytes_names_and_offsets_and_is_what_it_always_was(three
         (lambda d: replace(d, offsets=(0, 3, 3, 6)), ValueError, "offsets must rise"),
         (lambda d: replace(d, class_names=("a", "b", "a")), ValueError, "class names repeat"),
         (lambda d: replace(d, mean=(0.5,)), ValueError, "1 means and 3 deviations for 3 channels"),
+        (lambda d: replace(d, mean=(0.5, 0.5, math.inf)), ValueError, "mean .* and std .* must be finite"),
+        (lambda d: replace(d, std=(0.5, 0.5, 0.0)), ValueError, "each std above 0"),
+        (lambda d: replace(d, std=(0.5, 0.5, math.nan)), ValueError, "must be finite"),
+        (lambda d: replace(d, images=torch.zeros(6, 3, 0, 0, dtype=torch.uint8)), ValueError, r"\(6, 3, 0, 0\); exp"),
+        (lambda d: vars(d).update(offsets=(0, 2, 3.5, 6)) or d.__post_init__(), ValueError, "expected whole numbers"),
+        (lambda d: vars(d).update(class_names="abc") or d.__post_init__(), ValueError, "'abc'; expected a tuple"),
     ],
 )
 def test_what_does_not_fit_or_is_not_there(three, use, error, words):

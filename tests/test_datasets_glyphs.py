@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from freelib.datasets import GLYPH_DOMAINS, find_source, load_dataset
+from freelib.datasets import find_source, load_dataset
 from freelib.datasets.cache import load_cached
-from freelib.datasets.class_lists import class_lists, script_of
+from freelib.datasets.class_lists import GLYPH_DOMAINS, class_lists, script_of
 from freelib.datasets.glyphs import FONTS, GlyphSource, character_mask, crop_and_fit, draw
 from studies import glyph_choice
 from studies.glyph_choice import LIMIT, candidates, shared_characters, similarities

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import io
+import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_sources import CLASSES, COUNT, picture, png, rows, write_cifar, write_parquet, write_tree
+from tiny_sources import CLASSES, COUNT, FORMS, picture, rows, write_cifar, write_images, write_parquet
 from torchvision.datasets import CIFAR100
 
 import freelib.datasets as datasets
@@ -35,18 +39,9 @@ def load(tmp_path) -> Callable[..., FewShotDataset]:
     return load
 
 
-def write(form: str, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if form == "parquet":
-        write_parquet(root / "cifar-fs.parquet", rows())
-    elif form == "torchvision":
-        write_cifar(root, monkeypatch)
-    else:
-        write_tree(root / "cifar-fs", by_split=form == "split tree")
-
-
-@pytest.mark.parametrize("form", ["parquet", "tree", "split tree", "torchvision"])
+@pytest.mark.parametrize("form", [*FORMS, "torchvision"])
 def test_every_form_gives_the_same_tensor(form, tmp_path, monkeypatch, load):
-    write(form, tmp_path, monkeypatch)
+    write_cifar(tmp_path, monkeypatch) if form == "torchvision" else FORMS[form](tmp_path, "cifar-fs")
     monkeypatch.setenv("FREELIB_DATA", str(tmp_path))
     data = load("cifar-fs", root=None)
 
@@ -81,12 +76,68 @@ def test_images_are_squeezed_averaged_and_made_rgb_and_their_order_does_not_depe
     small = stack([Image.fromarray(columns)], 8)
     assert small.shape == (1, 3, 8, 8)
     assert 110 < small.min() <= small.max() < 145
-    grey = Image.new("L", (4, 4), 7)
-    assert np.asarray(decode(png(grey), "grey")).tolist() == [[[7, 7, 7]] * 4] * 4
-    palette = Image.new("RGB", (4, 4), (255, 0, 0)).convert("P")
-    assert np.asarray(decode(png(palette), "palette"))[0, 0].tolist() == [255, 0, 0]
     images = [picture("ant", i) for i in range(COUNT)]
     assert np.array_equal(stack(images, 32), stack(images[::-1], 32))
+
+
+ROW = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]], [[255] * 3, [0] * 3, [99] * 3]], dtype=np.uint8)
+RAMP = np.linspace(0, 65535, 144).round().astype(np.uint16).reshape(12, 12)
+
+
+@pytest.mark.parametrize(
+    ("orientation", "seen"),
+    [(1, ROW), (2, ROW[:, ::-1]), (3, ROW[::-1, ::-1]), (4, ROW[::-1]), (5, ROW.transpose(1, 0, 2)),
+     (6, np.rot90(ROW, -1)), (7, ROW[::-1, ::-1].transpose(1, 0, 2)), (8, np.rot90(ROW))],
+)  # fmt: skip
+def test_an_image_is_turned_as_its_exif_data_says(orientation, seen):
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = orientation
+    Image.fromarray(ROW.repeat(16, 0).repeat(16, 1)).save(buffer, "JPEG", exif=exif, quality=95, subsampling=0)
+    np.testing.assert_allclose(np.asarray(decode(buffer.getvalue(), "x"))[8::16, 8::16], seen, atol=3)
+
+
+@pytest.mark.parametrize(
+    ("image", "kind", "mean"),
+    [
+        (Image.fromarray(RAMP), "PNG", [127.5] * 3),
+        (Image.fromarray(RAMP.astype(np.int32)), "TIFF", [127.5] * 3),
+        (Image.fromarray((RAMP / 65535).astype(np.float32)), "TIFF", [127.5] * 3),
+        (Image.fromarray((RAMP / 257).astype(np.float32)), "TIFF", [127.5] * 3),
+        (Image.new("L", (12, 12), 7), "PNG", [7] * 3),
+        (Image.new("RGB", (12, 12), (255, 0, 0)).convert("P"), "PNG", [255, 0, 0]),
+        (Image.new("CMYK", (12, 12), (0, 255, 255, 0)), "TIFF", [255, 0, 0]),
+        (Image.new("RGBA", (12, 12), (0, 100, 200, 51)), "PNG", [204, 224, 244]),
+        (Image.new("RGBA", (12, 12), (0, 100, 200, 51)).quantize(2), "PNG", [204, 224, 244]),
+        (Image.new("RGBA", (12, 12), (0, 0, 0, 0)), "GIF", [255] * 3),
+        (Image.fromarray(np.full((4, 4), 70000, np.int32)), "TIFF", None),
+        (Image.fromarray(np.full((4, 4), np.nan, np.float32)), "TIFF", None),
+    ],
+)
+def test_every_mode_keeps_its_brightness_or_is_refused(image, kind, mean):
+    buffer = io.BytesIO()
+    image.save(buffer, kind)
+    if mean is None:
+        with pytest.raises(ValueError, match=r"x is not a readable image .*its values go from"):
+            decode(buffer.getvalue(), "x")
+    else:
+        assert np.asarray(decode(buffer.getvalue(), "x")).mean(axis=(0, 1)).tolist() == pytest.approx(mean, abs=0.01)
+
+
+def test_no_image_is_left_out_for_its_suffix(tmp_path, load):
+    FORMS["tree"](tmp_path, "cub")
+    kinds = {".JPG": "JPEG", ".jfif": "JPEG", ".jpe": "JPEG", ".tif": "TIFF", ".webp": "WEBP", ".bmp": "BMP", "": "PNG"}
+    for suffix, kind in kinds.items():
+        picture("bee", 99).save(tmp_path / "cub" / "bee" / f"more{suffix}", kind)
+    assert load("cub", size=8).counts == (COUNT, COUNT + len(kinds))
+
+
+@pytest.mark.parametrize("place", ["cub/{c}/{i}.png", "cub/{split}/{c}/{i}.png", "CUB_200_2011/images/{c}/{i}.png"])
+def test_a_class_may_be_called_train(place, tmp_path, monkeypatch, load):
+    monkeypatch.setattr(datasets, "class_lists", lambda name: CLASSES | {"train": ("ant", "train")})
+    write_images(tmp_path, place)
+    for folder in list(tmp_path.glob("**/bee")):
+        folder.rename(folder.with_name("train"))
+    assert load("cub", size=8).counts == (COUNT, COUNT)
 
 
 def test_download_is_left_to_torchvision_and_only_on_request(tmp_path, monkeypatch, load):
@@ -94,6 +145,8 @@ def test_download_is_left_to_torchvision_and_only_on_request(tmp_path, monkeypat
 
     def fetch(self: CIFAR100) -> None:
         asked.append(True)
+        if len(asked) == 1:
+            raise URLError("no network")
         if not (tmp_path / "cifar-100-python").exists():
             write_cifar(tmp_path, monkeypatch)
 
@@ -101,8 +154,10 @@ def test_download_is_left_to_torchvision_and_only_on_request(tmp_path, monkeypat
     with pytest.raises(MissingDataError):
         load("cifar-fs", "test")
     assert not asked
+    with pytest.raises(OSError, match=r"not be fetched \(.*no network.*: try again, or unpack cifar-100-python\.tar"):
+        load("cifar-fs", "test", download=True)
     assert load("cifar-fs", "test", download=True).counts == (COUNT,)
-    assert asked
+    assert len(asked) > 1
 
 
 @pytest.mark.parametrize(
@@ -142,7 +197,7 @@ def parquet_with(change: Callable[[list[dict]], object], drop: str | None = None
 
 def tree_with(change: Callable[[Path], object], by_split: bool = False) -> Callable[[Path], None]:
     def write(root: Path) -> None:
-        write_tree(root / "cub", by_split=by_split)
+        FORMS["split tree" if by_split else "tree"](root, "cub")
         change(root / "cub")
 
     return write
@@ -178,10 +233,25 @@ def cut(content: list[dict]) -> None:
         (parquet_with(len, drop="label"), r"has columns \['image', 'split'\]; expected image .* and label"),
         (half_parquet, r"cub\.parquet is not a readable Parquet file"),
         (tree_with(lambda f: (f / "cow" / "2.png").write_bytes(b"x")), r"2\.png is not a readable image"),
+        (tree_with(lambda f: (f / "cow" / "x.heic").write_bytes(b"x")), r"x\.heic is not a readable image"),
         (tree_with(lambda f: (f / "doe").rename(f / "deer")), r"lacks 1 of the 1 test classes of cub: 'doe'"),
         (tree_with(lambda f: empty(f / "bee")), r"bee holds no image"),
-        (tree_with(lambda f: (f / "test" / "bee").mkdir(), by_split=True),
-         r"class 'bee' is in .*test.*bee and in .*train.*bee"),
+        (tree_with(lambda f: (f / "test" / "bee").mkdir(), by_split=True), r"test.bee holds no image"),
+        (tree_with(lambda f: shutil.copytree(f / "train", f / "copy"), by_split=True),
+         r"class 'ant' is in .*copy.*ant and in .*train.*ant; keep one"),
+        (tree_with(lambda f: picture("x", 0).save(f / "train" / "x.png"), by_split=True),
+         r"train holds images, and folders of images such as ant"),
+        (tree_with(lambda f: os.mkfifo(f / "bee" / "x.png")), r"x\.png is not a readable image \(no file\)"),
+        (parquet_with(lambda x: [row.update(label=3) for row in x]), r"column label is int64; expected class names"),
+        (parquet_with(lambda x: [row.update(image="a.png") for row in x]), r"column image is string; expected enc"),
+        (parquet_with(lambda x: [row.update(image=[row["image"]] * 2) for row in x]), r"has no image bytes"),
+        (lambda root: FORMS["shards in a folder"](root, "cub") or next(root.glob("*/*-00000-of*")).unlink(),
+         r"cub.parquet has 1 of 2 shards train-\*-of-00002.parquet; get them all"),
+        (lambda root: write_images(root / "cub", "images-{split}-cache.pkl"), r"cache\.pkl is a pickle.*image_data"),
+        (lambda root: FORMS["lists"](root, "cub") or (root / "cub" / "val.csv").write_text("a,b\n"),
+         r"val\.csv has no columns filename and label"),
+        (lambda root: FORMS["lists"](root, "cub") or (root / "cub" / "images" / "cow1.jpg").unlink(),
+         r"cow1\.jpg is not a readable image \(no file\)"),
     ],
 )  # fmt: skip
 def test_damaged_and_incomplete_data_is_named_and_leaves_no_cache(tmp_path, load, write, words):

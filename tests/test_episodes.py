@@ -107,6 +107,8 @@ X = torch.zeros(2, 3, 4, 4)
         (lambda d: EpisodeSampler(d, n_way=11), ValueError, "10 classes, too few for n_way=11"),
         (lambda d: EpisodeSampler(d, n_shot=10), ValueError, "24 images, too few for .* = 25"),
         (lambda d: EpisodeSampler(d, n_shot=0), ValueError, "at least 1, got 5, 0 and 15"),
+        (lambda d: EpisodeSampler(d, n_query=1).episode(-1), ValueError, "there is no episode -1"),
+        (lambda d: EpisodeSampler(d, n_query=1).take(-1), ValueError, "at least 0, got -1 and 0"),
         (lambda d: images_to_float(torch.tensor([255])), TypeError, "uint8 in 0…255 or float"),
         # without the tests' own check of types:
         (lambda d: unwrap(check_labels)(X, [0, 1]), ValueError, r"Labels are a tensor .* got a list"),

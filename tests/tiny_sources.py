@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import pickle
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -47,14 +50,32 @@ def write_parquet(path: Path, content: list[dict[str, Any]]) -> None:
     pq.write_table(pa.Table.from_pylist(content), path)
 
 
-def write_tree(folder: Path, by_split: bool = False) -> None:
+def write_images(folder: Path, place: str) -> None:
+    """The tiny data set's images as PNG, each at a place such as "{split}/{c}/{i}.png"."""
     for split, names in CLASSES.items():
-        for c in names:
-            place = folder / split / c if by_split else folder / c
-            place.mkdir(parents=True)
-            for i in range(COUNT):
-                picture(c, i).save(place / f"{i}.png")
-            (place / "Thumbs.db").write_bytes(b"no image")
+        for c, i in product(names, range(COUNT)):
+            file = folder / place.format(split=split, c=c, i=i, part="test" if i > 3 else "train")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            picture(c, i).save(file, "PNG")
+
+
+def write_hub(folder: Path, name: str) -> None:
+    """The tiny data set as Hugging Face writes it: two shards, with numbers for classes named in the schema."""
+    names = sorted(c for split in CLASSES.values() for c in split)
+    info = {"info": {"features": {"fine_label": {"_type": "ClassLabel", "names": names}}}}
+    folder.mkdir(parents=True, exist_ok=True)
+    for k in range(2):
+        content = [{"img": row["image"], "fine_label": names.index(row["label"])} for row in rows()[k::2]]
+        table = pa.Table.from_pylist(content).replace_schema_metadata({"huggingface": json.dumps(info)})
+        pq.write_table(table, folder / f"{name}-0000{k}-of-00002.parquet")
+
+
+def write_lists(folder: Path) -> None:
+    """The tiny data set as lists of images, in mini-ImageNet's usual form."""
+    write_images(folder, "images/{c}{i}.jpg")
+    for split, names in CLASSES.items():
+        lines = [f"{c}{i}.jpg,{c}" for c, i in product(names, range(COUNT))]
+        (folder / f"{split.replace('idation', '')}.csv").write_text("\n".join(["filename,label", *lines]))
 
 
 def write_cifar(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -73,3 +94,32 @@ def write_cifar(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(CIFAR100, "train_list", [["train", md5["train"]]])
     monkeypatch.setattr(CIFAR100, "test_list", [["test", md5["test"]]])
     monkeypatch.setattr(CIFAR100, "meta", {**CIFAR100.meta, "md5": md5["meta"]})
+
+
+def litter(folder: Path) -> None:
+    """An archive's folders, with what macOS and CUB's authors put beside the images."""
+    for place in ("A_2011/images/{c}/{i}.png", "A_2011/segmentations/{c}/{i}.png", "__MACOSX/{c}/{i}.png"):
+        write_images(folder, place)
+    for name in ("README", "images/bee/._1.png", "images/bee/.DS_Store", "images/bee/Thumbs.db", "images/bee/a.json"):
+        (folder / "A_2011" / name).write_bytes(b"no image")
+
+
+def changed(root: Path, name: str, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    write_parquet(root / f"{name}.parquet", [row | change(row) for row in rows()])
+
+
+FORMS: dict[str, Callable[[Path, str], None]] = {
+    "parquet": lambda root, name: changed(root, name, dict),
+    "plain bytes": lambda root, name: changed(root, name, lambda row: {"image": row["image"]["bytes"]}),
+    "lists of one": lambda root, name: changed(root, name, lambda row: {"image": [row["image"]]}),
+    "split val": lambda root, name: changed(root, name, lambda row: {"split": row["split"].replace("idation", "")}),
+    "shards in a repository": lambda root, name: write_hub(root / name / "data", "train"),
+    "shards in a folder": lambda root, name: write_hub(root / f"{name}.parquet", "train"),
+    "shards beside": lambda root, name: write_hub(root, f"{name}-train"),
+    "tree": lambda root, name: write_images(root / name, "{c}/{i}.png"),
+    "split tree": lambda root, name: write_images(root / name, "{split}/{c}/{i}.png"),
+    "meta tree": lambda root, name: write_images(root / name, "meta_{split:.3}/{c}/{i}.png"),
+    "split by image": lambda root, name: write_images(root / name, "{part}/{c}/{i}.png"),
+    "litter": lambda root, name: litter(root / name),
+    "lists": lambda root, name: write_lists(root / name),
+}

@@ -6,18 +6,12 @@ import os
 from pathlib import Path
 
 from freelib.datasets.cache import load_cached
-from freelib.datasets.class_lists import SCRIPTS, class_lists
+from freelib.datasets.class_lists import NATIVE_SIZE, class_lists
 from freelib.datasets.few_shot import SPLITS, FewShotDataset
 from freelib.datasets.glyphs import GlyphSource
-from freelib.datasets.sources import ParquetSource, Source, TorchvisionCifar, TreeSource
+from freelib.datasets.own import about
+from freelib.datasets.sources import ParquetSource, Source, TorchvisionCifar, source_at
 from freelib.folders import cache_folder
-
-DATASETS = ("glyphs", "cifar-fs", "mini-imagenet", "cub")
-GLYPH_DOMAINS = tuple(f"glyphs-{script}" for script in SCRIPTS)
-"""`glyphs` split by script into three data sets, with the first 200 images of each class."""
-
-NATIVE_SIZE = {"glyphs": 32, "cifar-fs": 32, "mini-imagenet": 84, "cub": 84}
-NATIVE_SIZE |= dict(zip(GLYPH_DOMAINS, (32, 24, 28), strict=True))
 
 _WHERE_FROM = {
     "cifar-fs": (
@@ -50,11 +44,11 @@ def load_dataset(
 ) -> FewShotDataset:
     """One split ("train", "validation" or "test") of a data set, with images of `size` × `size` pixels.
 
-    `name` is one of DATASETS or GLYPH_DOMAINS. Without `size` it is NATIVE_SIZE: 32 for glyphs and cifar-fs,
-    84 for the others. `root`, else $FREELIB_DATA, is the folder with `<name>.parquet`,
-    `<name>/<class>/<image>`, `<name>/<split>/<class>/<image>` or, for cifar-fs, `cifar-100-python/`; glyphs
-    needs none. `cache`, else $FREELIB_CACHE, else the user's cache folder, keeps the decoded images. With
-    `download=True` torchvision fetches CIFAR-100 into `root`, for cifar-fs only.
+    `name` is one of NATIVE_SIZE, or one that `freelib data add` has registered. Without `size` it is the data
+    set's own: 32 for glyphs and cifar-fs, 84 for mini-imagenet and cub. `root`, else $FREELIB_DATA, is the
+    folder with `<name>.parquet`, `<name>/<class>/<image>`, `<name>/<split>/<class>/<image>` or another form that
+    the guide lists; glyphs and one's own need none. `cache`, else $FREELIB_CACHE, else the user's cache folder,
+    keeps the decoded images. With `download=True` torchvision fetches CIFAR-100 into `root`, for cifar-fs only.
 
     Raises ValueError for an unknown name or split, a size below 1, an unreadable image or a class that is
     missing, and MissingDataError where the images are not there.
@@ -63,11 +57,10 @@ def load_dataset(
     >>> data.n_classes, data.class_images(0).shape[1:]
     (20, torch.Size([3, 16, 16]))
     """
-    if name not in NATIVE_SIZE:
-        raise ValueError(f"no data set is called {name!r}; known are {', '.join(DATASETS)}")
+    native_size = about(name).size
     if split not in SPLITS:
         raise ValueError(f"no split is called {split!r}; known are {', '.join(SPLITS)}")
-    size = NATIVE_SIZE[name] if size is None else size
+    size = native_size if size is None else size
     if size < 1:
         raise ValueError(f"size is {size}; expected a positive number of pixels")
     if download and name != "cifar-fs":
@@ -77,25 +70,26 @@ def load_dataset(
 
 def find_source(name: str, root: str | os.PathLike[str] | None = None, download: bool = False) -> Source:
     """The source of a data set, which is not read yet; arguments and errors as for `load_dataset`."""
+    if name not in NATIVE_SIZE:
+        own = about(name)
+        if not Path(own.path).exists():
+            raise MissingDataError(f"{name} was at {own.path}: put it there, or `freelib data remove {name}`")
+        return source_at(name, Path(own.path), own.classes)
     classes = class_lists(name)
     if name.startswith("glyphs"):
         return GlyphSource(classes) if name == "glyphs" else GlyphSource(classes, 200, name)
-    given = root or os.environ.get("FREELIB_DATA")
-    if not given:
-        raise MissingDataError(
-            f"{name} needs images, and no folder was given: set the environment variable FREELIB_DATA "
-            f"(or root=) to a folder with {_layouts(name)}. The images are those of {_WHERE_FROM[name]}."
-        )
-    folder = Path(given).expanduser()
-    if (folder / f"{name}.parquet").is_file():
-        return ParquetSource(name, folder / f"{name}.parquet", classes)
-    if (folder / name).is_dir():
-        return TreeSource(name, folder / name, classes)
-    if name == "cifar-fs" and (download or (folder / "cifar-100-python").is_dir()):
-        return TorchvisionCifar(name, folder, classes, download)
-    raise MissingDataError(
-        f"{name} is not in {folder}: put there {_layouts(name)}. The images are those of {_WHERE_FROM[name]}."
-    )
+    lacks = "needs images, and no folder was given: set FREELIB_DATA in the environment (or root=) to a folder with"
+    if given := root or os.environ.get("FREELIB_DATA"):
+        folder = Path(given).expanduser()
+        for place in (f"{name}.parquet", name, "CUB_200_2011" if name == "cub" else name):
+            if (folder / place).exists():
+                return source_at(name, folder / place, classes)
+        if shards := sorted(folder.glob(f"{name}-*-of-*.parquet")):
+            return ParquetSource(name, folder, classes, shards)
+        if name == "cifar-fs" and (download or (folder / "cifar-100-python").is_dir()):
+            return TorchvisionCifar(name, folder, classes, download)
+        lacks = f"is not in {folder}: put there"
+    raise MissingDataError(f"{name} {lacks} {_layouts(name)}. The images are those of {_WHERE_FROM[name]}.")
 
 
 def _layouts(name: str) -> str:

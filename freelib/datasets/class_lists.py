@@ -11,6 +11,19 @@ from freelib.datasets.few_shot import SPLITS
 ClassLists = dict[str, tuple[str, ...]]
 """Class names by split, sorted."""
 SCRIPTS = ("latin", "greek-cyrillic", "signs")
+DATASETS = ("glyphs", "cifar-fs", "mini-imagenet", "cub")
+GLYPH_DOMAINS = tuple(f"glyphs-{script}" for script in SCRIPTS)
+"""`glyphs` split by script into three data sets, with the first 200 images of each class."""
+
+NATIVE_SIZE = {"glyphs": 32, "cifar-fs": 32, "mini-imagenet": 84, "cub": 84}
+NATIVE_SIZE |= dict(zip(GLYPH_DOMAINS, (32, 24, 28), strict=True))
+
+
+def split_of(word: str) -> str | None:
+    """The one of SPLITS that people mean by a word such as "val" or "meta_test"; None where it means none."""
+    word = word.lower().removeprefix("meta").lstrip("-_")
+    word = "validation" if word in ("val", "valid", "dev") else word
+    return word if word in SPLITS else None
 
 
 def script_of(class_name: str) -> str:

@@ -84,7 +84,7 @@ class EpisodeSampler:
     Each has `n_way` classes, with `n_shot` support and `n_query` query images of each. The same seed gives
     every method the same episodes, in any order and in any process.
 
-    Raises ValueError where the data set has too few classes or a class has too few images.
+    Raises ValueError where the data set has too few classes, a class too few images, or a number is negative.
 
     >>> from freelib.datasets import load_dataset
     >>> sampler = EpisodeSampler(load_dataset("glyphs", "test", size=16), n_way=5, n_shot=1, n_query=3)
@@ -113,6 +113,8 @@ class EpisodeSampler:
 
     def indices(self, i: int) -> Tensor:
         """Which images make episode i: `(n_way, n_shot + n_query)` int64, rows of the data set's images."""
+        if i < 0:
+            raise ValueError(f"there is no episode {i}; they are numbered from 0")
         # torch's CPU generator takes 32 bits of a seed. An odd factor is a bijection modulo 2^32: no two
         # episodes of one seed share a stream, and neighbouring seeds begin far apart.
         rng = torch.Generator().manual_seed((self.seed * 0x9E3779B97F4A7C15 + i * 0x632BE59BD9B4E019 + 1) % 2**63)
@@ -136,6 +138,8 @@ class EpisodeSampler:
 
     def take(self, n: int, start: int = 0) -> Iterator[Episode]:
         """Episodes `start` to `start + n - 1`, one by one."""
+        if min(n, start) < 0:
+            raise ValueError(f"n and start must be at least 0, got {n} and {start}")
         return (self.episode(i) for i in range(start, start + n))
 
     def batch(self, n: int, start: int = 0) -> Episode:

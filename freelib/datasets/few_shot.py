@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
@@ -43,12 +44,15 @@ class FewShotDataset:
     def __post_init__(self) -> None:
         if self.split not in SPLITS:
             raise ValueError(f"split is {self.split!r}; expected one of {', '.join(SPLITS)}")
-        if self.images.dtype != torch.uint8 or self.images.ndim != 4:
-            raise ValueError(
-                f"images are {self.images.dtype} of shape {tuple(self.images.shape)}; expected uint8 (n, C, H, W)"
-            )
+        if self.images.dtype != torch.uint8 or self.images.ndim != 4 or 0 in self.images.shape[1:]:
+            shape = tuple(self.images.shape)
+            raise ValueError(f"images are {self.images.dtype} of shape {shape}; expected uint8 (n, C, H, W)")
         if self.images.shape[2] != self.images.shape[3]:
             raise ValueError(f"images of shape {tuple(self.images.shape)} are not square; resize them first")
+        if isinstance(self.class_names, str):  # type: ignore[unreachable]
+            raise ValueError(f"class_names is {self.class_names!r}; expected a tuple of names")
+        if any(isinstance(offset, float) for offset in self.offsets):
+            raise ValueError(f"offsets are {self.offsets}; expected whole numbers")
         if len(self.offsets) != len(self.class_names) + 1:
             raise ValueError(
                 f"{len(self.offsets)} offsets for {len(self.class_names)} classes; expected one more than classes"
@@ -65,6 +69,8 @@ class FewShotDataset:
                 f"{len(self.mean)} means and {len(self.std)} deviations for {self.channels} channels; "
                 "expected one of each for every channel"
             )
+        if not all(map(math.isfinite, (*self.mean, *self.std))) or min(self.std) <= 0:
+            raise ValueError(f"mean {self.mean} and std {self.std} must be finite, and each std above 0")
 
     @property
     def n_classes(self) -> int:

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from freelib.datasets import NATIVE_SIZE
+from freelib.datasets.class_lists import NATIVE_SIZE
+from freelib.datasets.own import dataset_names
 from freelib.folders import check_writable
 from freelib.methods import get_method
 from freelib.progress import printable
@@ -108,7 +109,7 @@ def check_choices(given: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} is {values!r}: {error}") from error
     for method in given.get("METHODS") or ():
         get_method(method)
-    known = set(NATIVE_SIZE)
+    known = {*NATIVE_SIZE, *dataset_names()}
     for dataset in given.get("DATASETS") or ():
         if not set(dataset.split("+")) <= known:
             raise ValueError(f"DATASETS has {dataset!r}, expected some of {', '.join(sorted(known))}")
