@@ -154,17 +154,16 @@ def learning_curves(
 
 def _name_lines(axis: Axes) -> None:
     """Writes each line's label right of its end, in its colour, the labels a line of text apart."""
-    lines = sorted(axis.get_lines(), key=lambda line: line.get_ydata()[-1])  # type: ignore[index, arg-type]
+    ends = sorted(((float(np.asarray(line.get_ydata())[-1]), i, line) for i, line in enumerate(axis.get_lines())))
     low, high = axis.get_ylim()
-    places = np.array([line.get_ydata()[-1] for line in lines], dtype=float)  # type: ignore[index, arg-type]
-    gap = (high - low) * 0.085
+    gap, places = (high - low) * 0.085, [end for end, _, _ in ends]
     for i in range(1, len(places)):
         places[i] = max(places[i], places[i - 1] + gap)
-    places -= max(0.0, places[-1] - high) if len(places) else 0.0
-    for line, place in zip(lines, places, strict=True):
+    over = max(0.0, places[-1] - high) if places else 0.0
+    for (_, _, line), place in zip(ends, places, strict=True):
         axis.annotate(
             str(line.get_label()),
-            (1.03, place),
+            (1.03, place - over),
             xycoords=("axes fraction", "data"),
             color=line.get_color(),
             fontsize=7,
