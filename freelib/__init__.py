@@ -14,7 +14,7 @@ __version__ = "0.2.0"
 _FROM = {
     "PretrainedModel": "freelib.models.pretrained",
     "ModelPool": "freelib.models.pool",
-    "read_own_models": "freelib.models.own_models",
+    "read_pool": "freelib.models.readers",
     "PoolConfig": "freelib.models.pretraining",
     "pretrain_pool": "freelib.models.pretraining",
     "FewShotDataset": "freelib.datasets",
@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from freelib.memory import TaskMemory
     from freelib.meta_learner import MetaLearner
     from freelib.methods import Method, MethodConfig, get_method
-    from freelib.models.own_models import read_own_models
     from freelib.models.pool import ModelPool
     from freelib.models.pretrained import PretrainedModel
     from freelib.models.pretraining import PoolConfig, pretrain_pool
+    from freelib.models.readers import read_pool
     from freelib.run.evaluation import evaluate
     from freelib.run.execute import run_units
     from freelib.run.learners import load_learner, save_learner
@@ -69,7 +69,7 @@ __all__ = [
     "load_dataset",
     "load_learner",
     "pretrain_pool",
-    "read_own_models",
+    "read_pool",
     "run_units",
     "save_learner",
 ]

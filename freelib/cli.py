@@ -252,7 +252,7 @@ def prepare(name: str, size: int | None, root: Path | None, download: bool, as_j
 
 @main.group()
 def pool() -> None:
-    """Pre-train, list and show pools of classifiers.
+    """Pre-train, import, list and show pools of classifiers.
 
     A pool is a folder with two files a model: <model>.safetensors (weights) and <model>.json (what is known
     of it). Those that the experiments pre-train lie in FREELIB_CACHE/pools.
@@ -332,6 +332,22 @@ def show(folder: Path, as_json: bool) -> None:
 
     models = ModelPool.load(folder).descriptions
     emit(models, as_json, table(models, "name", "arch", "accuracy", "class_names"))
+
+
+@pool.command("import")
+@click.argument("folder", type=FOLDER)
+@click.option("--out", required=True, type=FOLDER, help="Folder for the pool; it must not be there yet.")
+@json_option
+def import_models(folder: Path, out: Path, as_json: bool) -> None:
+    """Make a pool of the classifiers in FOLDER: freelib's, torchvision's, timm's, transformers', ONNX files.
+
+    Each is <model>.safetensors, .pt, .pth or .onnx with a card, <model>.json, or a folder of timm's or
+    transformers' with its config.json. The guide says what a card holds.
+    """
+    from freelib.models.readers import import_pool
+
+    row = summary(out, import_pool(folder, out))
+    emit(row, as_json, table([row]))
 
 
 @main.command(short_help="List the methods, or one method's settings.")

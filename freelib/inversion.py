@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from freelib.distillation import at_least_float32, kl_divergence
-from freelib.models.pool import PretrainedModel
+from freelib.models.pool import PretrainedModel, batchnorm_layers
 from freelib.settings import check_at_least
 
 Student = Callable[[Tensor], Tensor]  # from images (n, C, H, W) in [0, 1] to logits (n, n_way)
@@ -50,17 +50,17 @@ class InversionConfig:
 
 
 @contextmanager
-def batchnorm_inputs(module: nn.Module) -> Iterator[list[tuple[nn.BatchNorm2d, Tensor]]]:
+def batchnorm_inputs(module: nn.Module) -> Iterator[list[tuple[nn.Module, Tensor]]]:
     """Collects what each BatchNorm with running statistics is given: (layer, `(n, C, H, W)`)."""
-    seen: list[tuple[nn.BatchNorm2d, Tensor]] = []
+    seen: list[tuple[nn.Module, Tensor]] = []
 
-    def collect(layer: nn.BatchNorm2d, args: tuple[Tensor, ...]) -> None:
-        seen.append((layer, args[0]))
+    def collect(layer: nn.Module, args: tuple[Tensor, ...]) -> None:
+        if args and args[0].ndim == 4:
+            seen.append((layer, args[0]))
 
     with ExitStack() as hooks:
-        for layer in module.modules():
-            if isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None:
-                hooks.enter_context(layer.register_forward_pre_hook(collect))
+        for layer in batchnorm_layers(module):
+            hooks.enter_context(layer.register_forward_pre_hook(collect))
         yield seen
 
 
@@ -87,7 +87,7 @@ class _ChannelMoments(torch.autograd.Function):
         return torch.addcmul(offset, x, slope)
 
 
-def batchnorm_loss(inputs: list[tuple[nn.BatchNorm2d, Tensor]]) -> Tensor:
+def batchnorm_loss(inputs: list[tuple[nn.Module, Tensor]]) -> Tensor:
     """L_BN = Σ_l ‖μ_l − μ̂_l‖ + ‖σ²_l − σ̂²_l‖, the batch's statistics against the stored ones; a scalar.
 
     inputs: what `batchnorm_inputs` has collected
@@ -99,7 +99,7 @@ def batchnorm_loss(inputs: list[tuple[nn.BatchNorm2d, Tensor]]) -> Tensor:
     terms = []
     for layer, x in inputs:
         mean, variance = _ChannelMoments.apply(x)
-        assert layer.running_mean is not None and layer.running_var is not None
+        assert isinstance(layer.running_mean, Tensor) and isinstance(layer.running_var, Tensor)
         terms.append((mean - layer.running_mean).norm() + (variance - layer.running_var).norm())
     return torch.stack(terms).sum()
 
@@ -130,12 +130,12 @@ def inversion_loss(
     images: x, `(n, C, H, W)` in [0, 1]; labels: y, the classes that they are meant to be of, `(n,)`
     student: without one (warm-up), or with λ_adv = 0, there is no adversarial term
 
-    Raises ValueError for λ_bn above 0 and a model without BatchNorm statistics.
+    A model without BatchNorm statistics has no L_BN. That some model of a pool has them, `check_batchnorm` sees to.
     """
     with batchnorm_inputs(model.module) as inputs:
         logits = at_least_float32(model(images))
     loss = config.lambda_ce * F.cross_entropy(logits, labels)
-    if config.lambda_bn:
+    if config.lambda_bn and inputs:
         loss = loss + config.lambda_bn * batchnorm_loss(inputs)
     if config.lambda_tv or config.lambda_l2:
         x = model.transform(images)  # normalised, so that the l2 norm pulls to the mean colour, not to black

@@ -15,11 +15,20 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
+
+LARGEST = 2**32
+"""Bytes of a file of weights that is read."""
+NESTS = (
+    *("state_dict_ema", "model_ema", "ema_state_dict", "ema", "shadow", "state_dict", "model_state_dict"),
+    *("model_state", "model", "net", "network", "module", "teacher", "params", "state", "weights"),
+)
+"""Under what names training scripts keep the weights, beside optimisers and counters; averaged ones first."""
 
 
 @contextmanager
@@ -109,39 +118,80 @@ def save_tensors(file: Path, tensors: Mapping[str, Tensor]) -> str:
 
 def load_tensors(file: Path) -> dict[str, Tensor]:
     """The tensors in a safetensors file. Raises FileNotFoundError, or ValueError where it is damaged."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing.")
+    data = read_limited(file, LARGEST)
     try:
-        return load(file.read_bytes())
+        return load(data)
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{file} is no whole safetensors file ({error}).") from error
 
 
 def load_state_file(file: Path | str) -> dict[str, Tensor]:
-    """The weights in a file from anyone: `.safetensors`, or `.pt`/`.pth` read without running code in it.
+    """The weights in a file from anyone: `.safetensors`, or `.pt`/`.pth`/`.bin`, of which no code is run.
 
-    A state dictionary, or one under the key "state_dict", on the CPU. Raises FileNotFoundError where there is
-    no file, ValueError for another kind of file, a damaged one, one that wants code to be run, or one without
-    tensors by name.
+    A state dictionary on the CPU, alone or under one of the names in NESTS. Raises FileNotFoundError where
+    there is no file, ValueError for another kind of file, a damaged one, one that wants code to be run or
+    unpacks to more than it holds, or one without tensors by name.
     """
     file = Path(file)
     if file.suffix == ".safetensors":
         return load_tensors(file)
-    if file.suffix not in (".pt", ".pth"):
-        raise ValueError(f"{file} is of no known kind: weights come as .safetensors, .pt or .pth.")
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} is missing.")
+    if file.suffix not in (".pt", ".pth", ".bin"):
+        raise ValueError(f"{file} is of no known kind: weights come as .safetensors, .pt, .pth or .bin.")
+    data = read_limited(file, LARGEST)
     try:
-        state = torch.load(io.BytesIO(file.read_bytes()), map_location="cpu", weights_only=True)
+        # torch.save packs nothing: an archive that grows, beyond packed code, is no file of weights.
+        parts = ZipFile(io.BytesIO(data)).infolist() if data[:2] == b"PK" else []
+        grows = sum(part.file_size for part in parts) > len(data) + 2**24
+        found = None if grows else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds
         raise ValueError(
             f"{file} is damaged, or holds more than tensors and was refused, since reading that runs code "
             "from the file. Ask for its state_dict, best as .safetensors."
         ) from error
-    state = state.get("state_dict", state) if isinstance(state, Mapping) else state
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{file} holds no state dictionary (tensors by name) but a {type(state).__name__}.")
+    if grows:
+        raise ValueError(f"{file} unpacks to more than it holds, which no file of torch.save does: it was refused.")
+    if (state := _state_in(found)) is None:
+        keys = f" with the keys {', '.join(map(str, found))}"[:300] if isinstance(found, Mapping) else ""
+        raise ValueError(
+            f"{file} holds no state dictionary (tensors by name) but a {type(found).__name__}{keys}: save "
+            "network.state_dict() alone."
+        )
     return {str(name): tensor.detach() for name, tensor in state.items()}
+
+
+def _state_in(found: Any, depth: int = 3) -> Mapping | None:
+    """The state dictionary that something from a file is, or has under a name of NESTS."""
+    if not isinstance(found, Mapping) or depth == 0:
+        return None
+    if found and all(isinstance(value, Tensor) for value in found.values()):
+        return found
+    return next((state for name in NESTS if (state := _state_in(found.get(name), depth - 1))), None)
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """A module's weights and buffers, without what it may keep beside tensors."""
+    return {name: value for name, value in module.state_dict().items() if isinstance(value, Tensor)}
+
+
+def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Fills a module with a state dictionary, in the module's own types.
+
+    Its names may have a prefix, such as "module." or "model.", and what torch.compile adds; what lacks the
+    prefix, such as a loss or a counter, is left out. Of tied weights it may have one. Raises RuntimeError
+    where names or shapes differ, ValueError where it holds several such networks.
+    """
+    own, state = tensors_of(module), {name.replace("_orig_mod.", ""): tensor for name, tensor in state.items()}
+    prefixes = {name[: i + 1] for name in state for i, letter in enumerate(name) if letter == "."}
+    fits = {prefix: sum(prefix + name in state for name in own) for prefix in ("", *sorted(prefixes))}
+    best = [prefix for prefix, n in fits.items() if n == max(fits.values())]
+    if len(best) > 1 and best[0] and fits[best[0]] == len(own):
+        raise ValueError(f"it holds several such networks, under {', '.join(best)}: save the one that is meant")
+    chosen = {name.removeprefix(best[0]): tensor for name, tensor in state.items() if name.startswith(best[0])}
+    for name, tensor in own.items():
+        tied = (other for other in chosen.keys() & own if own[other].data_ptr() == tensor.data_ptr())
+        if name not in chosen and (twin := next(tied, None)) is not None:
+            chosen[name] = chosen[twin]
+    module.load_state_dict(chosen)
 
 
 def plain(value: Any) -> Any:

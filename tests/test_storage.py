@@ -99,7 +99,7 @@ def test_a_file_with_code_in_it_is_refused_and_the_code_not_run(tmp_path, by_tor
         ("none.safetensors", None, FileNotFoundError, "is missing"),
         ("cut.safetensors", b"12345678", ValueError, "no whole safetensors file"),
         ("cut.pt", b"PK12345678", ValueError, "damaged"),
-        ("weights.bin", b"", ValueError, r"\.safetensors, \.pt or \.pth"),
+        ("weights.h5", b"", ValueError, r"\.safetensors, \.pt, \.pth or \.bin"),
         ("list.pt", [torch.ones(1)], ValueError, "no state dictionary .* but a list"),
         ("mixed.pt", {"weight": torch.ones(1), "epoch": 3}, ValueError, "no state dictionary"),
     ],

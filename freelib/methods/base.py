@@ -11,7 +11,7 @@ import torch
 from freelib.meta_learner import HEADS, PRECISIONS, MetaLearner
 from freelib.methods.training import Monitor, TrainingRun
 from freelib.models.backbones import ARCHITECTURES, DEFAULT_WIDTH, SMALL_IMAGES, Backbone, build_backbone
-from freelib.models.pool import ModelPool
+from freelib.models.pool import ModelPool, check_access
 from freelib.settings import check_at_least, check_device, check_numbers, check_one_of, check_seed
 from freelib.storage import Checkpoint
 
@@ -174,9 +174,15 @@ class Method:
         if self.same_architecture:
             require_same_architecture(pool, config, self.title)
         pool = pool.to(config.device)
+        if (needs := self.needs_of_models(config)) in ("weights", "gradients"):
+            check_access(pool, needs)
         learner = self.build(pool, config, seed=seed)
         rng = torch.Generator().manual_seed(stream_seed(seed, "draws"))
         return self.train(TrainingRun(learner, pool, config, rng, seed, monitor, checkpoint))
+
+    def needs_of_models(self, config: Any) -> str:
+        """`needs`, where the config does not change it."""
+        return self.needs
 
     def build(self, pool: ModelPool, config: Any, *, seed: int) -> MetaLearner:
         """The learner that training begins with: an untrained student, if the method has no other."""

@@ -116,6 +116,10 @@ class BidfMkd(Method):
     revision = 1
     Config = BidfMkdConfig
 
+    def needs_of_models(self, config: BidfMkdConfig) -> str:
+        """Calls alone of black boxes."""
+        return "calls" if config.black_box else self.needs
+
     def train(self, run: TrainingRun) -> MetaLearner:
         """See `Method.train`. The log holds losses, teacher accuracy on synthesised images, seconds by phase.
 

@@ -36,9 +36,9 @@ def principal_axes(
 def for_inference(model: PretrainedModel, dtype: torch.dtype) -> PretrainedModel:
     """A copy of a model for answers only: Conv4's BatchNorm goes into its convolutions.
 
-    What has no weights, such as a model that can only be called, stays as it is.
+    Someone's own network stays as it is, and in its own types.
     """
-    if next(model.module.parameters(), None) is None:
+    if model.is_own:
         return model
     model = copy.copy(model)
     model.module = module = copy.deepcopy(model.module).eval()

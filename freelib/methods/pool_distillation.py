@@ -218,6 +218,10 @@ class PoolDistillation(Method):
     cost = "model inversion, every image through every model once, and distillation epochs"
     Config = PoolDistillationConfig
 
+    def needs_of_models(self, config: PoolDistillationConfig) -> str:
+        """Gradients where images are synthesised, else what is taught."""
+        return self.needs if config.recovered else "calls" if config.teach == "probabilities" else "weights"
+
     def train(self, run: TrainingRun) -> MetaLearner:
         """See `Method.train`. A killed run goes on after the last of: inversion, answers, an epoch."""
         pool, config, learner, log, seed = run.pool, run.config, run.learner, run.log, run.seed

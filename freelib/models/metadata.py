@@ -7,6 +7,7 @@ from numbers import Integral
 from pathlib import Path
 from typing import Any
 
+from freelib.models.transform import INTERPOLATIONS
 from freelib.settings import MOST_WIDE
 from freelib.storage import read_json
 
@@ -20,7 +21,7 @@ def _are_names(value: Any) -> bool:
 
 
 def _are_numbers(value: Any, low: float, high: float) -> bool:
-    return _is_list(value) and all(hasattr(x, "__float__") and low <= float(x) <= high for x in value)
+    return _is_list(value) and all(hasattr(x, "__float__") and low <= x <= high for x in value)
 
 
 def _is_count(value: Any) -> bool:
@@ -36,6 +37,8 @@ _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
     "domain": (lambda v: isinstance(v, str), "a name"),
     "accuracy": (lambda v: v is None or _are_numbers([v], 0, 1), "a number in [0, 1]"),
     "width": (lambda v: v is None or _is_count(v), f"a whole number from 1 to {MOST_WIDE}"),
+    "interpolation": (lambda v: v in INTERPOLATIONS, f"one of {', '.join(INTERPOLATIONS)}"),
+    "options": (lambda v: isinstance(v, dict), "an object: arguments of the network's builder"),
     "seconds": (lambda v: v is None or isinstance(v, int | float), "a number"),
     "training": (lambda v: v is None or isinstance(v, dict), "an object"),
 }

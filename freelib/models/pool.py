@@ -10,15 +10,9 @@ from pathlib import Path
 from typing import Any, overload
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from freelib.models.pretrained import (
-    PretrainedModel,
-    check_answers,
-    check_finite_tensors,
-    load_member,
-    read_description,
-)
+from freelib.models.pretrained import PretrainedModel, check_answers, load_member, read_description
 from freelib.storage import check_file_name, tensors_digest
 
 RESIDENT = 128
@@ -65,10 +59,11 @@ class ModelPool(Sequence[PretrainedModel]):
     def from_models(cls, models: Iterable[PretrainedModel]) -> ModelPool:
         """A pool of models that are in memory already.
 
-        Each network that has weights is tried with a black image; one without weights may stand for a service
+        Each network that has weights is tried with two images; one without weights may stand for a service
         that costs money, and is not. Raises ValueError, naming the model, for weights or logits that are not
-        finite, logits of another shape than `(n, n_way)`, and a class name that two models without a domain
-        share: whether that is one class or two, only a domain can tell.
+        finite, logits of another shape than `(n, n_way)`, that are the same for all images or others each
+        time, and a class name that two models without a domain share: whether that is one class or two, only
+        a domain can tell.
 
         >>> module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
         >>> fields = {"mean": [0.5] * 3, "std": [0.25] * 3, "image_size": 8}
@@ -88,8 +83,7 @@ class ModelPool(Sequence[PretrainedModel]):
                         f"{other} and {model.name} both have a class {name!r}. Give each a domain: the same "
                         "one if it is the same class, different ones if not."
                     )
-            check_finite_tensors(model.name, model.tensors())
-            if next(model.module.parameters(), None) is not None:
+            if model.tensors():
                 check_answers(model)
         members = {model.name: model for model in models}
         descriptions = [
@@ -201,14 +195,32 @@ def check_features(models: Sequence[PretrainedModel]) -> None:
                 model.features(model.black_images())
 
 
+def batchnorm_layers(module: nn.Module) -> list[nn.Module]:
+    """The layers with running statistics, of whatever class; TorchScript shows no inputs of its layers."""
+    held = ("running_mean", "running_var")
+    others = (nn.BatchNorm1d, nn.BatchNorm3d, torch.jit.ScriptModule)
+    layers = (layer for layer in module.modules() if not isinstance(layer, others))
+    return [layer for layer in layers if all(isinstance(getattr(layer, name, None), Tensor) for name in held)]
+
+
 def check_batchnorm(pool: ModelPool) -> None:
-    """Raises ValueError where a model has no BatchNorm layer with running statistics, which λ_bn is about."""
+    """Raises ValueError where no model has a BatchNorm layer with running statistics, which λ_bn is about."""
+    if not any(not d.get("own") or batchnorm_layers(pool[i].module) for i, d in enumerate(pool.descriptions)):
+        raise ValueError("No model of the pool has a BatchNorm layer with running statistics: set lambda_bn=0.")
+
+
+def check_access(pool: ModelPool, needs: str) -> None:
+    """Raises ValueError, naming the model, where one does not give the "weights" or "gradients" that are needed."""
     for i, description in enumerate(pool.descriptions):
         if not description.get("own"):
             continue
-        layers = [layer for layer in pool[i].module.modules() if isinstance(layer, nn.BatchNorm2d)]
-        if all(layer.running_mean is None for layer in layers):
-            raise ValueError(
-                f"lambda_bn is above 0, but {description['name']} has no BatchNorm2d layer with running "
-                "statistics: set lambda_bn=0."
-            )
+        model, fault = pool[i], ""
+        if getattr(model.module, "call_only", False):
+            fault = "can only be called"
+        elif needs == "gradients" and model.tensors():
+            with torch.enable_grad():
+                answer = model(model.black_images().requires_grad_())
+            fault = "" if answer.requires_grad else "lets no gradient through to its images"
+        if fault:
+            advice = "take one that needs calls alone, such as pool_opinions"
+            raise ValueError(f"{model.name} {fault}, and this method needs the models' {needs}: {advice}.")

@@ -9,17 +9,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+INTERPOLATIONS = ("bilinear", "bicubic")
+
 
 def channel_constants(values: Sequence[float], like: Tensor) -> Tensor:
     """Per-channel constants as a `(1, C, 1, 1)` tensor of the images' type and device."""
     return torch.tensor(values, dtype=like.dtype, device=like.device).view(1, -1, 1, 1)
 
 
-def resized(images: Tensor, size: int) -> Tensor:
-    """Images `(n, C, H, W)` as `(n, C, size, size)`, bilinear with antialiasing; differentiable."""
+def resized(images: Tensor, size: int, interpolation: str = "bilinear") -> Tensor:
+    """Images `(n, C, H, W)` as `(n, C, size, size)`, with antialiasing; differentiable.
+
+    interpolation: "bilinear", or "bicubic", whose values beyond [0, 1] are cut off
+    """
     if images.shape[-2:] == (size, size):
         return images
-    return F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=True)
+    images = F.interpolate(images, (size, size), mode=interpolation, align_corners=False, antialias=True)
+    return images if interpolation == "bilinear" else images.clamp(0, 1)
 
 
 class ImageTransform:
@@ -28,9 +34,11 @@ class ImageTransform:
     Called with images of another type or number of channels it raises ValueError.
     """
 
-    def __init__(self, mean: Sequence[float], std: Sequence[float], image_size: int) -> None:
+    def __init__(
+        self, mean: Sequence[float], std: Sequence[float], image_size: int, interpolation: str = "bilinear"
+    ) -> None:
         self.mean, self.std = tuple(map(float, mean)), tuple(map(float, std))
-        self.image_size = image_size
+        self.image_size, self.interpolation = image_size, interpolation
         self._made: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor]] = {}
 
     def _constants(self, images: Tensor) -> tuple[Tensor, Tensor]:
@@ -46,7 +54,7 @@ class ImageTransform:
             raise ValueError(
                 f"Images are (n, {len(self.mean)}, H, W), float in [0, 1], got {tuple(images.shape)} {images.dtype}."
             )
-        images = resized(images, self.image_size)
+        images = resized(images, self.image_size, self.interpolation)
         scale, shift = self._constants(images)
         return images * scale + shift
 

@@ -31,9 +31,9 @@ def called_conv4():
 
 
 MIXED, RESNETS = [tiny_model(0), resnet(1)], [resnet(0), resnet(1)]
-FOUR, OWN = list(tiny_pool(4)), [tiny_model(0), own(arch="conv4")]
+FOUR, OWN = list(tiny_pool(4)), [own(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), arch="conv4", image_size=16)]
 GRAY = [own(nn.Sequential(nn.Flatten(), nn.Linear(256, 3)), mean=(0.5,), std=(0.2,), image_size=16)]
-NO_STATISTICS = "own has no BatchNorm2d layer with running statistics: set la"
+NO_STATISTICS = "No model of the pool has a BatchNorm layer with running statistics: set la"
 AS_RESNET = {"arch": "resnet10", "width": 8}
 POOLS = [
     ("average", MIXED, {}, "must be of one architecture"),
@@ -53,7 +53,7 @@ POOLS = [
     ("free", OWN, {"lambda_bn": 0.05, "kd_heads": "per_model"}, NO_STATISTICS),
     ("pool_distillation", OWN, {"procedural": 200}, NO_STATISTICS),
     ("purer", OWN, {}, NO_STATISTICS),
-    ("bidf_mkd", [tiny_model(0, n_way=3), OWN[1]], {"n_way": 3, "lambda_bn": 0.05}, NO_STATISTICS),
+    ("bidf_mkd", OWN, {"n_way": 3, "lambda_bn": 0.05}, NO_STATISTICS),
     ("pool_distillation", GRAY, {"lambda_bn": 0.0}, "Procedural images have 3 channels, not 1: set procedural=0"),
     ("pool_opinions", GRAY, {}, "not 1, and pool_opinions knows no other images: take pool_feat"),
     *(
