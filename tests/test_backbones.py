@@ -72,10 +72,3 @@ def test_the_seed_makes_the_weights_and_torchs_own_generator_stays():
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not torch.equal(a["head.weight"], c["head.weight"])
-
-
-def test_errors():
-    with pytest.raises(ValueError, match="Unknown architecture 'vgg'; known are conv4, resnet10, resnet18"):
-        build_backbone("vgg")
-    with pytest.raises(ValueError, match="at least 16, got 12"):
-        build_backbone("conv4", image_size=12)

@@ -1,7 +1,9 @@
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,14 +13,17 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from fake_methods import TINY
+from tiny_models import tiny_model
 from tiny_sources import write_images
 
-from freelib.cli import main, table
+from freelib.cli import FOLDER, main, table
 from freelib.methods import METHODS
+from freelib.models.pretrained import save_member
 from freelib.run.notebooks import clean, write_notebook
 from freelib.run.reproduce import Outcome
-from freelib.run.units import Unit, unit_config
 from freelib.storage import plain
+
+DRIFTING, GOES_ON = "fake_methods:Drifting", ": the same command goes on from what is saved"
 
 
 def set_smoke(profile, tmp_path, monkeypatch):
@@ -58,33 +63,6 @@ def test_help_is_quick_because_nothing_heavy_is_imported():
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stderr.strip() == "set()"
-
-
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        ("evaluate nowhere", "there is no learner in nowhere"),
-        ("pool show nowhere", "No pool in nowhere"),
-        ("train nonsense --out x", "Unknown method 'nonsense'"),
-        ("train random --out x --set turns=3", "method random has no field turns"),
-        ("train random --out x --set turns", "expected field=value"),
-        ("train random --out x --dataset cub", "FREELIB_DATA|is not in"),
-        ("pool pretrain --set models=3", "PoolConfig has no field models"),
-        ("pool pretrain --set archs=[foo]", "archs are some of conv4"),
-        ("pool pretrain --set archs=[1", "'[1' is no value in YAML"),
-        ("reproduce", "there are no notebooks in notebooks"),
-        ("notebooks", "there are no notebooks in notebooks"),
-        ("reproduce --profile huge", "is not one of"),
-        ("data prepare glyphs --download", "download=True is for cifar-fs"),
-        ("nonsense", "No such command"),
-    ],
-)
-def test_bad_input_is_one_sentence_and_exit_code_2(run, words, sentence):
-    result = run(*words.split())
-    assert result.code == 2
-    assert result.out == ""
-    assert any(part in result.err for part in sentence.split("|"))
-    assert "Traceback" not in result.err
 
 
 def test_failures_and_debug(run):
@@ -187,35 +165,6 @@ def test_a_learner_of_another_run_is_not_written_over(run, tmp_path):
     assert run("train", "random", "--out", "l").code == 0  # the same run again
 
 
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        ("--set head=foo", "head is one of"),
-        ("--set inner_lr=nan", "inner_lr"),
-        ("--set device=quatsch", "device is 'quatsch', which torch does not find"),
-        ("--set device=cuda:99", "device is 'cuda:99', which torch does not find"),
-        ("--select-on cub", "FREELIB_DATA|is not in"),
-        ("--seed 1", "l holds the learner of a run with another seed"),
-        ("--n-shot 5", "l holds the learner of a run with another config"),
-    ],
-)
-def test_no_pool_is_pretrained_for_a_run_that_is_refused(run, monkeypatch, words, sentence):
-    config = unit_config(Unit("train", "random", "cifar-fs", 1, 0), TINY)
-    about = {"method": "random", "config": plain(config), "seed": 0}
-    rule = {"head": "maml", "inner_lr": 0.01, "inner_steps": 5, "centre": "none", "precision": "float32"}
-    images = {"mean": [0.5], "std": [0.5], "image_size": 16}
-    rest = {"kind": "student", "rule": rule, "images": images, "pool": None, "pool_digest": ""}
-    Path("l").mkdir()
-    Path("l/learner.json").write_text(json.dumps(about | rest))
-    started = []
-    monkeypatch.setattr("freelib.run.learners.pretrain_into", lambda *_, **__: started.append(1))
-    result = run("train", "random", "--out", "l", *words.split())
-    assert (result.code, started) == (2, [])
-    assert any(part in result.err for part in sentence.split("|"))
-    run("train", "random", "--out", "new", "--select-on", "cub")
-    assert not Path("new").exists()
-
-
 def test_a_method_in_the_folder_where_one_is(run, tmp_path):
     words = "from freelib.methods.random import Random\n\n\nclass Mine(Random):\n    title = 'Mine'\n"
     (tmp_path / "of_this_folder.py").write_text(words)
@@ -233,8 +182,9 @@ def test_all_seeds_train_on_the_profiles_one_pool(run, monkeypatch, tmp_path):
     assert first["seed"] != second["seed"]
 
 
-def test_folders_of_the_environment_are_made_absolute(run, monkeypatch, tmp_path):
+def test_a_home_is_found_and_folders_of_the_environment_are_made_absolute(run, monkeypatch, tmp_path):
     """The kernels of notebooks run in another folder."""
+    assert FOLDER.convert("~/x", None, None) == Path.home() / "x"
     (tmp_path / "d").mkdir()
     monkeypatch.setenv("FREELIB_DATA", "d")
     monkeypatch.setenv("FREELIB_CACHE", "c")
@@ -242,7 +192,7 @@ def test_folders_of_the_environment_are_made_absolute(run, monkeypatch, tmp_path
     assert (os.environ["FREELIB_DATA"], os.environ["FREELIB_CACHE"]) == (f"{tmp_path}/d", f"{tmp_path}/c")
 
 
-def test_control_characters_from_a_file_do_not_reach_the_terminal(run, tmp_path):
+def test_control_characters_from_a_file_do_not_reach_the_terminal(run, tmp_path, monkeypatch):
     assert run("pool", "pretrain", "--folder", "p", "--set", "n_models=1").code == 0
     (file,) = (tmp_path / "p").glob("*.json")
     model = json.loads(file.read_text())
@@ -253,6 +203,9 @@ def test_control_characters_from_a_file_do_not_reach_the_terminal(run, tmp_path)
         assert "whale" in text
         assert "\x1b" not in text
         assert "whale\n" not in text
+    outcome = Outcome("01_x", Path("results/01_\x1b[2J\n.ipynb"), None)
+    monkeypatch.setattr("freelib.run.reproduce.execute_in_place", lambda *_, **__: [outcome])
+    assert "\x1b" not in run("notebooks", "--in-place").out
     file.write_text(json.dumps(model | {"arch": "\x1b[2J"}))
     refused = run("pool", "show", "p")
     assert (refused.code, "\x1b" in refused.err) == (2, False)
@@ -294,6 +247,28 @@ def test_notebooks_are_listed_or_executed(run, monkeypatch, tmp_path):
         0,
         [{"notebook": "01_x", "path": "notebooks/01_x.ipynb", "error": None}],
     )
+
+
+@pytest.mark.parametrize(
+    ("words", "saved", "number"),
+    [
+        (f"train {DRIFTING} --pool p --out l --set rounds=1000 --set pause=0.1", "l/checkpoint-*.pt", signal.SIGTERM),
+        ("pool pretrain --dataset cifar-fs --folder q --set n_models=1000", "q/*.json", signal.SIGINT),
+    ],
+)
+def test_a_signal_leaves_what_is_saved_and_no_process(run, tmp_path, words, saved, number):
+    save_member(tiny_model(), tmp_path / "p")
+    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # which a job's shell may ignore
+    command = [sys.executable, "-c", f"{heed}\nfrom freelib.cli import main\nmain()", *words.split()]
+    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "FREELIB_WORKERS": "2"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True)
+    while not [*tmp_path.glob(saved)]:
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    _, err = process.communicate(timeout=60)  # ends when the last of its processes has closed standard error
+    assert (process.returncode, err) == (128 + number, f"freelib: interrupted{GOES_ON}\n")
+    assert [*tmp_path.glob(saved)]
 
 
 def test_an_interrupt_is_one_line(run, monkeypatch):

@@ -175,8 +175,6 @@ def test_images_of_another_size_are_resized():
 def test_prototypes_take_any_number_of_classes():
     y = torch.arange(10)
     assert torch.equal(conv_learner("prototypes").adapt(images(), y).predict(images()), y)
-    with pytest.raises(ValueError, match="Labels 0…9 are expected without gaps"):
-        conv_learner("prototypes").adapt(images(9), torch.tensor([0, 1, 2, 3, 4, 5, 6, 7, 9]))
 
 
 def test_a_learner_of_five_classes_takes_on_three():
@@ -186,40 +184,9 @@ def test_a_learner_of_five_classes_takes_on_three():
     assert torch.equal(classifier.logits(x), full[:, :3].detach())
 
 
-def test_unknown_rules_are_refused():
-    with pytest.raises(ValueError, match="maml, anil, prototypes, got 'linear'"):
-        conv_learner("linear")
-    with pytest.raises(ValueError, match="none, support, episode, got 'query'"):
-        conv_learner("prototypes", centre="query")
-
-
 def test_params_can_be_set_by_name():
     learner = conv_learner()
     new = {name: torch.full_like(p, 0.5) for name, p in learner.params.items()}
     learner.load_params(new)
     assert (flat(learner.params.values()) == 0.5).all()
     assert all(p.requires_grad for p in learner.params.values())
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"images": torch.zeros(5, 3, 16, 16, dtype=torch.int64)}, "uint8 in 0…255 or float .* torch.int64"),
-        ({"images": torch.zeros(5, 3, 0, 0)}, r"\(n, 3, H, W\) here, got \(5, 3, 0, 0\)"),
-        ({"images": images(5)[:, :1]}, r"\(n, 3, H, W\) here, got \(5, 1, 16, 16\)"),
-        ({"images": torch.rand(5, 16, 16, 3)}, r"got \(5, 16, 16, 3\)"),
-        ({"images": 255 * images(5)}, r"Float images are in \[0, 1\], got values from"),
-        ({"images": images(5) * torch.nan}, "got values from nan to nan"),
-        ({"images": images(10), "labels": torch.zeros(9).long()}, r"10 support images and labels \(9,\)"),
-        ({"images": images(0), "labels": torch.zeros(0).long()}, "0 support images and labels"),
-        ({"labels": torch.arange(5).int()}, r"\(n,\) int64; got 5 support images and labels \(5,\) torch.int32"),
-        ({"labels": torch.eye(5)}, r"labels \(5, 5\) torch.float32"),
-        ({"labels": torch.arange(1, 6)}, "Labels must lie in 0…4, got 1…5"),
-        ({"labels": torch.arange(-1, 4)}, "Labels must lie in 0…4, got -1…3"),
-        ({"steps": -1}, "steps must be at least 0, got -1"),
-    ],
-)
-def test_what_cannot_be_adapted_to_is_a_value_error(changes, words):
-    given = {"images": images(5), "labels": torch.arange(5), **changes}
-    with pytest.raises(ValueError, match=words):
-        conv_learner().adapt(given.pop("images"), given.pop("labels"), **given)

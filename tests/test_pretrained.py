@@ -141,13 +141,6 @@ def test_a_description_may_leave_out_what_is_not_known(stored):
     assert pool.best() is pool[1]
 
 
-@pytest.mark.parametrize("damage", [b"{", b"\xff\xfe\x00", b"3", b'{"name": "x"}', b""])
-def test_damaged_metadata_are_named(stored, damage):
-    stored.write_bytes(damage)
-    with pytest.raises(ValueError, match=r"tiny-conv4-0000\.json (is no JSON|does not describe)"):
-        ModelPool.load(stored.parent)
-
-
 @pytest.mark.parametrize(
     "changes",
     [

@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import os
 import pickle
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from freelib.storage import Checkpoint, load_state_file, load_tensors, save_tensors, tensors_digest, write_atomically
+from freelib.storage import (
+    Checkpoint,
+    load_state_file,
+    load_tensors,
+    save_tensors,
+    set_aside,
+    tensors_digest,
+    write_atomically,
+)
 
 TENSORS = {"b": torch.arange(6.0).view(2, 3), "a": torch.tensor([1, 2])}
 
@@ -38,14 +47,33 @@ def test_a_file_is_replaced_as_a_whole_and_read_by_whom_the_umask_lets(tmp_path)
     assert file.stat().st_mode & 0o777 == 0o644
 
 
-def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
-    file = tmp_path / "file.txt"
+FULL = "[enforce fail at inline_container.cc:664] . unexpected pos 4057600 vs 4057492"
+
+
+@pytest.mark.parametrize(
+    ("of", "what", "error", "words"),
+    [
+        (Path, "replace", OSError("disk is gone"), "disk is gone"),
+        (Path, "write_bytes", OSError(28, "No space left on device"), r"file.pt can't be written \(No space left"),
+        (Path, "open", PermissionError(30, "Read-only file system"), r"file.pt can't be written \(Read-only"),
+        (torch, "save", RuntimeError(FULL), r"file.pt can't be written \(No space left on device\)"),
+    ],
+)
+def test_a_write_that_fails_names_the_file_and_leaves_the_old_one_alone(tmp_path, monkeypatch, of, what, error, words):
+    file = tmp_path / "file.pt"
     write_atomically(file, b"old")
-    monkeypatch.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(OSError("disk is gone")))
-    with pytest.raises(OSError, match="disk is gone"):
-        write_atomically(file, b"new")
+    write = partial(Checkpoint(file).save, {}) if of is torch else partial(write_atomically, file, b"new")
+    with monkeypatch.context() as patch:
+        patch.setattr(of, what, lambda *_, **__: (_ for _ in ()).throw(error))
+        with pytest.raises(OSError, match=words):
+            write()
     assert file.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_of_two_processes_one_sets_a_damaged_file_aside(tmp_path):
+    set_aside(tmp_path / "gone.json", "the other one has moved it")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_tensors_come_back_with_their_digest(tmp_path):

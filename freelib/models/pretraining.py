@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
@@ -262,7 +262,8 @@ def _train_in_processes(
     n, others = min(workers, len(indices)), multiprocessing.active_children()
     with ProcessPoolExecutor(n, process_context(), _start_child, (fields,)) as executor:
         try:
-            jobs = [executor.submit(_train_in_child, train, index) for index in indices]
+            with ThreadPoolExecutor(1) as starter:  # where no interrupt leaves a process half started
+                jobs = starter.submit(lambda: [executor.submit(_train_in_child, train, i) for i in indices]).result()
             for trained, done in enumerate(as_completed(jobs), start=1):
                 done.result()
                 tell(trained)

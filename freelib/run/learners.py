@@ -257,6 +257,6 @@ def _student(folder: Path, description: Description, config: MethodConfig) -> Me
         learner.backbone.load_state_dict(weights)
     except (ValueError, TypeError, RuntimeError) as error:
         raise ValueError(
-            f"{folder}: the weights are not those of the network in learner.json ({error}); train it again"
+            f"{folder}: the weights are not those of the network in learner.json ({' '.join(str(error).split())})"
         ) from error
     return learner

@@ -50,7 +50,7 @@ def parameters(path: Path) -> dict[str, Any]:
     """
     try:
         cells = nbformat.reads(read_limited(path, 2**27).decode(), as_version=4).cells
-    except (ValueError, KeyError, RecursionError, nbformat.ValidationError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError, nbformat.ValidationError) as error:
         raise ValueError(f"{path} can't be read as a notebook ({error})") from error
     tagged = [cell for cell in cells if "parameters" in cell.metadata.get("tags", [])]
     defaults = {}

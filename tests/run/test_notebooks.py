@@ -33,9 +33,6 @@ def test_parameters_are_names_and_plain_literals(tmp_path):
     for source in ("A = f()", "A = 1 +"):
         with pytest.raises(ValueError, match=r"n.ipynb: the parameter A is no plain literal"):
             parameters(written(source, tmp_path / "n.ipynb"))
-    (tmp_path / "n.ipynb").write_text("{")
-    with pytest.raises(ValueError, match="can't be read as a notebook"):
-        parameters(tmp_path / "n.ipynb")
 
 
 def test_unknown_and_unfitting_parameters():
@@ -50,14 +47,10 @@ def test_unknown_and_unfitting_parameters():
 
 
 def test_find(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no notebooks"):
-        find_notebooks(tmp_path)
     for name in ("01_b", "00_a", "draft"):
         written("A = 1", tmp_path / f"{name}.ipynb")
     assert [path.stem for path in find_notebooks(tmp_path)] == ["00_a", "01_b"]
     assert [path.stem for path in find_notebooks(tmp_path, ("01_b.ipynb",))] == ["01_b"]
-    with pytest.raises(ValueError, match="no notebook 02_c"):
-        find_notebooks(tmp_path, ("02_c",))
 
 
 def test_clean_keeps_what_stays_the_same():

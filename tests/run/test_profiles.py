@@ -80,25 +80,6 @@ def test_equal_budgets_of_the_cpu_profile():
     assert config("purer", 5).rounds < config("purer", 1).rounds  # its episodes cost more
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"n_way": 1}, "n_way must be at least 2, got 1"),
-        ({"n_episodes": 0}, "n_episodes must be at least 1, got 0"),
-        ({"validation_episodes": 0}, "validation_episodes must be at least 1"),
-        ({"workers": 0}, "workers must be at least 1"),
-        ({"seeds": ()}, "mine needs a data set, a method, a seed"),
-        ({"seeds_by_dataset": {"glyphs": ()}}, "mine needs a data set, a method, a seed"),
-        ({"shots": (0, 1)}, "shots from 1 on"),
-        ({"overrides": {"mymeth": {}}}, "overrides has 'mymeth', no method"),
-        ({"overrides": {"free five": {}}}, "overrides has 'free five', no method"),
-    ],
-)
-def test_a_profile_that_cannot_be_run_is_refused(changes, words):
-    with pytest.raises(ValueError, match=words):
-        Profile(**{"name": "mine", "datasets": ("glyphs",), **changes})
-
-
 def test_overrides_at_one_number_of_shots():
     own = {"mymeth:Mine": {"rounds": 3}, "*": {"width": 8}}
     profile = Profile("mine", ("glyphs",), overrides=own, overrides_by_shots={5: {"mymeth:Mine": {"rounds": 2}}})
@@ -112,25 +93,8 @@ def test_a_section_is_laid_over_the_one_that_it_extends():
     assert (found.shots, found.pool) == ((1,), {"epochs": 2, "n_models": 3, "width": 8})
 
 
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("datasets: [glyphs]\ncolour: red", "no field colour"),
-        ("datasets: [glyphs]\nshots: five", "Expected `array`, got `str` - at `\\$.shots`"),
-        ("datasets: [glyphs]\nn_way: 1", "n_way must be at least 2"),
-        ("datasets: [", "is no profile"),
-        ("- glyphs", "no mapping"),
-        ("datasets: &a [glyphs]\nmethods: *a", "aliases"),
-        ("datasets: [glyphs]\nexperiments: {a: {extends: b}, b: {extends: a}}", "extends"),
-        (None, "is no profile"),
-    ],
-)
-def test_a_file_of_ones_own(tmp_path, text, words):
+def test_a_file_of_ones_own(tmp_path):
     file = tmp_path / "mine.yaml"
-    if text is not None:
-        file.write_text(text)
-    with pytest.raises(ValueError, match=words):
-        get_profile(file, "a")
-    file.write_text("datasets: [glyphs]\nseeds: [4]\noverrides: {free: {align_lr: 0.5}}")
+    file.write_text("datasets: [glyphs]\nseeds: [4]\noverrides: {free: {align_lr: 1e-3}}")
     mine = get_profile(str(file))
-    assert (mine.name, mine.seeds, mine.method_fields("free", 1)) == ("mine", (4,), {"align_lr": 0.5})
+    assert (mine.name, mine.seeds, mine.method_fields("free", 1)) == ("mine", (4,), {"align_lr": 0.001})

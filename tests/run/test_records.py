@@ -1,7 +1,9 @@
 import json
+import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -128,7 +130,7 @@ def test_all_is_sorted_by_content(store):
     assert [(r["n_shot"], r["seed"]) for r in store.all()] == [(1, 1), (5, 0), (5, 1)]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "\x00", '{"schema": 1}'])
+@pytest.mark.parametrize("content", ["", "{", "[]", "\x00", '{"schema": 1}', "[" * 10**5])
 def test_a_damaged_record_is_set_aside_by_name(store, content):
     path = store.put(complete(fields()))
     path.write_text(content)
@@ -136,6 +138,16 @@ def test_a_damaged_record_is_set_aside_by_name(store, content):
         assert store.get(path.stem) is None
     assert path.with_name(path.name + ".damaged").read_text() == content
     assert store.all() == []
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_what_is_no_file_is_set_aside_unread(store, make):
+    path = store.put(complete(fields()))
+    path.unlink()
+    make(path)
+    with pytest.warns(UserWarning, match="is no regular file"):
+        assert store.all() == []
+    assert [left.name for left in path.parent.iterdir()] == [f"{path.name}.damaged"]
 
 
 def test_a_changed_number_in_the_key_is_damage(store):

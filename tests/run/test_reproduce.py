@@ -51,31 +51,6 @@ def run(folder, **arguments):
     return reproduce("smoke", results=folder / "results", notebooks=folder / "notebooks", **arguments)
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"required": {"DATASETS": ["glyphs"]}}, "no parameter DATASETS"),
-        ({"required": {"FAIL": 1}}, "FAIL is 1: Expected `bool`, got `int`, as in False"),
-        ({"only": ["02_other"]}, "no notebook 02_other"),
-        ({"required": {"PROFILE": "cpu"}}, "PROFILE is no parameter to be set here: use --profile"),
-        ({"required": {"RESULTS": "/elsewhere"}}, "use --results"),
-        ({"required": {"SHOTS": 1}}, "SHOTS is 1: Expected `array`"),
-        ({"required": {"SHOTS": "1"}}, "SHOTS is '1': Expected `array`"),
-        ({"required": {"SHOTS": []}}, "length >= 1"),
-        ({"required": {"SHOTS": [0]}}, ">= 1"),
-        ({"offered": {"SEEDS": [True]}}, "Expected `int`, got `bool`"),
-        ({"offered": {"SEEDS": [-1]}}, ">= 0"),
-        ({"offered": {"DATASETS": "glyphs"}}, "DATASETS is 'glyphs': Expected `array`"),
-        ({"offered": {"DATASETS": ["cub", "nosuch"]}}, "DATASETS has 'nosuch', expected some of cifar-fs, cub"),
-        ({"offered": {"METHODS": ["fere"]}}, "Unknown method 'fere'"),
-    ],
-)
-def test_what_a_notebook_does_not_know_stops_everything_before_it_starts(folder, arguments, words):
-    with pytest.raises(ValueError, match=words):
-        run(folder, **arguments)
-    assert not (folder / "results").exists()
-
-
 def test_a_run_and_a_failing_run(folder):
     (outcome,) = run(folder, offered={"SHOTS": [1, 5], "DATASETS": ["glyphs"]})
     output = folder / "results/smoke/notebooks/01_work.ipynb"
@@ -162,7 +137,8 @@ def test_progress_is_shown_and_the_environment_stays(folder, monkeypatch, capfd)
     assert "FREELIB_PROGRESS" not in os.environ
 
 
-def test_an_interrupt_ends_with_one_line_and_no_half_notebook(folder):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_with_one_line_and_no_half_notebook(folder, number):
     with_body(folder, "import time, pathlib\npathlib.Path('begun').touch()\ntime.sleep(60)")
     # A shell's background job ignores SIGINT, and so would the command: that is the shell's wish, not ours here.
     heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
@@ -171,8 +147,8 @@ def test_an_interrupt_ends_with_one_line_and_no_half_notebook(folder):
     while not (folder / "notebooks" / "begun").exists():
         assert process.poll() is None
         time.sleep(0.1)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     out, err = process.communicate(timeout=30)
-    assert (process.returncode, out) == (130, ""), err
+    assert (process.returncode, out) == (128 + number, ""), err
     assert err == "[1/1] 01_work.ipynb\nfreelib: interrupted: the same command goes on from what is saved\n"
     assert not (folder / "results").exists()

@@ -35,13 +35,6 @@ def test_config_takes_profile_then_method_then_unit():
     assert not hasattr(unit_config(Unit("t", "random", "cifar-fs", 1, 0), TINY), "monitor_every")  # which it lacks
 
 
-def test_unknown_override_lists_the_known():
-    with pytest.raises(ValueError, match=r"no field turns; it has .*rounds"):
-        make_config(DRIFTING, {"turns": 3})
-    with pytest.raises(ValueError, match="Unknown method"):
-        make_config("nonsense", {})
-
-
 @pytest.mark.parametrize(
     ("given", "stored"),
     [({"pause": 1}, 1.0), ({"fail_at": None}, None), ({"fail_at": 2}, 2), ({"scales": [1.0, 2.0]}, (1.0, 2.0))],
@@ -53,22 +46,12 @@ def test_values_are_fitted_to_the_field(given, stored):
     assert type(value) is type(stored)
 
 
-@pytest.mark.parametrize("given", [{"rounds": 1.5}, {"rounds": "3"}, {"rounds": True}, {"scales": 3}, {"head": 1}])
-def test_values_of_another_type_are_refused(given):
-    (name,) = given
-    with pytest.raises(ValueError, match=rf"Expected .* at `\$.{name}`"):
-        make_config(DRIFTING, given)
-
-
 def test_overrides_from_words():
     words = ["rounds=3", "lr=1e-3", "arch=resnet10", "flag=true", "none=None", "nil=null", "list=[1, 2]", "text=a=b"]
     assert parse_overrides(words) == {
         "rounds": 3, "lr": 0.001, "arch": "resnet10", "flag": True, "none": None, "nil": None, "list": [1, 2],
         "text": "a=b",
     }  # fmt: skip
-    for word in ("rounds", "=3", "rounds=[1"):
-        with pytest.raises(ValueError, match=r"'\[1' is no value in YAML" if "[" in word else "field=value"):
-            parse_overrides([word])
 
 
 def test_an_infinite_number_is_read_as_records_have_it():

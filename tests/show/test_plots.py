@@ -84,7 +84,8 @@ def test_the_mean_and_each_curve():
 
 def test_an_image_grid_shows_the_images():
     images = torch.arange(3 * 1 * 2 * 2, dtype=torch.float32).view(3, 1, 2, 2) / 11
-    figure = plots.image_grid(images, ["a", "b", "c"], columns=2)
+    figure = plots.image_grid(images, ["a", "b", r"$\nope$"], columns=2)
+    figure.canvas.draw()  # a class's name is no formula
     shown = [axis.images[0].get_array() for axis in figure.axes if axis.images]
     assert len(figure.axes) == 4
     np.testing.assert_allclose(shown[2], images[2, 0])
