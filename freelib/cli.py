@@ -25,7 +25,6 @@ class Folder(click.Path):
     """A folder that is named: no empty word; `~` is the user's home, also where no shell has put it in."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        """The folder's path."""
         if not str(value).strip():
             self.fail("it is empty: name a folder.", param, ctx)
         return super().convert(Path(value).expanduser(), param, ctx)
@@ -75,10 +74,9 @@ class Verbs(click.Group):
             if ctx.params["debug"]:
                 traceback.print_exc()
             bad_input = isinstance(error, ValueError | FileNotFoundError)
-            known = bad_input or isinstance(error, OSError | ArithmeticError)
             named = isinstance(error, OSError) and error.filename and f"{error.filename}: {error.strerror}"
             complain(f"freelib: {named or error or type(error).__name__}")
-            if not known and not ctx.params["debug"]:
+            if not (ctx.params["debug"] or isinstance(error, ValueError | OSError | ArithmeticError)):
                 complain("`freelib --debug …` shows where it happened.")
             ctx.exit(2 if bad_input else 1)
 

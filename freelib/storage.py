@@ -90,10 +90,8 @@ def set_aside(file: Path, why: object) -> None:
     while aside.exists():  # what was set aside earlier is kept
         number += 1
         aside = file.with_name(f"{file.name}.damaged-{number}")
-    try:
+    with suppress(FileNotFoundError):  # another process was quicker
         file.replace(aside)
-    except FileNotFoundError:  # another process was quicker
-        return
     warnings.warn(f"{file} is damaged ({why}); moved to {aside.name}, will be computed again", stacklevel=4)
 
 

@@ -20,6 +20,7 @@ from tiny_models import conv_learner, own, tiny_model, tiny_pool
 from torch import nn
 
 from freelib.cli import main
+from freelib.datasets import load_dataset
 from freelib.datasets.episodes import EpisodeSampler
 from freelib.inversion import InversionConfig
 from freelib.methods import get_method
@@ -66,7 +67,7 @@ COMMANDS = {
     "train random --out l --n-shot 5": "l holds the learner of a run with another config",
     "train random --out x --pool nowhere": "No pool in nowhere",
     "train random --out x --dataset cub": "cub is not in",
-    "train random --out x --dataset omniglot": "is not one of",
+    "train random --out x --dataset omniglot": "no data set is called 'omniglot'",
     "train random --out x --select-on cub": "cub is not in",
     "train random --out x --select-on cifar-fs --n-shot 6": "too few for n_shot + n_query",
     "train free --out x --select-on cifar-fs --n-shot 6": "too few for n_shot + n_query",
@@ -91,7 +92,7 @@ COMMANDS = {
     "evaluate nowhere --n-query 0": "is not in the range",
     "evaluate nowhere --episodes 0": "is not in the range",
     f"evaluate nowhere --episodes {HUGE}": "is not in the range",
-    "data prepare omniglot": "is not one of",
+    "data prepare omniglot": "no data set is called 'omniglot'",
     "data prepare glyphs --size 4": "is not in the range",
     "data prepare glyphs --size 1000000000": "is not in the range",
     "data prepare glyphs --download": "download=True is for cifar-fs",
@@ -417,6 +418,7 @@ CALLS = {
     "member to another folder": (lambda d: save_member(named("../m"), Path("p")), "is no name of a file"),
     "record's method": (lambda d: compare([RECORD]), "import its module first, if you trust that code"),
     "too large": (lambda d: build_backbone("conv4", width=64, image_size=4096, n_way=4096), "weights, more than"),
+    "size of a data set": (lambda d: load_dataset("glyphs", "test", size=10**9), "expected 1 to 4096 pixels"),
     "too small": (lambda d: build_backbone("conv4", image_size=12), "image_size must be at least 16, got 12"),
     "architecture": (lambda d: build_backbone("vgg"), "Unknown architecture 'vgg'; known are conv4"),
     "head": (lambda d: conv_learner("linear"), "maml, anil, prototypes, got 'linear'"),

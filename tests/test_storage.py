@@ -72,7 +72,8 @@ def test_a_write_that_fails_names_the_file_and_leaves_the_old_one_alone(tmp_path
 
 
 def test_of_two_processes_one_sets_a_damaged_file_aside(tmp_path):
-    set_aside(tmp_path / "gone.json", "the other one has moved it")
+    with pytest.warns(UserWarning, match="gone.json is damaged"):
+        set_aside(tmp_path / "gone.json", "the other one has moved it")
     assert list(tmp_path.iterdir()) == []
 
 

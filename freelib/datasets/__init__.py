@@ -12,6 +12,7 @@ from freelib.datasets.glyphs import GlyphSource
 from freelib.datasets.own import about
 from freelib.datasets.sources import ParquetSource, Source, TorchvisionCifar, source_at
 from freelib.folders import cache_folder
+from freelib.settings import MOST_WIDE
 
 _WHERE_FROM = {
     "cifar-fs": (
@@ -50,7 +51,7 @@ def load_dataset(
     the guide lists; glyphs and one's own need none. `cache`, else $FREELIB_CACHE, else the user's cache folder,
     keeps the decoded images. With `download=True` torchvision fetches CIFAR-100 into `root`, for cifar-fs only.
 
-    Raises ValueError for an unknown name or split, a size below 1, an unreadable image or a class that is
+    Raises ValueError for an unknown name or split, a size out of range, an unreadable image or a class that is
     missing, and MissingDataError where the images are not there.
 
     >>> data = load_dataset("glyphs", "test", size=16)  # drawn at the first call, ten seconds
@@ -61,8 +62,8 @@ def load_dataset(
     if split not in SPLITS:
         raise ValueError(f"no split is called {split!r}; known are {', '.join(SPLITS)}")
     size = native_size if size is None else size
-    if size < 1:
-        raise ValueError(f"size is {size}; expected a positive number of pixels")
+    if not 1 <= size <= MOST_WIDE:
+        raise ValueError(f"size is {size}; expected 1 to {MOST_WIDE} pixels")
     if download and name != "cifar-fs":
         raise ValueError(f"download=True is for cifar-fs; {name} must be brought by hand (or needs no download)")
     return load_cached(find_source(name, root, download), split, size, cache_folder(cache))

@@ -14,7 +14,7 @@ from freelib.datasets.class_lists import DATASETS, NATIVE_SIZE, ClassLists, clas
 from freelib.datasets.few_shot import SPLITS
 from freelib.datasets.sources import source_at
 from freelib.folders import cache_folder, check_writable, registrations_folder
-from freelib.storage import write_atomically
+from freelib.storage import read_json, read_limited, write_atomically
 
 
 class About(msgspec.Struct):
@@ -40,8 +40,8 @@ def about(name: str) -> About:
         return About("", NATIVE_SIZE[name], "as published", class_lists(name))
     file = registration(name)
     try:
-        return msgspec.json.decode(file.read_bytes(), type=About)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        return msgspec.convert(read_json(file), About)
+    except (msgspec.ValidationError, ValueError) as error:
         raise ValueError(f"{file} is damaged ({error}): `freelib data remove {name}`, then add it again") from error
 
 
@@ -106,7 +106,7 @@ def read_splits(file: Path, known: Collection[str]) -> dict[str, str]:
     Raises ValueError for another line, and for a class that is not known or is named twice.
     """
     splits: dict[str, str] = {}
-    for line in file.read_text(encoding="utf-8-sig", errors="replace").splitlines():
+    for line in read_limited(file).decode("utf-8-sig", errors="replace").splitlines():
         if not line or line.startswith(("#", "split\t", "split,")):  # a comment, or the names of the columns
             continue
         word, _, name = (part.strip(' "') for part in re.sub(r"[\t,]", "\n", line, count=1).partition("\n"))

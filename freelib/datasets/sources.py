@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from freelib.datasets.class_lists import NATIVE_SIZE, ClassLists, split_of
+from freelib.storage import read_limited
 
 Pixels = NDArray[np.uint8]
 
@@ -266,7 +267,7 @@ class TreeSource:
 
     def _listed(self) -> Iterator[tuple[Path, str, str]]:
         for file in self._lists:
-            rows = csv.DictReader(io.StringIO(file.read_text(encoding="utf-8-sig", errors="replace")))
+            rows = csv.DictReader(io.StringIO(read_limited(file, 2**27).decode("utf-8-sig", errors="replace")))
             if not {"filename", "label"} <= set(rows.fieldnames or ()):
                 raise ValueError(f"{file} has no columns filename and label; mend the list or move it away")
             yield from ((self.path / "images" / str(row["filename"]), str(row["label"]), file.stem) for row in rows)

@@ -176,8 +176,8 @@ class TrainingRun(Kept):
             self.rng.set_state(state["rng"])
             return state["round"]
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            assert self.checkpoint is not None
-            raise ValueError(f"{self.checkpoint.file} does not fit this run ({error}): delete it.") from error
+            file = getattr(self.checkpoint, "file", None)
+            raise ValueError(f"{file} does not fit this run ({error}): delete it.") from error
 
     def check_weights(self, round_number: int) -> None:
         """Raises FloatingPointError where θ has diverged."""

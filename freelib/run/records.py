@@ -20,49 +20,18 @@ SCHEMA = 1
 
 Record = dict[str, Any]
 
-_NUMBER = (int, float)
+_INT, _STR, _DICT, _LIST, _NUMBER = (int,), (str,), (dict,), (list,), (int, float)
 _REQUIRED: dict[str, tuple[type, ...]] = {
-    "schema": (int,),
-    "experiment": (str,),
-    "method": (str,),
-    "method_revision": (int,),
-    "dataset": (str,),
-    "seed": (int,),
-    "config": (dict,),
-    "config_digest": (str,),
-    "freelib_version": (str,),
-    "python": (str,),
-    "torch": (str,),
-    "started": (str,),
-}
+    "schema": _INT, "experiment": _STR, "method": _STR, "method_revision": _INT, "dataset": _STR, "seed": _INT,
+    "config": _DICT, "config_digest": _STR, "freelib_version": _STR, "python": _STR, "torch": _STR, "started": _STR,
+}  # fmt: skip
 _NULLABLE: dict[str, tuple[type, ...]] = {
-    "profile": (str,),
-    "n_way": (int,),
-    "n_shot": (int,),
-    "n_query": (int,),
-    "split": (str,),
-    "n_episodes": (int,),
-    "accuracy": _NUMBER,
-    "accuracy_ci95": _NUMBER,
-    "accuracy_last": _NUMBER,
-    "episode_accuracies": (list,),
-    "selection": (str,),
-    "history": (dict,),
-    "seconds": (dict,),
-    "passes": _NUMBER,
-    "peak_memory_mib": _NUMBER,
-    "evaluation": (dict,),
-    "data_digest": (str,),
-    "pool": (dict,),
-    "pool_digest": (str,),
-    "precision": (str,),
-    "git_commit": (str,),
-    "device": (str,),
-    "cpu": (str,),
-    "threads": (int,),
-    "instruction_set": (str,),
-    "extra": (dict,),
-}
+    "profile": _STR, "n_way": _INT, "n_shot": _INT, "n_query": _INT, "split": _STR, "n_episodes": _INT,
+    "accuracy": _NUMBER, "accuracy_ci95": _NUMBER, "accuracy_last": _NUMBER, "episode_accuracies": _LIST,
+    "selection": _STR, "history": _DICT, "seconds": _DICT, "passes": _NUMBER, "peak_memory_mib": _NUMBER,
+    "evaluation": _DICT, "data_digest": _STR, "pool": _DICT, "pool_digest": _STR, "precision": _STR,
+    "git_commit": _STR, "device": _STR, "cpu": _STR, "threads": _INT, "instruction_set": _STR, "extra": _DICT,
+}  # fmt: skip
 FIELDS = (*_REQUIRED, *_NULLABLE)
 """Every field of a record; one that does not apply is null, never left out.
 
