@@ -86,6 +86,7 @@ def test_features_come_from_the_modules_own_method_or_from_the_last_linear_layer
         ("std", "0.2"), ("mean", (NAN,) * 3), ("mean", (127,) * 3), ("mean", None), ("mean", [None]),
         ("accuracy", 87.0), ("accuracy", NAN), ("accuracy", "high"), ("image_size", -4), ("image_size", 32.7),
         ("image_size", "32"), ("arch", None), ("domain", 3),
+        ("accuracy", 10**400), ("options", [1]), ("interpolation", "hamming"),
     ],
 )  # fmt: skip
 def test_metadata_that_cannot_be_are_named(name, value):

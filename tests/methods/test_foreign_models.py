@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -19,6 +20,7 @@ from freelib.models.pool import ModelPool, check_batchnorm
 from freelib.models.pretrained import PretrainedModel
 
 IMAGES, LABELS = torch.rand(4, 3, 16, 16, generator=rng()), torch.arange(4)
+GROUPS = partial(nn.GroupNorm, 2)
 
 
 def conv(n: int = 5, norm=nn.BatchNorm2d, seed: int = 0) -> nn.Sequential:
@@ -27,10 +29,6 @@ def conv(n: int = 5, norm=nn.BatchNorm2d, seed: int = 0) -> nn.Sequential:
         torch.manual_seed(seed)
         layers = [nn.Conv2d(3, 8, 3, padding=1), norm(8), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten()]
         return nn.Sequential(*layers, nn.Linear(512, n)).eval()
-
-
-def grouped() -> nn.Sequential:
-    return conv(norm=lambda channels: nn.GroupNorm(2, channels), seed=1)
 
 
 def pool_of(*modules: nn.Module) -> ModelPool:
@@ -42,20 +40,15 @@ def pool_of(*modules: nn.Module) -> ModelPool:
 
 
 class Around(nn.Module):
-    """A network, and what is done before and after it."""
+    """A network, what is done before and after it, and a mask that is not finite."""
 
     def __init__(self, net: nn.Module, after=lambda y: y, before=lambda x: x) -> None:
         super().__init__()
         self.net, self.before, self.after = net, before, after
+        self.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
 
     def forward(self, pixel_values=None, labels=None):
         return self.after(self.net(self.before(pixel_values)))
-
-
-def masked() -> nn.Module:
-    net = conv()
-    net.register_buffer("mask", torch.tensor([0.0, -torch.inf]))
-    return net
 
 
 FORMS = {
@@ -68,11 +61,9 @@ FORMS = {
     "alone": lambda: Around(conv(), lambda y: {"out": y}),
     "tuple": lambda: Around(conv(), lambda y: (y, y + 1)),
     "list": lambda: Around(conv(), lambda y: [y]),
-    "infinite mask": masked,
     "compiled": lambda: torch.compile(conv(), backend="eager"),
     "TorchScript": lambda: torch.jit.script(conv()),
     "parallel": lambda: nn.DataParallel(conv()),
-    "channels last": lambda: conv().to(memory_format=torch.channels_last),
     "synchronised": lambda: nn.SyncBatchNorm.convert_sync_batchnorm(conv()),
     "int8": lambda: torch.ao.quantization.quantize_dynamic(conv(), {nn.Linear}),
 }
@@ -90,16 +81,13 @@ def test_a_network_of_another_form_answers_as_the_plain_one(form):
         torch.testing.assert_close(shares, exact.softmax(1), atol=0.01, rtol=0.01)
 
 
-def test_a_compiled_network_is_the_one_that_it_was_made_from():
-    plain, compiled = pool_of(conv()), pool_of(torch.compile(conv(), backend="eager"))
+def test_features_of_a_compiled_network_are_its_own_and_may_be_the_first_of_several():
+    net = conv()
+    plain, compiled = pool_of(net), pool_of(torch.compile(conv(), backend="eager"))
     assert compiled.digest == plain.digest
     assert torch.equal(compiled[0].features(IMAGES), plain[0].features(IMAGES))
-
-
-def test_features_may_be_the_first_of_several():
-    net = conv()
     net.features = lambda x: (net[0](x).mean((2, 3)), x)
-    assert torch.equal(pool_of(net)[0].features(IMAGES), net[0]((IMAGES - 0.5) / 0.25).mean((2, 3)))
+    assert torch.equal(plain[0].features(IMAGES), net[0]((IMAGES - 0.5) / 0.25).mean((2, 3)))
 
 
 @pytest.mark.filterwarnings("ignore:Lazy modules")
@@ -126,7 +114,7 @@ def test_networks_that_no_method_can_use_are_named(module, words):
 def test_batchnorm_is_known_by_what_it_holds_and_leaves_itself_out_where_there_is_none(norm):
     config, found = InversionConfig(lambda_ce=0.0, lambda_bn=1.0), conv(norm=norm)
     found.load_state_dict(conv().state_dict(), strict=False)
-    pool = pool_of(conv(), found, grouped())
+    pool = pool_of(conv(), found, conv(norm=GROUPS))
     plain, same, none = (float(inversion_loss(model, IMAGES, LABELS, config)[0]) for model in pool)
     assert plain == same > none == 0
     check_batchnorm(pool[1:])
@@ -135,7 +123,7 @@ def test_batchnorm_is_known_by_what_it_holds_and_leaves_itself_out_where_there_i
 
 
 def test_free_learns_from_a_pool_of_which_some_have_batchnorm():
-    pool = pool_of(conv(), grouped())
+    pool = pool_of(conv(), conv(norm=GROUPS))
     history = get_method("free").meta_train(pool, small("free", n_shot=1, lambda_bn=0.05), seed=0).log.history
     assert len(history["round"]) == 4
 
