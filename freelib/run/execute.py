@@ -180,7 +180,11 @@ def _run_one(
 def _in_a_process(job: Any, gpu: str | None, note: Callable[[str], None], running: set[BaseProcess]) -> str | None:
     """Runs a unit in a process of its own; gives None, or what went wrong."""
     receive, send = process_context().Pipe(duplex=False)
-    process = process_context().Process(target=_child, args=(send, gpu, job), daemon=True)  # type: ignore[attr-defined]
+    # What children are forked from began earlier: it does not know what has been set since.
+    settings = {name: value for name, value in os.environ.items() if name.startswith("FREELIB_")}
+    if gpu is not None:
+        settings["CUDA_VISIBLE_DEVICES"] = gpu
+    process = process_context().Process(target=_child, args=(send, settings, job), daemon=True)  # type: ignore[attr-defined]
     process.start()
     running.add(process)
     send.close()
@@ -201,11 +205,10 @@ def _in_a_process(job: Any, gpu: str | None, note: Callable[[str], None], runnin
     return error
 
 
-def _child(send: Connection, gpu: str | None, job: Any) -> None:
+def _child(send: Connection, settings: dict[str, str], job: Any) -> None:
     """In the process: the unit's record; notes and errors go to the parent, without whom it ends."""
     end_with_parent()
-    if gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+    os.environ.update(settings)
     keep_freed_memory()
     try:
         unit, profile, store, cache, at_once = job
