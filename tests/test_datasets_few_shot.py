@@ -1,7 +1,5 @@
 """FewShotDataset: its views, its subsets, its checks; and the real data sets where $FREELIB_DATA is set."""
 
-from __future__ import annotations
-
 import math
 import os
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """Data sets of one's own: what `add_dataset` registers, from where the class splits come, what it refuses."""
 
-from __future__ import annotations
-
 import shutil
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Episodes: the same for every method, in any order; and the images and labels that come into freelib."""
 
-from __future__ import annotations
-
 from dataclasses import fields
 from inspect import unwrap
 

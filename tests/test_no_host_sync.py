@@ -7,12 +7,11 @@ import pytest
 import torch
 from tiny_models import conv_learner, random_episode, rng, tiny_model
 
+from freelib import MetaGenerator, MetaLearner
 from freelib.alignment import AlignmentConfig, DistillationHeads, align, distillation_batch, make_optimizer
 from freelib.datasets.episodes import class_major_labels
 from freelib.fast import maml_step
-from freelib.generator import MetaGenerator
 from freelib.inversion import InversionConfig
-from freelib.meta_learner import MetaLearner
 from freelib.replay import maml_step as plain_maml_step
 
 DEVICE = "meta"

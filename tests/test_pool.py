@@ -157,7 +157,6 @@ CONV4 = build_backbone("conv4", n_way=7, width=4, image_size=16)
         (lambda: [own(), own(linear(3, 1), **GRAY)], "not gray of 1 and own of 3"),
         (lambda: [own(infinite())], r"own: 1\.weight is not finite"),
         (lambda: [own(infinite(), arch="conv4")], r"own: 1\.weight is not finite"),
-        (lambda: [own(linear(5))], r"give \(2, 5\), expected logits \(2, 3\)"),
         (lambda: [own(nn.Sequential(linear(), nn.Unflatten(1, (3, 1))))], r"give \(2, 3, 1\), expected"),
         (lambda: [own(CONV4, arch="conv4", image_size=16)], r"give \(2, 7\), expected logits \(2, 3\)"),
         (lambda: [own(linear(channels=1))], "own can't answer images"),

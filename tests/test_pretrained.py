@@ -1,7 +1,5 @@
 """A pre-trained classifier: its images, features and metadata, and its two files."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 

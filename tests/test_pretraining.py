@@ -12,11 +12,10 @@ import pytest
 import torch
 from tiny_models import TINY_POOL, flat, own, rng, trained_pool
 
+from freelib import ModelPool, PretrainedModel
 from freelib.datasets.episodes import images_to_float
 from freelib.models import pretraining
 from freelib.models.backbones import build_backbone
-from freelib.models.pool import ModelPool
-from freelib.models.pretrained import PretrainedModel
 from freelib.models.pretraining import (
     PoolConfig,
     accuracy_on,

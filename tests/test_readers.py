@@ -1,7 +1,5 @@
 """A folder of someone's own models becomes a pool, or what is wrong with it is named."""
 
-from __future__ import annotations
-
 import json
 import os
 import sys

@@ -2,9 +2,7 @@ import pytest
 import torch
 from tiny_models import HandAdam, conv_learner, flat, random_episode, rng, smooth_learner, task_of, tiny_model
 
-from freelib.memory import TaskMemory
-from freelib.meta_learner import MetaLearner
-from freelib.methods import MethodConfig
+from freelib import MetaLearner, MethodConfig, TaskMemory
 from freelib.models.backbones import build_backbone
 from freelib.replay import ReplayConfig, maml_step, replay
 

@@ -1,7 +1,5 @@
 """Files that are whole or not there; weights from strangers."""
 
-from __future__ import annotations
-
 import os
 import pickle
 from functools import partial

@@ -1,7 +1,5 @@
 """A tiny data set in every form that the loader reads; its images are made of their class and number."""
 
-from __future__ import annotations
-
 import hashlib
 import io
 import json

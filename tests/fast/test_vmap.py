@@ -7,12 +7,11 @@ import torch
 from tiny_models import conv_learner, flat, random_episode
 from torch import nn
 
+from freelib import MetaLearner, evaluate
 from freelib.datasets.episodes import Episode, EpisodeSampler
 from freelib.fast import maml, maml_step, vmap
 from freelib.inversion import InversionConfig
-from freelib.meta_learner import MetaLearner
 from freelib.methods.calibration import CalibratedLearner, CalibrationConfig
-from freelib.run.evaluation import evaluate
 
 BOTH = pytest.mark.parametrize(("head", "arch"), [("maml", "conv4"), ("anil", "conv4"), ("maml", "resnet10")])
 

@@ -6,10 +6,8 @@ from functools import partial
 import torch
 from tiny_models import flat, rng, tiny_pool, weights
 
-from freelib.methods import get_method
-from freelib.methods.base import MethodConfig
+from freelib import MethodConfig, ModelPool, get_method
 from freelib.methods.black_box import black_box_model
-from freelib.models.pool import ModelPool
 
 SMALL = {
     "width": 4, "n_query": 3, "inner_steps": 1, "test_steps": 2, "rounds": 3, "warmup_rounds": 1,

@@ -8,9 +8,8 @@ import torch
 from tiny_models import conv_learner
 from torch import Tensor
 
-from freelib.datasets.episodes import EpisodeSampler
+from freelib import EpisodeSampler, MetaLearner
 from freelib.inversion import InversionConfig
-from freelib.meta_learner import MetaLearner
 from freelib.methods.calibration import CalibratedLearner, CalibrationConfig, contrastive_loss
 
 plain_learner = partial(conv_learner, width=8, seed=0, mean=(0.4,) * 3, std=(0.2,) * 3, inner_lr=0.05)

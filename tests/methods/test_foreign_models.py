@@ -1,7 +1,5 @@
 """Networks as people have them: accepted with the right numbers, or refused by name before any work."""
 
-from __future__ import annotations
-
 from functools import partial
 from types import SimpleNamespace
 
@@ -13,11 +11,10 @@ from tiny_models import rng
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from freelib import PretrainedModel, get_method
 from freelib.inversion import InversionConfig, inversion_loss
-from freelib.methods import get_method
 from freelib.methods.ensemble import ProbabilityEnsemble
 from freelib.models.pool import ModelPool, check_batchnorm
-from freelib.models.pretrained import PretrainedModel
 
 IMAGES, LABELS = torch.rand(4, 3, 16, 16, generator=rng()), torch.arange(4)
 GROUPS = partial(nn.GroupNorm, 2)

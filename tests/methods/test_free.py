@@ -6,11 +6,9 @@ import torch
 from small_methods import assert_same_run
 from tiny_models import tiny_model, tiny_pool, trained_pool, weights
 
+from freelib import ModelPool, TaskMemory, get_method
 from freelib.methods import free as module
-from freelib.methods import get_method
 from freelib.methods.free import FreeConfig
-from freelib.methods.training import TaskMemory
-from freelib.models.pool import ModelPool
 
 TINY = FreeConfig(
     width=4, n_query=3, inner_steps=1, inner_lr=0.1, warmup_rounds=1, rounds=3, meta_batch=2,

@@ -6,10 +6,8 @@ import torch.nn.functional as F
 from small_methods import small, trainer
 from tiny_models import tiny_pool
 
-from freelib.datasets.episodes import EpisodeSampler
-from freelib.methods import get_method
+from freelib import EpisodeSampler, evaluate, get_method
 from freelib.methods.base import build_student
-from freelib.run.evaluation import evaluate
 
 ORACLES = ["oracle_maml", "oracle_protonet"]
 

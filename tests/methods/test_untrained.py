@@ -6,12 +6,9 @@ import torch.nn.functional as F
 from small_methods import boxed
 from tiny_models import rng, tiny_model, tiny_pool, trained_pool, weights
 
-from freelib.datasets.episodes import EpisodeSampler
+from freelib import EpisodeSampler, MethodConfig, ModelPool, evaluate, get_method
 from freelib.meta_learner import prototype_logits
-from freelib.methods import MethodConfig, get_method
 from freelib.models.backbones import build_backbone
-from freelib.models.pool import ModelPool
-from freelib.run.evaluation import evaluate
 
 SUPPORT, QUERY = (torch.rand(n, 3, 16, 16, generator=rng(n)) for n in (10, 6))
 LABELS = torch.arange(5).repeat(2)

@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from freelib.datasets.episodes import EpisodeSampler
-from freelib.meta_learner import MetaLearner
+from freelib import EpisodeSampler, MetaLearner
 from freelib.models.backbones import build_backbone
 from freelib.run.evaluation import Score, evaluate, evaluate_centres, mean_and_interval, paired_difference
 

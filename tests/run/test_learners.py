@@ -4,9 +4,8 @@ from fake_methods import TINY
 from tiny_models import rng, tiny_pool
 from torch import nn
 
-from freelib.methods import get_method
+from freelib import get_method, load_learner, save_learner
 from freelib.methods.base import build_student
-from freelib.run.learners import load_learner, save_learner
 from freelib.run.pools import pretrain_into
 from freelib.run.units import make_config
 from freelib.storage import load_tensors
