@@ -22,12 +22,12 @@ _FROM = {
     "EpisodeSampler": "freelib.datasets.episodes",
     "MetaGenerator": "freelib.generator",
     "MetaLearner": "freelib.meta_learner",
-    "TaskMemory": "freelib.memory",
+    "FewShotClassifier": "freelib.classifier",
     "Method": "freelib.methods",
     "MethodConfig": "freelib.methods",
     "get_method": "freelib.methods",
     "evaluate": "freelib.run.evaluation",
-    "get_profile": "freelib.run.profiles",
+    "meta_train": "freelib.run.budget",
     "run_units": "freelib.run.execute",
     "compare": "freelib.run.statistics",
     "save_learner": "freelib.run.learners",
@@ -35,24 +35,25 @@ _FROM = {
 }
 
 if TYPE_CHECKING:
+    from freelib.classifier import FewShotClassifier
     from freelib.datasets import FewShotDataset, load_dataset
     from freelib.datasets.episodes import EpisodeSampler
     from freelib.generator import MetaGenerator
-    from freelib.memory import TaskMemory
     from freelib.meta_learner import MetaLearner
     from freelib.methods import Method, MethodConfig, get_method
     from freelib.models.pool import ModelPool
     from freelib.models.pretrained import PretrainedModel
     from freelib.models.pretraining import PoolConfig, pretrain_pool
     from freelib.models.readers import read_pool
+    from freelib.run.budget import meta_train
     from freelib.run.evaluation import evaluate
     from freelib.run.execute import run_units
     from freelib.run.learners import load_learner, save_learner
-    from freelib.run.profiles import get_profile
     from freelib.run.statistics import compare
 
 __all__ = [
     "EpisodeSampler",
+    "FewShotClassifier",
     "FewShotDataset",
     "MetaGenerator",
     "MetaLearner",
@@ -61,13 +62,12 @@ __all__ = [
     "ModelPool",
     "PoolConfig",
     "PretrainedModel",
-    "TaskMemory",
     "compare",
     "evaluate",
     "get_method",
-    "get_profile",
     "load_dataset",
     "load_learner",
+    "meta_train",
     "pretrain_pool",
     "read_pool",
     "run_units",

@@ -31,6 +31,7 @@ class Folder(click.Path):
 
 
 FOLDER = Folder(path_type=Path, file_okay=False)
+FILE = Folder(path_type=Path, dir_okay=False)
 AT_LEAST_1 = click.IntRange(1, 10**6)
 SEED = click.IntRange(0, 2**32 - 1)
 PROFILE = click.Choice(["smoke", "cpu", "paper"])
@@ -39,6 +40,8 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print the re
 profile_option = click.option("--profile", default="smoke", type=PROFILE, help="Size: minutes, hours, or a GPU's days.")
 set_option = click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Set a field.")
 root_option = click.option("--root", type=FOLDER, help="Folder with the data sets, instead of $FREELIB_DATA.")
+learner_option = click.option("--learner", required=True, type=FOLDER, help="Folder of `freelib train`.")
+support_option = click.option("--support", required=True, type=FOLDER, help="Folder of <class>/<image>.")
 results_option = click.option("--results", default="results", type=FOLDER, help="Folder for what they write.")
 
 
@@ -370,7 +373,7 @@ def methods(fields: str | None, as_json: bool) -> None:
 
 
 @main.command(short_help="Meta-train a method on a pool and save the learner.")
-@click.argument("method")
+@click.argument("method", default="pool_distillation")
 @click.option("--out", required=True, type=FOLDER, help="Folder for the learner.")
 @click.option("--pool", "pool_folder", type=FOLDER, help="Folder of a pool, instead of the profile's own.")
 @profile_option
@@ -379,6 +382,8 @@ def methods(fields: str | None, as_json: bool) -> None:
 @click.option("--seed", default=0, type=SEED)
 @set_option
 @click.option("--select-on", type=DATASET, help="Select the checkpoint on its meta-validation classes.")
+@click.option("--minutes", type=float, help="Fit pool_distillation into this time, whatever the profile sets.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be run.")
 @json_option
 def train(
     method: str,
@@ -390,6 +395,8 @@ def train(
     seed: int,
     settings: tuple[str, ...],
     select_on: str | None,
+    minutes: float | None,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Meta-train METHOD on a pool and save the learner. The profile's pool is pre-trained where it lacks.
@@ -399,17 +406,27 @@ def train(
     without --select-on no other image either.
 
     A run that was stopped goes on from its last checkpoint: one is written every checkpoint_every rounds, and
-    sooner where 5 seconds have passed, or a hundred times what writing takes, if that is more.
+    sooner where 5 seconds have passed, or a hundred times what writing takes, if that is more. With --minutes it
+    begins anew. --dry-run tells seconds by the records in the folder `results`, in proportion to rounds or images.
     """
+    from dataclasses import replace
+
     from freelib.methods import get_method
+    from freelib.run.budget import forecast
     from freelib.run.learners import train_learner
     from freelib.run.profiles import get_profile
     from freelib.run.units import Unit, parse_overrides
 
     chosen = get_profile(profile)
+    if minutes is not None:
+        chosen = replace(chosen, overrides={}, overrides_by_shots={})
     trained_on = dataset or chosen.datasets[0]
     unit = Unit("train", method, trained_on, n_shot, seed, parse_overrides(settings))
-    learner, seconds = train_learner(unit, chosen, out, pool_folder=pool_folder, select_on=select_on)
+    if dry_run:
+        told = forecast(unit, chosen, pool_folder, minutes)
+        emit(told, as_json, "\n".join(f"{name}: {'not known' if v is None else cell(v)}" for name, v in told.items()))
+        return
+    learner, seconds = train_learner(unit, chosen, out, pool_folder=pool_folder, select_on=select_on, minutes=minutes)
     row = {"learner": str(out), "method": method, "seconds": round(seconds, 1)}
     row["selected_round"] = learner.selected_round
     emit(row, as_json, f"{get_method(method).title} trained in {seconds:.1f} s, saved in {out}")
@@ -444,6 +461,67 @@ def evaluate(
     row |= {"accuracy": score.mean, "accuracy_ci95": score.ci95}
     task = f"{episodes['n_way']}-way {episodes['n_shot']}-shot, {n_episodes} episodes, {dataset} {split}"
     emit(row, as_json, f"{score.mean:.2f} ± {score.ci95:.2f} % ({task})")
+
+
+@main.command(short_help="Let a learner name pictures, by a few of each class.")
+@learner_option
+@support_option
+@click.option("--query", multiple=True, type=click.Path(path_type=Path), help="A picture, or a folder of them.")
+@click.argument("more", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--reject", type=float, metavar="SHARE", help="Say unknown where no class fits; see FewShotClassifier.")
+@click.option("--csv", type=FILE, help="Write a table with all probabilities as well.")
+@click.option("--sheet", type=FILE, help="Write a PNG: pictures, answers, and the nearest support image of each.")
+@json_option
+def adapt(
+    learner: Path, support: Path, query: tuple[Path, ...], more: tuple[Path, ...], as_json: bool, **chosen: Any
+) -> None:
+    """Adapt a learner to the classes of a folder, and name the pictures of --query and MORE.
+
+    An answer does not depend on the other pictures. (In the protocol of the tables, queries help each other.)
+    """
+    from freelib.run.pictures import answers, fitted, pictures_in, write_csv
+
+    asked = pictures_in([*query, *more])
+    classifier, shown = fitted(learner, support, reject=chosen["reject"])
+    rows = answers(classifier, shown, asked)
+    if chosen["csv"]:
+        write_csv(rows, chosen["csv"])
+    if chosen["sheet"]:
+        from freelib.show import contact_sheet
+
+        contact_sheet(rows, chosen["sheet"])
+    emit(rows, as_json, table(rows, "file", "class", "probability"))
+
+
+@main.command(short_help="Write an adapted learner as one file, for ONNX or PyTorch.")
+@learner_option
+@support_option
+@click.option("--onnx", type=FILE, help="File for ONNX's runtimes; needs freelib[onnx].")
+@click.option("--pt2", type=FILE, help="File for torch.export.load.")
+@json_option
+def export(learner: Path, support: Path, onnx: Path | None, pt2: Path | None, as_json: bool) -> None:
+    """Adapt a learner to the classes of a folder, and write it as one file: from images to probabilities.
+
+    Images are (n, 3, size, size), float in [0, 1], of the learner's size. An answer does not depend on the others of
+    a call: what a "maml" or "anil" learner takes from all queries (statistics of BatchNorm) is the support set's.
+    """
+    from freelib.run.export import export as write
+    from freelib.run.pictures import fitted
+
+    if not (onnx or pt2):
+        raise click.UsageError("Missing option '--onnx' or '--pt2'.")
+    rows = write(fitted(learner, support)[0], onnx=onnx, pt2=pt2)
+    emit(rows, as_json, table(rows))
+
+
+@main.command()
+@json_option
+def doctor(as_json: bool) -> None:
+    """Say what is installed and found on this machine, and how to get what lacks."""
+    from freelib.run.doctor import diagnosis
+
+    rows = diagnosis()
+    emit(rows, as_json, table(rows))
 
 
 @main.command(short_help="Run the notebooks: every table and figure.")

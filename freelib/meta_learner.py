@@ -61,6 +61,12 @@ class GradientClassifier(Classifier):
         return finite_scores(scores[:, : self.n_way])  # a learner of more classes was shown fewer
 
 
+def class_prototypes(support: Tensor, labels: Tensor, n_way: int) -> Tensor:
+    """Class means `(n_way, d)`, of unit length, of unit features `(s, d)`; n_way: -1, or how many classes."""
+    members = F.one_hot(labels, n_way).to(support.dtype)  # (s, n_way)
+    return F.normalize(members.T @ support, dim=1)
+
+
 def prototype_logits(
     support: Tensor, labels: Tensor, query: Tensor, *, centre: str = "none", scale: float = 10.0, n_way: int = -1
 ) -> Tensor:
@@ -77,9 +83,7 @@ def prototype_logits(
     else:
         mean = support.new_zeros(support.shape[1])
     support, query = F.normalize(support - mean, dim=1), F.normalize(query - mean, dim=1)
-    members = F.one_hot(labels, n_way).to(support.dtype)  # (s, n_way)
-    prototypes = F.normalize(members.T @ support, dim=1)
-    return scale * query @ prototypes.T
+    return scale * query @ class_prototypes(support, labels, n_way).T
 
 
 @dataclass(frozen=True)
@@ -139,6 +143,7 @@ class MetaLearner:
         check_at_least(self, inner_lr=0, inner_steps=0)
         self.transform = ImageTransform(mean, std, image_size)
         self.log: Any = None  # what happened in training (TrainingLog), if it was trained
+        self.config: Any = None  # of the method, if `freelib.meta_train` trained it
         self.selected_round: int | None = None
         self.last_params: Params | None = None  # θ of the last round, where one was selected
 

@@ -60,14 +60,15 @@ def decode(data: bytes | Path, where: str) -> Image.Image:
             raise ValueError("no file")  # a pipe, which would be waited for
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
             image.load()
-            with contextlib.suppress(Exception):  # EXIF data that is damaged says nothing
-                ImageOps.exif_transpose(image, in_place=True)
-            return _rgb(image)
+            return upright_rgb(image)
     except Exception as error:  # Pillow raises many kinds
         raise ValueError(f"{where} is not a readable image ({error}); replace it, or move it away") from error
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A picture as RGB, turned as its EXIF data say. Raises ValueError for values that no picture has."""
+    with contextlib.suppress(Exception):  # EXIF data that is damaged says nothing
+        image = ImageOps.exif_transpose(image)
     if image.mode == "F" or image.mode.startswith("I"):
         values = np.asarray(image, dtype=np.float64)
         top = 65535 if image.mode != "F" else 255 if values.max() > 1 else 1
@@ -210,7 +211,7 @@ def _read_parquet(file: Path) -> Any:
     return pa.table({"image": table[image], "label": pa.array(labels, pa.string()), key: pa.array(map(str, words))})
 
 
-def _inside(folder: Path, *, folders: bool) -> list[Path]:
+def files_or_folders(folder: Path, *, folders: bool) -> list[Path]:
     """The folders in a folder, or its files but for SIDE_FILES; not what systems hide there."""
     with os.scandir(folder) as entries:
         names = sorted(e.name for e in entries if e.is_dir() == folders and e.name[0] != "." and e.name != "__MACOSX")
@@ -223,11 +224,13 @@ def class_folders(folder: Path, wanted: Collection[str], depth: int = 4) -> Iter
     One with class folders in it is none itself. Any other is a class where its name is wanted, or, if no name
     is, where it holds images. Raises ValueError where a folder holds images and class folders.
     """
-    for path in _inside(folder, folders=True):
+    for path in files_or_folders(folder, folders=True):
         below = list(class_folders(path, wanted, depth - 1)) if depth > 1 else []
-        if below and any(file.suffix.lower() in IMAGES for file in _inside(path, folders=False)):
+        if below and any(file.suffix.lower() in IMAGES for file in files_or_folders(path, folders=False)):
             raise ValueError(f"{path} holds images, and folders of images such as {below[0].name}; move either away")
-        yield from below or ([path] if (path.name in wanted if wanted else _inside(path, folders=False)) else [])
+        yield from below or (
+            [path] if (path.name in wanted if wanted else files_or_folders(path, folders=False)) else []
+        )
 
 
 class TreeSource:
@@ -289,7 +292,7 @@ class TreeSource:
         """All images of a class: uint8 (n, 3, size, size)."""
         files: list[Path] = []
         for path in self._places[class_name]:
-            if not (here := [path] if self._lists else _inside(path, folders=False)):
+            if not (here := [path] if self._lists else files_or_folders(path, folders=False)):
                 raise ValueError(f"{path} holds no image; expected files such as *.jpg or *.png")
             files += here
         return stack((decode(path, str(path)) for path in files), size)

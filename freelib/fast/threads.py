@@ -91,6 +91,14 @@ def in_threads(learner: Any, work: Callable[[Any, Item], Result], items: Iterabl
             yield from executor.map(lambda item: work(own.learner, item), chunk)
 
 
+def each_at_once(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
+    """`work(item)` of each item, `episode_threads` of them at once; they share nothing that changes."""
+    if _threads.get() == 1:
+        return [work(item) for item in items]
+    with ThreadPoolExecutor(_threads.get()) as executor:
+        return list(executor.map(work, items))
+
+
 def add_gradients(weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
     """Adds gradients to those that the weights have."""
     for weight, gradient in zip(weights, gradients, strict=True):

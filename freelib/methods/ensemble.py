@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from freelib import fast
 from freelib.datasets.episodes import images_to_float
 from freelib.models.backbones import ConvBlock
 from freelib.models.pool import PretrainedModel
@@ -101,9 +102,13 @@ class ProbabilityEnsemble(nn.Module):
 
     def _answers_of_each(self, images: Tensor) -> list[Tensor]:
         inputs = images_to_float(images.to(self.models[0].device))
-        if self.teach == "features":
-            return [F.normalize(model.features(inputs).float(), dim=1) for model in self.models]
-        return [(model(inputs).float() / self.temperature).softmax(1).sqrt() for model in self.models]
+
+        def answer(model: PretrainedModel) -> Tensor:
+            if self.teach == "features":
+                return F.normalize(model.features(inputs).float(), dim=1)
+            return (model(inputs).float() / self.temperature).softmax(1).sqrt()
+
+        return fast.each_at_once(answer, self.models)
 
     def fit(self, answers: Tensor, *, whitening: float, most: int | None = None) -> None:
         """Chooses the axes by some images' answers, see `principal_axes`."""

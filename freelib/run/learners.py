@@ -5,6 +5,7 @@ The folder holds `learner.json` and, for a student, its weights in `learner.safe
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -22,6 +23,7 @@ from freelib.models.metadata import check_metadata, read_metadata
 from freelib.models.pool import ModelPool
 from freelib.models.pretrained import check_finite_tensors
 from freelib.progress import Progress
+from freelib.run.budget import both_cores, check_minutes, planned
 from freelib.run.pools import pool_seed, pretrain_into
 from freelib.run.profiles import Profile
 from freelib.run.runner import Run
@@ -128,17 +130,20 @@ def train_learner(
     *,
     pool_folder: str | Path | None = None,
     select_on: str | None = None,
+    minutes: float | None = None,
 ) -> tuple[MetaLearner, float]:
     """Meta-trains a unit's method and saves the learner in a folder: the learner, and the seconds it took.
 
     The pool is read from `pool_folder`, else it is the profile's of `unit.dataset`, pre-trained where it
     lacks. Without `select_on`, a data set on whose meta-validation classes the checkpoint is selected, no
-    image is seen but by an oracle. A run that was killed goes on from its checkpoint, in the same folder.
+    image is seen but by an oracle. A run that was killed goes on from its checkpoint, in the same folder; one
+    that is fitted to some `minutes`, as `meta_train` does, begins anew.
 
     Raises ValueError for settings that do not fit the method, a device that is not there, and a folder that
     holds the learner of another run; MissingDataError where images are not there.
     """
     folder, method, config = Path(folder), get_method(unit.method), unit_config(unit, profile)
+    check_minutes(minutes, unit.method, unit.overrides)
     # What can be refused is refused before the pool is pre-trained, which takes long.
     for device in {config.device} if pool_folder else {config.device, profile.device}:
         check_device(device, here=True)
@@ -160,10 +165,12 @@ def train_learner(
     key = digest_of([unit.method, method.revision, config, unit.seed, pool.digest, select_on, *seen])
     checkpoint = Checkpoint(folder / f"checkpoint-{key}.pt")
     began = clocks()
-    with progress:
+    with progress, nullcontext() if minutes is None else both_cores():
+        if minutes is not None:
+            config, checkpoint = planned(pool, config, minutes, progress, seed=unit.seed, named=unit.overrides)
         learner = method.meta_train(pool, config, seed=unit.seed, monitor=monitor, checkpoint=checkpoint, **images)
     seconds = (learner.log or TrainingLog()).spent(began)["training"]
-    save_learner(learner, folder, **saved_as, pool=pool, pool_folder=pool_folder)
+    save_learner(learner, folder, **saved_as | {"config": config}, pool=pool, pool_folder=pool_folder)
     checkpoint.remove()
     return learner, seconds
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -13,10 +16,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from freelib.classifier import as_images
 from freelib.datasets.episodes import images_to_float
 from freelib.methods import method_of_record
 from freelib.run.records import Record
-from freelib.show.style import GREY, LINE_STYLES, MARKERS, PAGE_WIDTH, PALETTE, dataset_title
+from freelib.show.style import GREY, LINE_STYLES, MARKERS, PAGE_WIDTH, PALETTE, dataset_title, use_style
+from freelib.storage import write_atomically
 
 
 def dot_plot(rows: pd.DataFrame, *, highlight: str = "FREE", chance: float = 20.0) -> Figure:
@@ -202,6 +207,17 @@ def image_grid(images: Tensor, labels: Sequence[str], *, columns: int = 10, side
         axis.imshow(picture if picture.shape[-1] == 3 else picture[..., 0], cmap="gray", interpolation="nearest")
         axis.set_title(text, fontsize=6, pad=1.5, loc="center", parse_math=False)
     return figure
+
+
+def contact_sheet(rows: Sequence[Mapping[str, Any]], file: Path, *, most: int = 200) -> None:
+    """A PNG of the first `most` of what `freelib.run.pictures.answers` gives, each beside the nearest shown one."""
+    files = [row[name] for row in rows[:most] for name in ("file", "nearest")]
+    told = [(f"{row['class'][:12]} {row['probability']:.0%}", Path(row["nearest"]).parent.name) for row in rows[:most]]
+    with mpl.rc_context():
+        use_style()
+        figure, buffer = image_grid(as_images(files, 3, 96), [t for pair in told for t in pair], side=0.9), io.BytesIO()
+        figure.savefig(buffer, dpi=160)
+    write_atomically(file, buffer.getvalue())
 
 
 def short_name(class_name: str, most: int = 14) -> str:

@@ -1,0 +1,215 @@
+"""What a training takes: a forecast by earlier records, and sizes that fit into some minutes by a short trial."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from freelib import fast
+from freelib.datasets import FewShotDataset
+from freelib.datasets.episodes import EpisodeSampler
+from freelib.environment import torch_threads
+from freelib.meta_learner import MetaLearner
+from freelib.methods import get_method
+from freelib.methods.base import PRECISIONS, Monitor
+from freelib.methods.pool_distillation import PoolDistillation
+from freelib.models.pool import ModelPool
+from freelib.progress import Progress
+from freelib.run.evaluation import evaluate
+from freelib.run.pools import pool_config
+from freelib.run.profiles import Profile
+from freelib.run.records import RecordStore, training_seconds
+from freelib.run.units import Unit, make_config, unit_config
+from freelib.storage import Checkpoint, plain
+
+KINDS = ("recovered", "procedural", "mixed")
+PHASES = ("recovery", "images", "answers", "distillation")
+PLANNED = 0.9
+"""Share of the time that is planned for: a trial of a second is not exact."""
+LEAST, INVERTED_FROM, MOST = 600, 12_000, 120_000
+"""Images: of a trial; from where on a sixth of them is worth synthesising; and the most that were tried."""
+
+
+def seconds_of_phases(rates: Mapping[str, float], sizes: Mapping[str, int]) -> list[float]:
+    """Seconds of each of PHASES, by their seconds an image (shown to the student once) and those of the "warmup"."""
+    n, recovered = sum(sizes[kind] for kind in KINDS), sizes["recovered"]
+    recovery = recovered * rates["recovery"] + rates["warmup"] if recovered else 0.0
+    return [recovery, n * rates["images"], n * rates["answers"], n * sizes["epochs"] * rates["distillation"]]
+
+
+def chosen_sizes(rates: Mapping[str, float], seconds: float) -> dict[str, Any]:
+    """How many images of each kind, and how many epochs, some seconds are best spent on; at least a trial's.
+
+    An epoch is worth its time while all epochs together take up to three times what an image costs before, within
+    10 and 40 of them. Where a sixth is synthesised, half as many images do, from INVERTED_FROM on. (By trials
+    on CIFAR-FS with 40 teachers and on glyphs with 10.)
+    """
+    best: dict[str, Any] = {}
+    for share, warmup, worth in ((0.0, 0.0, 1), (1 / 6, rates["warmup"], 2)):
+        before = rates["images"] + rates["answers"] + share * rates["recovery"]
+        epochs = min(40, max(10, round(3 * before / rates["distillation"])))
+        n = int(max(LEAST, min(MOST, (seconds - warmup) / (before + epochs * rates["distillation"]))))
+        epochs = min(40, max(10, int(((seconds - warmup) / n - before) / rates["distillation"])))
+        recovered, drawn = int(share * n), round(0.3 * n)
+        if not best or (n >= INVERTED_FROM and worth * n > sum(best[kind] for kind in KINDS)):
+            best = {"recovered": recovered, "procedural": drawn, "mixed": n - recovered - drawn, "epochs": epochs}
+    return best
+
+
+def measured_rates(pool: ModelPool, config: Any, *, seed: int, inversion: bool) -> dict[str, float]:
+    """Rates for `seconds_of_phases`, by a trial of 600 images; an inversion that is not tried takes 1e9 s."""
+    drawn = max(LEAST // 2, config.batch_size)
+    small = {"recovered": int(inversion), "procedural": drawn, "mixed": LEAST // 2, "epochs": 1, "warmup_rounds": 0}
+    log = PoolDistillation().meta_train(pool, replace(config, **small), seed=seed).log
+    rates = {name: log.seconds[name] / sum(small[kind] for kind in KINDS) for name in PHASES}
+    n_way = sum(len(description["class_names"]) for description in pool.descriptions) / len(pool)
+    a_round, seconds = config.images_per_class * min(config.meta_batch, len(pool)) * n_way, log.seconds["recovery"]
+    return rates | {"recovery": seconds / a_round if inversion else 1e9, "warmup": config.warmup_rounds * seconds}
+
+
+class TimeLeft(Checkpoint):
+    """Keeps nothing: what a training would keep tells how far it is, and so how many seconds are left."""
+
+    def __init__(self, progress: Progress, phases: list[float], epochs: int) -> None:
+        self.progress, self.phases, self.epochs, self.began = progress, phases, epochs, time.perf_counter()
+
+    def load(self) -> None:
+        return None
+
+    def remove(self) -> None:
+        return None
+
+    def save(self, state: dict[str, Any]) -> None:
+        shares = (1, "targets" in state, "targets" in state, state.get("epochs", 0) / self.epochs)
+        done = sum(share * seconds for share, seconds in zip(shares, self.phases, strict=True))
+        pace = (time.perf_counter() - self.began) / done if done else 1.0
+        self.progress.note(f"{pace * (sum(self.phases) - done):.0f} s left")
+        self.progress(round(done), round(sum(self.phases)))
+
+
+def say(text: str) -> None:
+    """A line on standard error, where progress is shown at all."""
+    if os.environ.get("FREELIB_PROGRESS") != "off":
+        sys.stderr.write(text + "\n")
+
+
+def planned(
+    pool: ModelPool, config: Any, minutes: float, progress: Progress, *, seed: int, named: Collection[str]
+) -> tuple[Any, TimeLeft]:
+    """The config with the sizes that fit into some minutes, which a line says, and what shows the time left.
+
+    named: the settings that are not to be chosen. Raises ValueError for minutes that are none, and for sizes named
+    """
+    began = time.perf_counter()
+    measured_rates(pool, config, seed=seed, inversion=False)  # pays for what is imported and read
+    configs = [config] if "precision" in named else [replace(config, precision=each) for each in PRECISIONS]
+    tried = [(measured_rates(pool, each, seed=seed, inversion=minutes >= 1), each) for each in configs]
+    rates, config = min(tried, key=lambda pair: pair[0]["answers"] + 10 * pair[0]["distillation"])
+    sizes = chosen_sizes(rates, PLANNED * 60 * minutes - (time.perf_counter() - began))
+    phases, (recovered, drawn, mixed, epochs) = seconds_of_phases(rates, sizes), sizes.values()
+    say(
+        f"pool_distillation: {recovered:,} synthesised, {drawn:,} procedural and {mixed:,} mixed images, shown to "
+        f"{len(pool)} teachers and {epochs} times to the student, {config.precision}; about {sum(phases):.0f} s"
+    )
+    return replace(config, **sizes), TimeLeft(progress, phases, epochs)
+
+
+def check_minutes(minutes: float | None, method: str, settings: Collection[str]) -> None:
+    """Raises ValueError for minutes that are none, or that the method, with some settings named, can't be fitted to."""
+    if minutes is not None and not 0 < minutes < 1e5:
+        raise ValueError(f"minutes must be above 0, got {minutes}.")
+    if minutes is not None and method != "pool_distillation":
+        raise ValueError(f"minutes are for pool_distillation: {method} is sized by its settings, such as rounds.")
+    if minutes is not None and (named := {*KINDS, "epochs"} & {*settings}):
+        raise ValueError(f"minutes choose {', '.join(sorted(named))}: leave out one or the other.")
+
+
+@contextmanager
+def both_cores() -> Iterator[None]:
+    """In the body, models and tasks a core each, as in a run's workers: more than operations split over cores do."""
+    with fast.episode_threads(torch.get_num_threads()), torch_threads(1):
+        yield
+
+
+def meta_train(
+    pool: ModelPool,
+    minutes: float | None = None,
+    method: str = "pool_distillation",
+    seed: int = 0,
+    n_shot: int = 1,
+    validation: FewShotDataset | None = None,
+    **settings: Any,
+) -> MetaLearner:
+    """A learner out of a pool, in a few minutes of this machine.
+
+    minutes: for pool_distillation, 5 by default; a trial of some seconds decides on its images and epochs. So two
+      runs differ. What `learner.config` says of both, as settings in the minutes' place, gives the same bits
+    method, settings: a name from `freelib methods`, or "module:Class", and fields of its config
+    n_shot: images a class in the validation, and in methods that train for a number of them
+    validation: a data set on which 100 episodes are tried; a method that does so several times keeps its best round
+
+    Raises ValueError for settings that do not fit the method, and for minutes that are not for it.
+
+    >>> from freelib.models.backbones import build_backbone
+    >>> from freelib.models.pretrained import PretrainedModel
+    >>> network = build_backbone("conv4", n_way=5, image_size=16, width=8)
+    >>> about = {"mean": [0.5] * 3, "std": [0.25] * 3, "image_size": 16}
+    >>> pool = ModelPool.from_models([PretrainedModel(network, class_names=list("abcde"), **about)])
+    >>> meta_train(pool, minutes=0.05, width=8).head
+    'prototypes'
+    """
+    found, config = get_method(method), make_config(method, {"n_shot": n_shot} | settings)
+    check_minutes(minutes, method, settings)
+    if found.oracle:
+        raise ValueError(f"{method} needs real images: get_method({method!r}).meta_train takes them.")
+    if minutes is None and method == "pool_distillation" and not settings.keys() & {*KINDS, "epochs"}:
+        minutes = 5.0
+    monitor, time_left = None if validation is None else _monitor(validation, config), None
+    with both_cores(), Progress(method) as progress:
+        if minutes is not None:
+            config, time_left = planned(pool, config, minutes, progress, seed=seed, named=settings)
+        learner = found.meta_train(pool, config, seed=seed, monitor=monitor, checkpoint=time_left)
+    learner.config = config
+    return learner
+
+
+def _monitor(validation: FewShotDataset, config: Any) -> Monitor:
+    shape = {"n_way": config.n_way, "n_shot": config.n_shot, "n_query": config.n_query}
+    sampler = EpisodeSampler(validation, **shape, seed=2)
+
+    def score(number: int, learner: MetaLearner) -> float:
+        found = evaluate(learner, sampler, 100)
+        say(f"round {number}: {found.mean:.1f} ± {found.ci95:.1f} % on 100 episodes of {validation.name}")
+        return found.mean
+
+    return score
+
+
+def forecast(unit: Unit, profile: Profile, pool: Path | None, minutes: float | None) -> dict[str, Any]:
+    """Pool, models, rounds or images, and seconds of a training; None for what is not known.
+
+    seconds: the minutes', else in proportion to rounds or images those of the method's record below the folder
+      `results` that has most settings in common
+    """
+
+    def work(config: Mapping[str, Any]) -> int:
+        return config.get("rounds") or sum(config.get(kind, 0) for kind in KINDS)
+
+    config = plain(asdict(unit_config(unit, profile)))
+    models = len(ModelPool.load(pool)) if pool else pool_config(unit.dataset, profile).n_models
+    about = {"method": unit.method, "pool": str(pool or f"{unit.dataset}, profile {profile.name}"), "models": models}
+    if minutes is not None:
+        return about | {"seconds": 60 * minutes}
+    records = [record for folder in sorted(Path("results").glob("*/records")) for record in RecordStore(folder).all()]
+    alike = [r for r in records if r["method"] == unit.method and training_seconds(r) > 0 and work(r["config"])]
+    told = max(alike, key=lambda r: sum(r["config"].get(n) == v for n, v in config.items()), default=None)
+    seconds = training_seconds(told) * work(config) / work(told["config"]) if told else None
+    return about | {"rounds" if "rounds" in config else "images": work(config), "seconds": seconds}
