@@ -31,8 +31,8 @@ def fix_statistics(network: nn.Module, inputs: Tensor) -> None:
 class AdaptedNetwork(nn.Module):
     """From images to class probabilities by a support set, inductive where `MetaLearner.adapt` is transductive.
 
-    What that takes from all queries of a call comes from the support set here: the mean of centre="episode", and
-    the statistics of BatchNorm layers that have none of their own. Computed in float32.
+    It takes nothing from the queries: no mean is taken off for centre="episode", and BatchNorm layers that have no
+    statistics of their own keep those of the support set. Computed in float32.
 
     support: images `(s, C, size, size)`, float in [0, 1], of the learner's size; of a learner that
       `embeds_images_one_by_one` also their features `(s, d)`. labels: `(s,)` int64, 0… without gaps
@@ -57,7 +57,7 @@ class AdaptedNetwork(nn.Module):
             fix_statistics(self.network, learner.prepare(support))
         if learner.head == "prototypes":
             features = self.embed(support)
-            self.mean = features.mean(0) if learner.centre != "none" else torch.zeros_like(features[0])
+            self.mean = features.mean(0) if learner.centre == "support" else torch.zeros_like(features[0])
             unit = F.normalize(features - self.mean, dim=1)
             self.prototypes = class_prototypes(unit, labels.to(unit.device), self.n_way)
 

@@ -35,7 +35,7 @@ PHASES = ("recovery", "images", "answers", "distillation")
 PLANNED = 0.9
 """Share of the time that is planned for: a trial of a second is not exact."""
 LEAST, INVERTED_FROM, MOST = 600, 12_000, 120_000
-"""Images: of a trial; from where on a sixth of them is worth synthesising; and the most that were tried."""
+"""Images: the least; from where on a sixth of them is worth synthesising; and the most that were tried."""
 
 
 def seconds_of_phases(rates: Mapping[str, float], sizes: Mapping[str, int]) -> list[float]:
@@ -65,9 +65,9 @@ def chosen_sizes(rates: Mapping[str, float], seconds: float) -> dict[str, Any]:
 
 
 def measured_rates(pool: ModelPool, config: Any, *, seed: int, inversion: bool) -> dict[str, float]:
-    """Rates for `seconds_of_phases`, by a trial of 600 images; an inversion that is not tried takes 1e9 s."""
-    drawn = max(LEAST // 2, config.batch_size)
-    small = {"recovered": int(inversion), "procedural": drawn, "mixed": LEAST // 2, "epochs": 1, "warmup_rounds": 0}
+    """Rates for `seconds_of_phases`, by a trial of 320 images; an inversion that is not tried takes 1e9 s."""
+    drawn = max(160, config.batch_size)
+    small = {"recovered": int(inversion), "procedural": drawn, "mixed": 160, "epochs": 1, "warmup_rounds": 0}
     log = PoolDistillation().meta_train(pool, replace(config, **small), seed=seed).log
     rates = {name: log.seconds[name] / sum(small[kind] for kind in KINDS) for name in PHASES}
     n_way = sum(len(description["class_names"]) for description in pool.descriptions) / len(pool)
@@ -111,8 +111,10 @@ def planned(
     began = time.perf_counter()
     measured_rates(pool, config, seed=seed, inversion=False)  # pays for what is imported and read
     configs = [config] if "precision" in named else [replace(config, precision=each) for each in PRECISIONS]
-    tried = [(measured_rates(pool, each, seed=seed, inversion=minutes >= 1), each) for each in configs]
+    tried = [(measured_rates(pool, each, seed=seed, inversion=False), each) for each in configs]
     rates, config = min(tried, key=lambda pair: pair[0]["answers"] + 10 * pair[0]["distillation"])
+    if minutes >= 2:
+        rates = measured_rates(pool, config, seed=seed, inversion=True)
     sizes = chosen_sizes(rates, PLANNED * 60 * minutes - (time.perf_counter() - began))
     phases, (recovered, drawn, mixed, epochs) = seconds_of_phases(rates, sizes), sizes.values()
     say(
