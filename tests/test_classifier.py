@@ -62,7 +62,7 @@ def test_an_answer_does_not_depend_on_the_other_images_and_the_learner_stays(kin
 
 @pytest.mark.parametrize("centre", ["none", "support", "episode"])
 def test_prototypes_take_nothing_from_the_queries(centre):
-    """With 10 glyph teachers, 5-way test accuracy at 1/5 shots: 56.9/74.1 with no mean, 55.1/69.2 with the episode's."""
+    """10 glyph teachers, 5-way test accuracy at 1 and 5 shots: 56.9 and 74.1, with the episode's mean 55.1 and 69.2."""
     own, labels = learner(centre=centre), torch.arange(5).repeat(2)
     classifier, taken = FewShotClassifier(own).fit(SHOWN, Y), "none" if centre == "episode" else centre
     expected = prototype_logits(own.embed(SHOWN), labels, own.embed(ASKED), centre=taken).softmax(1)

@@ -4,6 +4,6 @@ The heart does not know it: methods hand these functions in, where the heart has
 """
 
 from freelib.fast.maml import maml_step
-from freelib.fast.threads import adapt_each, each_at_once, episode_threads, student_for
+from freelib.fast.threads import adapt_each, answers_of_each, episode_threads, student_for
 
-__all__ = ["adapt_each", "each_at_once", "episode_threads", "maml_step", "student_for"]
+__all__ = ["adapt_each", "answers_of_each", "episode_threads", "maml_step", "student_for"]

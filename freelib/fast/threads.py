@@ -91,12 +91,18 @@ def in_threads(learner: Any, work: Callable[[Any, Item], Result], items: Iterabl
             yield from executor.map(lambda item: work(own.learner, item), chunk)
 
 
-def each_at_once(work: Callable[[Item], Result], items: Sequence[Item]) -> list[Result]:
-    """`work(item)` of each item, `episode_threads` of them at once; they share nothing that changes."""
-    if _threads.get() == 1:
-        return [work(item) for item in items]
+def one_by_one(models: Sequence[PretrainedModel]) -> bool:
+    """Whether models have to wait for each other: outside of `episode_threads`, or where they share a layer."""
+    layers = [id(layer) for model in models for layer in model.module.modules()]
+    return _threads.get() == 1 or len(set(layers)) < len(layers)
+
+
+def answers_of_each(models: Sequence[PretrainedModel], ask: Callable[[PretrainedModel], Result]) -> list[Result]:
+    """`ask(model)` of each model, `episode_threads` of them at once."""
+    if one_by_one(models):
+        return [ask(model) for model in models]
     with ThreadPoolExecutor(_threads.get()) as executor:
-        return list(executor.map(work, items))
+        return list(executor.map(ask, models))
 
 
 def add_gradients(weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
@@ -117,12 +123,10 @@ def adapt_each(
     It takes a `MetaGenerator` on a CPU and models that share no layer: else one follows the other. Students
     are called at once, see `student_for`. Gradients are added up in the models' order.
     """
-    n, layers = _threads.get(), [id(layer) for model in models for layer in model.module.modules()]
-    alone = n == 1 or len(set(layers)) < len(layers)
-    if alone or not isinstance(generator, MetaGenerator) or generator.device.type != "cpu":
+    if one_by_one(models) or not isinstance(generator, MetaGenerator) or generator.device.type != "cpu":
         return one_after_the_other(generator, models, students, rng)
     own = [(_apart(generator), _ahead(generator, model, rng)) for model in models]
-    with ThreadPoolExecutor(n) as executor:
+    with ThreadPoolExecutor(_threads.get()) as executor:
         jobs = [
             executor.submit(each.adapt, model, student, draws)
             for (each, draws), model, student in zip(own, models, students, strict=True)

@@ -103,12 +103,12 @@ class ProbabilityEnsemble(nn.Module):
     def _answers_of_each(self, images: Tensor) -> list[Tensor]:
         inputs = images_to_float(images.to(self.models[0].device))
 
-        def answer(model: PretrainedModel) -> Tensor:
+        def ask(model: PretrainedModel) -> Tensor:
             if self.teach == "features":
                 return F.normalize(model.features(inputs).float(), dim=1)
             return (model(inputs).float() / self.temperature).softmax(1).sqrt()
 
-        return fast.each_at_once(answer, self.models)
+        return fast.answers_of_each(self.models, ask)
 
     def fit(self, answers: Tensor, *, whitening: float, most: int | None = None) -> None:
         """Chooses the axes by some images' answers, see `principal_axes`."""

@@ -14,6 +14,7 @@ from torch.export import Dim, ExportedProgram
 
 from freelib.classifier import FewShotClassifier
 from freelib.models.backbones import Backbone
+from freelib.models.libraries import library
 from freelib.storage import write_atomically
 
 
@@ -34,18 +35,17 @@ def as_program(classifier: FewShotClassifier) -> ExportedProgram:
 def export(classifier: FewShotClassifier, onnx: Path | None, pt2: Path | None) -> list[dict[str, Any]]:
     """Writes files for ONNX's runtimes and torch.export: of each its size in MB, and milliseconds of one image here.
 
-    Class names: in ONNX's metadata as "classes", in torch's extra file "classes.json". Raises ImportError where
+    Class names: in ONNX's metadata as "classes", in torch's extra file "classes.json". Raises ValueError where
     freelib[onnx] is not installed.
     """
     program, names, calls = as_program(classifier), json.dumps(classifier.classes_.tolist()), {}
     image = torch.rand_like(program.example_inputs[0][0][:1])
     if onnx:
-        from onnxruntime import InferenceSession
-
+        runtime = library("onnxruntime")
         made: Any = torch.onnx.export(program, input_names=["images"], output_names=["probabilities"], verbose=False)
         made.model.metadata_props["classes"] = names
         write_atomically(onnx, made.model_proto.SerializeToString())
-        session = InferenceSession(onnx, providers=["CPUExecutionProvider"])
+        session = runtime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
         calls[onnx] = lambda: session.run(None, {"images": image.numpy()})
     if pt2:
         stream, network = io.BytesIO(), program.module()

@@ -2,8 +2,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_methods import boxed
-from tiny_models import rng, tiny_model, tiny_pool
+from tiny_models import own, rng, tiny_model, tiny_pool
+from torch import nn
 
+from freelib.fast import episode_threads
 from freelib.methods.ensemble import ProbabilityEnsemble, for_inference, principal_axes
 
 IMAGES = torch.rand(30, 3, 16, 16, generator=rng())
@@ -65,3 +67,12 @@ def test_models_of_several_kinds_and_sizes_answer_together_and_where_they_are():
     models = [tiny_model(0), tiny_model(1, arch="resnet10", width=8), tiny_model(2, image_size=32, n_way=3)]
     assert ProbabilityEnsemble(models, precision="bfloat16").answers(IMAGES).shape == (30, 13)
     assert ProbabilityEnsemble([tiny_model(0).to("meta")]).answers(IMAGES).device.type == "meta"
+
+
+@pytest.mark.parametrize("teach", ["probabilities", "features"])
+def test_threads_give_the_same_bits(teach):
+    models = [*tiny_pool(3), own(nn.Sequential(nn.Flatten(), nn.Linear(768, 3)), image_size=16)]
+    for members in (models, [*models, models[-1]]):  # two that share layers, too
+        alone = ProbabilityEnsemble(members, teach=teach).answers(IMAGES)
+        with episode_threads(3):
+            assert torch.equal(ProbabilityEnsemble(members, teach=teach).answers(IMAGES), alone)

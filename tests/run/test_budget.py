@@ -45,7 +45,7 @@ def test_rates_are_those_of_a_trial():
     began = time.perf_counter()
     rates = measured_rates(tiny_pool(2), config, seed=0, inversion=True)
     spent = time.perf_counter() - began
-    trial = seconds_of_phases(rates, {"recovered": 1, "procedural": 300, "mixed": 300, "epochs": 1})
+    trial = seconds_of_phases(rates, {"recovered": 1, "procedural": 160, "mixed": 160, "epochs": 1})
     assert 0 < sum(trial) - rates["warmup"] < spent
     assert rates["warmup"] == pytest.approx(config.warmup_rounds * rates["recovery"] * 4 * 2 * 5)  # of two models
     assert measured_rates(tiny_pool(2), config, seed=0, inversion=False)["recovery"] == 1e9
