@@ -2,7 +2,8 @@ import pytest
 import torch
 from tiny_models import HandAdam, conv_learner, flat, random_episode, rng, smooth_learner, task_of, tiny_model
 
-from freelib import MetaLearner, MethodConfig, TaskMemory
+from freelib import MetaLearner, MethodConfig
+from freelib.memory import TaskMemory
 from freelib.models.backbones import build_backbone
 from freelib.replay import ReplayConfig, maml_step, replay
 

@@ -6,7 +6,8 @@ import torch
 from small_methods import assert_same_run
 from tiny_models import tiny_model, tiny_pool, trained_pool, weights
 
-from freelib import ModelPool, TaskMemory, get_method
+from freelib import ModelPool, get_method
+from freelib.memory import TaskMemory
 from freelib.methods import free as module
 from freelib.methods.free import FreeConfig
 
