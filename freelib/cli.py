@@ -351,6 +351,26 @@ def import_models(folder: Path, out: Path, as_json: bool) -> None:
     emit(row, as_json, table([row]))
 
 
+@pool.command()
+@click.argument("folder", type=FOLDER)
+@click.option("--out", type=FOLDER, help="Store the models that are kept as a pool here; it must not be there yet.")
+@json_option
+@click.pass_context
+def check(ctx: click.Context, folder: Path, out: Path | None, as_json: bool) -> None:
+    """Check each model of a pool without data: does it run, and is it like the rest? Exit status 1: some are bad.
+
+    The verdict is "keep", or why to drop the model. More than half of the models have to be good.
+    """
+    from freelib.methods.screening import check_folder
+
+    if out is not None and out.exists():
+        raise ValueError(f"{out} is there already: choose another folder.")
+    rows = check_folder(folder, out)
+    shown = ("name", "arch", "classes", "ms_per_image", "teacher_accuracy", "claimed", "distance", "verdict")
+    emit(rows, as_json, table(rows, *shown))
+    ctx.exit(int(any(row["verdict"] != "keep" for row in rows)))
+
+
 @main.command(short_help="List the methods, or one method's settings.")
 @click.option("--fields", metavar="METHOD", help="Show one method's settings and their defaults instead.")
 @json_option
@@ -376,6 +396,7 @@ def methods(fields: str | None, as_json: bool) -> None:
 @click.argument("method", default="pool_distillation")
 @click.option("--out", required=True, type=FOLDER, help="Folder for the learner.")
 @click.option("--pool", "pool_folder", type=FOLDER, help="Folder of a pool, instead of the profile's own.")
+@click.option("--screen", is_flag=True, help="First drop the models that `freelib pool check` would.")
 @profile_option
 @click.option("--dataset", type=DATASET, help="Data set of the profile's pool; its first if left out.")
 @click.option("--n-shot", default=1, type=AT_LEAST_1, help="Images per class to adapt to.")
@@ -389,6 +410,7 @@ def train(
     method: str,
     out: Path,
     pool_folder: Path | None,
+    screen: bool,
     profile: str,
     dataset: str | None,
     n_shot: int,
@@ -426,7 +448,8 @@ def train(
         told = forecast(unit, chosen, pool_folder, minutes)
         emit(told, as_json, "\n".join(f"{name}: {'not known' if v is None else cell(v)}" for name, v in told.items()))
         return
-    learner, seconds = train_learner(unit, chosen, out, pool_folder=pool_folder, select_on=select_on, minutes=minutes)
+    how: dict[str, Any] = {"select_on": select_on, "minutes": minutes, "screen": screen}
+    learner, seconds = train_learner(unit, chosen, out, pool_folder=pool_folder, **how)
     row = {"learner": str(out), "method": method, "seconds": round(seconds, 1)}
     row["selected_round"] = learner.selected_round
     emit(row, as_json, f"{get_method(method).title} trained in {seconds:.1f} s, saved in {out}")

@@ -17,6 +17,7 @@ from freelib.folders import check_writable
 from freelib.meta_learner import MetaLearner
 from freelib.methods import METHODS, get_method
 from freelib.methods.base import MethodConfig, student_backbone
+from freelib.methods.screening import screened
 from freelib.methods.training import TrainingLog, clocks
 from freelib.models.backbones import Backbone
 from freelib.models.metadata import check_metadata, read_metadata
@@ -131,13 +132,15 @@ def train_learner(
     pool_folder: str | Path | None = None,
     select_on: str | None = None,
     minutes: float | None = None,
+    screen: bool = False,
 ) -> tuple[MetaLearner, float]:
     """Meta-trains a unit's method and saves the learner in a folder: the learner, and the seconds it took.
 
     The pool is read from `pool_folder`, else it is the profile's of `unit.dataset`, pre-trained where it
     lacks. Without `select_on`, a data set on whose meta-validation classes the checkpoint is selected, no
-    image is seen but by an oracle. A run that was killed goes on from its checkpoint, in the same folder; one
-    that is fitted to some `minutes`, as `meta_train` does, begins anew.
+    image is seen but by an oracle. With `screen` the members that `screened` keeps are stored beside the learner,
+    and are its pool. A run that was killed goes on from its checkpoint, in the same folder; one that is fitted
+    to some `minutes`, as `meta_train` does, begins anew.
 
     Raises ValueError for settings that do not fit the method, a device that is not there, and a folder that
     holds the learner of another run; MissingDataError where images are not there.
@@ -159,6 +162,8 @@ def train_learner(
             pool, pool_folder = pretrain_into(unit.dataset, profile, own, progress=bar)
     else:
         pool = ModelPool.load(pool_folder, device=config.device)
+    if screen:
+        pool, pool_folder = screened(pool, folder / "pool").to(config.device), folder / "pool"
     _check_room(folder, **saved_as, pool_digest=pool.digest)
     images = {"dataset": load_dataset(unit.dataset, "train", size=pool.image_size)} if method.oracle else {}
     seen = [each.digest for each in images.values()]
