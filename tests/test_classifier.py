@@ -96,23 +96,13 @@ def test_images_of_every_form_give_the_same_answer(tmp_path):
     turned = [image.transpose(Image.Transpose.ROTATE_90) for image in pictures]
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
-    for i, image in enumerate(turned):
-        image.save(tmp_path / f"{i:02}.png", exif=exif)
-    opened = [Image.open(path) for path in sorted(tmp_path.glob("*.png"))]
-    forms = [
-        arrays,
-        ASKED.numpy(),
-        ASKED,
-        ASKED / 255,
-        arrays.astype(float) / 255,
-        pictures,
-        opened,
-        opened[0].filename,
-    ]
+    paths = [tmp_path / f"{i:02}.png" for i in range(30)]
+    for path, image in zip(paths, turned, strict=True):
+        image.save(path, exif=exif)
     classifier = FewShotClassifier(LEARNERS["prototypes"]).fit(pictures[:5], NAMES)
-    forms[-1] = np.array(sorted(map(str, tmp_path.glob("*.png"))))
-    expected = classifier.predict_proba(forms[0])
-    for form in forms:
+    expected = classifier.predict_proba(arrays)
+    forms = [ASKED.numpy(), ASKED, ASKED / 255, arrays / 255.0, pictures, list(map(Image.open, paths)), paths]
+    for form in [*forms, np.array(list(map(str, paths)))]:
         np.testing.assert_allclose(classifier.predict_proba(form), expected, atol=1e-5)
     large = [image.resize((64, 64), Image.Resampling.NEAREST).convert("L").convert("P") for image in pictures]
     assert classifier.predict_proba(large).shape == (30, 5)

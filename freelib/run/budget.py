@@ -217,5 +217,5 @@ def forecast(unit: Unit, profile: Profile, pool: Path | None, minutes: float | N
     records = [record for folder in sorted(Path("results").glob("*/records")) for record in RecordStore(folder).all()]
     alike = [r for r in records if r["method"] == unit.method and training_seconds(r) > 0 and work(r["config"])]
     told = max(alike, key=lambda r: sum(r["config"].get(n) == v for n, v in config.items()), default=None)
-    seconds = training_seconds(told) * work(config) / work(told["config"]) if told else None
+    seconds = round(training_seconds(told) * work(config) / work(told["config"])) if told else None
     return about | {"rounds" if "rounds" in config else "images": work(config), "seconds": seconds}
