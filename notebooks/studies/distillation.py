@@ -187,6 +187,8 @@ def with_class_head(learner: MetaLearner, n_way: int) -> MetaLearner:
 def predictions(learner: MetaLearner, episode: Episode, head: str, steps: int) -> Tensor:
     """Predictions `(n_query,)` after gradient steps on the support set that start from its class means.
 
+    Steps that diverge predict no class: -1.
+
     The last layer's weights are the classes' mean unit features, of length SCALE over the support's mean
     length of features: without a step it predicts the nearest class mean by cosine.
     head: "anil" steps the last layer, "maml" all weights.
@@ -200,7 +202,10 @@ def predictions(learner: MetaLearner, episode: Episode, head: str, steps: int) -
         last.weight.copy_(SCALE * means / features.norm(dim=1).mean())
         last.bias.zero_()
     learner.head = head
-    return learner.adapt(episode.support, labels, steps=steps).predict(episode.query)
+    try:
+        return learner.adapt(episode.support, labels, steps=steps).predict(episode.query)
+    except FloatingPointError:
+        return torch.full((len(episode.query),), -1)
 
 
 def _episodes(run: Run, split: str) -> dict[str, Any]:
