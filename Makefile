@@ -34,7 +34,7 @@ reproduce: $(STAMP) ## run the notebooks with papermill, and make a book of them
 	exit $$status
 
 # Two processes side by side: these notebooks need no record of the others.
-LIVE   := 00_quickstart 31_bring_your_own_models
+LIVE   := 00_quickstart 31_bring_your_own_models 32_scikit_learn
 OTHERS := $(filter-out $(LIVE),$(basename $(notdir $(wildcard notebooks/*.ipynb))))
 run: run-chosen = $(or $(NOTEBOOK),$(OTHERS))
 run-live: run-chosen = $(LIVE)
