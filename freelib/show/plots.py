@@ -16,7 +16,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from freelib.classifier import as_images
 from freelib.datasets.episodes import images_to_float
 from freelib.methods import method_of_record
 from freelib.run.records import Record
@@ -211,12 +210,15 @@ def image_grid(images: Tensor, labels: Sequence[str], *, columns: int = 10, side
 
 def contact_sheet(rows: Sequence[Mapping[str, Any]], file: Path, *, most: int = 200) -> None:
     """A PNG of the first `most` of what `freelib.run.pictures.answers` gives, each beside the nearest shown one."""
+    from freelib.classifier import as_images  # huggingface_hub, which takes time and warns in notebooks
+
     files = [row[name] for row in rows[:most] for name in ("file", "nearest")]
     told = [(f"{row['class'][:12]} {row['probability']:.0%}", Path(row["nearest"]).parent.name) for row in rows[:most]]
     with mpl.rc_context():
         use_style()
         figure, buffer = image_grid(as_images(files, 3, 96), [t for pair in told for t in pair], side=0.9), io.BytesIO()
         figure.savefig(buffer, dpi=160)
+        plt.close(figure)
     write_atomically(file, buffer.getvalue())
 
 
