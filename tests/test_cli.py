@@ -260,7 +260,9 @@ def test_a_signal_leaves_what_is_saved_and_no_process(run, tmp_path, words, save
     save_member(tiny_model(), tmp_path / "p")
     heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # which a job's shell may ignore
     command = [sys.executable, "-c", f"{heed}\nfrom freelib.cli import main\nmain()", *words.split()]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "FREELIB_WORKERS": "2"}
+    # coverage would answer SIGTERM in the command's place
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    env |= {"PYTHONPATH": os.pathsep.join(sys.path), "FREELIB_WORKERS": "2"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True)
     while not [*tmp_path.glob(saved)]:
         assert process.poll() is None, process.stderr.read()

@@ -143,7 +143,9 @@ def test_a_signal_ends_with_one_line_and_no_half_notebook(folder, number):
     # A shell's background job ignores SIGINT, and so would the command: that is the shell's wish, not ours here.
     heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
     words = [sys.executable, "-c", f"{heed}\nfrom freelib.cli import main\nmain()", "reproduce"]
-    process = subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # coverage would answer SIGTERM in the command's place
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
+    process = subprocess.Popen(words, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not (folder / "notebooks" / "begun").exists():
         assert process.poll() is None
         time.sleep(0.1)
