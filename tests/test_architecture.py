@@ -23,7 +23,7 @@ ROOMS = ["datasets", "models", "heart", "fast", "methods", "run", "show", "cli"]
 
 SIDE_EFFECTS = """
 import os, pkgutil, random, sys
-import matplotlib, numpy, torch
+import matplotlib, numpy, sklearn, torch
 state = lambda: (
     torch.get_num_threads(), torch.get_num_interop_threads(), torch.is_grad_enabled(),
     torch.get_default_dtype(), torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark,
