@@ -99,6 +99,11 @@ def as_markdown(app: Sphinx, what: str, name: str, obj: object, options: object,
         lines[:] = [".. markdown::", "", *(f"   {line}" for line in text.splitlines()), ""]
 
 
+def skip_routing(app: Sphinx, what: str, name: str, obj: object, skip: bool, options: object) -> bool:
+    """What scikit-learn adds to an estimator for its metadata routing is not ours to document."""
+    return skip or re.fullmatch(r"set_\w+_request", name) is not None
+
+
 def describe_figures(app: Sphinx, document: nodes.document) -> None:
     """A notebook's figures have no alternative text: they get their section's title."""
     for image in document.findall(nodes.image):
@@ -119,6 +124,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """What Sphinx calls first."""
     app.add_directive("markdown", Markdown)
     app.connect("autodoc-process-docstring", as_markdown)
+    app.connect("autodoc-skip-member", skip_routing)
     app.connect("source-read", name_tables)
     app.connect("doctree-read", describe_figures)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
