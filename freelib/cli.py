@@ -276,6 +276,7 @@ def pretrain(
     """
     from dataclasses import replace
 
+    from freelib.environment import keep_freed_memory
     from freelib.progress import Progress
     from freelib.run.pools import pretrain_into
     from freelib.run.profiles import get_profile
@@ -286,6 +287,7 @@ def pretrain(
     if settings:
         fields = {**chosen.pool_fields(name), **parse_overrides(settings)}
         chosen = replace(chosen, pool=fields, pool_by_dataset={})
+    keep_freed_memory()
     with Progress(f"pool of {name}") as progress:
         made, place = pretrain_into(name, chosen, seed, folder=folder, progress=progress)
     row = summary(place, made)
@@ -433,6 +435,7 @@ def train(
     """
     from dataclasses import replace
 
+    from freelib.environment import keep_freed_memory
     from freelib.methods import get_method
     from freelib.run.budget import forecast
     from freelib.run.learners import train_learner
@@ -448,6 +451,7 @@ def train(
         told = forecast(unit, chosen, pool_folder, minutes)
         emit(told, as_json, "\n".join(f"{name}: {'not known' if v is None else cell(v)}" for name, v in told.items()))
         return
+    keep_freed_memory()
     how: dict[str, Any] = {"select_on": select_on, "minutes": minutes, "screen": screen}
     learner, seconds = train_learner(unit, chosen, out, pool_folder=pool_folder, **how)
     row = {"learner": str(out), "method": method, "seconds": round(seconds, 1)}
@@ -472,13 +476,16 @@ def evaluate(
     """Test the learner in the folder LEARNER (from `freelib train`) on episodes of new classes."""
     from freelib.datasets import load_dataset
     from freelib.datasets.episodes import EpisodeSampler
+    from freelib.environment import keep_freed_memory
     from freelib.progress import Progress
+    from freelib.run.budget import both_cores
     from freelib.run.evaluation import evaluate as score_on
     from freelib.run.learners import load_learner
 
+    keep_freed_memory()
     loaded = load_learner(learner, allow_custom=allow_custom_method)
     images = load_dataset(dataset, split, size=loaded.transform.image_size)
-    with Progress("episodes") as progress:
+    with both_cores(), Progress("episodes") as progress:
         score = score_on(loaded, EpisodeSampler(images, **episodes), n_episodes, progress)
     row = {"learner": str(learner), "dataset": dataset, "split": split, **episodes, "n_episodes": n_episodes}
     row |= {"accuracy": score.mean, "accuracy_ci95": score.ci95}

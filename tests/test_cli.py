@@ -10,15 +10,20 @@ from types import SimpleNamespace
 
 import nbformat
 import pytest
+import torch
 import yaml
 from click.testing import CliRunner
-from fake_methods import TINY
+from fake_methods import TINY, Drifting
 from tiny_models import tiny_model
 from tiny_sources import write_images
 
+from freelib import environment
 from freelib.cli import FOLDER, main, table
+from freelib.environment import torch_threads
+from freelib.fast.threads import threads_at_work
 from freelib.methods import METHODS
 from freelib.models.pretrained import save_member
+from freelib.run import evaluation
 from freelib.run.notebooks import clean, write_notebook
 from freelib.run.reproduce import Outcome
 from freelib.storage import plain
@@ -171,6 +176,29 @@ def test_a_method_in_the_folder_where_one_is(run, tmp_path):
     trained = run("train", "of_this_folder:Mine", "--out", "l")
     assert trained.code == 0, trained.err
     assert "Mine trained" in trained.out
+
+
+def test_training_and_evaluation_use_the_cores_as_a_runs_workers_do(run, monkeypatch):
+    """One of torch's threads, an episode for each core, and freed memory kept."""
+    seen, kept = [], []
+
+    def spy(original):
+        def call(*args, **kwargs):
+            seen.append((torch.get_num_threads(), threads_at_work()))
+            return original(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(Drifting, "train", spy(Drifting.train))
+    monkeypatch.setattr(evaluation, "evaluate", spy(evaluation.evaluate))
+    monkeypatch.setattr(environment, "keep_freed_memory", lambda: kept.append(1))
+    with torch_threads(2):
+        assert run("pool", "pretrain", "--folder", "p").code == 0
+        assert run("train", DRIFTING, "--pool", "p", "--out", "l").code == 0
+        words = ("--dataset", "cifar-fs", "--n-query", "3", "--episodes", "5", "--allow-custom-method")
+        assert run("evaluate", "l", *words).code == 0
+        assert torch.get_num_threads() == 2
+    assert (seen, kept) == ([(1, 2)] * 2, [1] * 3)
 
 
 def test_all_seeds_train_on_the_profiles_one_pool(run, monkeypatch, tmp_path):

@@ -5,7 +5,6 @@ The folder holds `learner.json` and, for a student, its weights in `learner.safe
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -170,7 +169,7 @@ def train_learner(
     key = digest_of([unit.method, method.revision, config, unit.seed, pool.digest, select_on, *seen])
     checkpoint = Checkpoint(folder / f"checkpoint-{key}.pt")
     began = clocks()
-    with progress, nullcontext() if minutes is None else both_cores():
+    with progress, both_cores():
         if minutes is not None:
             config, checkpoint = planned(pool, config, minutes, progress, seed=unit.seed, named=unit.overrides)
         learner = method.meta_train(pool, config, seed=unit.seed, monitor=monitor, checkpoint=checkpoint, **images)
