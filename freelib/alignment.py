@@ -13,7 +13,7 @@ from freelib.generator import SynthesisedTask
 from freelib.meta_learner import MetaLearner
 from freelib.models.pool import ModelPool, PretrainedModel
 from freelib.models.transform import random_crop_flip
-from freelib.settings import check_at_least, check_one_of
+from freelib.settings import check_above_zero, check_at_least, check_one_of, later
 
 ALIGNMENTS = ("sequential", "summed")
 OPTIMIZERS = {"adam": ("adam", "adam"), "sgd": ("sgd", "sgd"), "sgd_inside": ("sgd", "adam")}
@@ -32,6 +32,8 @@ class AlignmentConfig:
       steps inside, Adam outside: a fresh Adam's first steps have the gradients' signs and not their sizes)
     align_sweeps: distillation steps a round; the first over its tasks, the others over tasks from the memory
     distillation: "kl", or the public release's mistaken form, "release"
+    displacement_scale: what θ − θ̃ is multiplied by before Adam gets it (the public release: 67), which Adam's ε
+      and moments shared with replay alone can tell
     kd_heads: "shared", the student's one head answers for all models (as in the public release), though
       class 0 of one model is class 3 of another; or "per_model", a head for each on the shared features, as
       is usual in multi-task distillation
@@ -44,9 +46,11 @@ class AlignmentConfig:
     align_lr: float = 1e-3
     align_optimizer: str = "adam"
     distillation: str = "kl"
+    displacement_scale: float = later(1.0)
 
     def __post_init__(self) -> None:
         check_at_least(self, align_sweeps=1)
+        check_above_zero(self, "displacement_scale")
         check_one_of(self, alignment=ALIGNMENTS, align_optimizer=OPTIMIZERS)
         check_one_of(self, distillation=DISTILLATION_LOSSES, kd_heads=("shared", "per_model"))
 
@@ -77,13 +81,13 @@ class DistillationBatch:
 
 @torch.no_grad()
 def distillation_batch(
-    task: SynthesisedTask, rng: torch.Generator, *, padding: int = 4, flip: bool = True
+    task: SynthesisedTask, rng: torch.Generator, *, padding: int = 4, flip: bool = True, each: bool = True
 ) -> DistillationBatch:
     """A synthesised task's images, cropped and flipped anew, with the answers of its model.
 
-    padding: of the random crop, in pixels; flip: whether images are mirrored at random
+    padding, flip, each: see `random_crop_flip`
     """
-    images = random_crop_flip(task.images, rng, padding=padding, flip=flip)
+    images = random_crop_flip(task.images, rng, padding=padding, flip=flip, each=each)
     return DistillationBatch(images, at_least_float32(task.model(images)), task.model.name)
 
 
@@ -184,7 +188,9 @@ def aligned_displacement(
         loss.backward()
         optimizer.step()
         losses.append(loss.detach())
-    return {name: p.detach() - params[name].detach() for name, p in start.items()}, torch.stack(losses).mean()
+    scale = config.displacement_scale
+    moved = {name: scale * (p.detach() - params[name].detach()) for name, p in start.items()}
+    return moved, torch.stack(losses).mean()
 
 
 def summed_gradient(

@@ -131,14 +131,15 @@ class MetaGenerator:
         self.config, self.device = config, torch.device(device)
         generator = Generator(image_size, channels, z_dim=config.z_dim, ngf=config.ngf, seed=seed)
         self.generator = generator.to(self.device)
-        self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=config.meta_lr, fused=True)
+        betas = (0.9 if config.meta_adam == "kept" else 0.5, 0.999)
+        self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=config.meta_lr, betas=betas, fused=True)
         self.bf16 = precision == "bfloat16"
         self.iterations = 0  # generator iterations so far: generate, forward, backward
 
     def augment(self, images: Tensor, rng: torch.Generator) -> Tensor:
         """Random crop and flip, as the config says; the shape stays."""
         c = self.config
-        return random_crop_flip(images, rng, padding=c.augment_padding, flip=c.augment_flip)
+        return random_crop_flip(images, rng, padding=c.augment_padding, flip=c.augment_flip, each=c.augment_each)
 
     def adapt(
         self, model: PretrainedModel, student: Student | None, rng: torch.Generator, *, steps: int | None = None
@@ -189,6 +190,8 @@ class MetaGenerator:
         """The outer loop: an Adam step of θ_G on the sum of the copies' last gradients (first-order MAML)."""
         self.optimizer.step()
         self.optimizer.zero_grad()
+        if self.config.meta_adam == "fresh":
+            self.optimizer.state.clear()
 
     def discard_gradients(self) -> None:
         """Forgets the gradients since the last meta-step: what was adapted to leaves no trace in θ_G."""

@@ -11,16 +11,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freelib.distillation import at_least_float32, kl_divergence
+from freelib.distillation import DISTILLATION_LOSSES, at_least_float32, kl_divergence, release_divergence
 from freelib.models.pool import PretrainedModel, batchnorm_layers
-from freelib.settings import check_at_least
+from freelib.settings import check_at_least, check_one_of, later
 
 Student = Callable[[Tensor], Tensor]  # from images (n, C, H, W) in [0, 1] to logits (n, n_way)
 
 
 @dataclass(frozen=True)
 class InversionConfig:
-    """The weights of L_G's terms, and how images are made by it; the defaults are the public release's.
+    """The weights of L_G's terms, and how images are made by it.
+
+    The defaults are the public release's, but for the last three.
 
     lambda_ce, lambda_bn, lambda_adv: of the terms of L_G, see `inversion_loss`; lambda_tv, lambda_l2: of the
       image priors, which FREE leaves out
@@ -28,6 +30,10 @@ class InversionConfig:
     images_per_class: of each synthesised task; z_dim, ngf: of the `Generator`
     generator_lr, z_lr: of the inner loop's Adam; meta_lr: of the outer one
     augment_padding, augment_flip: pixels of the random crop; whether images are mirrored at random
+    augment_each: both are drawn for each image; False, for a batch as a whole, as in the public release
+    meta_adam: the outer step's Adam keeps its moments ("kept"), or is new every round, with β₁ = 0.5 ("fresh"),
+      as in the public release
+    adversarial: "kl", or the public release's mistaken form, "release", see `adversarial_loss`
     """
 
     lambda_ce: float = 1.0
@@ -44,8 +50,12 @@ class InversionConfig:
     meta_lr: float = 1e-3
     augment_padding: int = 4
     augment_flip: bool = True
+    augment_each: bool = later(True)
+    meta_adam: str = later("kept")
+    adversarial: str = later("kl")
 
     def __post_init__(self) -> None:
+        check_one_of(self, meta_adam=("kept", "fresh"), adversarial=DISTILLATION_LOSSES)
         check_at_least(self, adapt_steps=1, images_per_class=1, z_dim=1, ngf=1, augment_padding=0)
 
 
@@ -104,12 +114,17 @@ def batchnorm_loss(inputs: list[tuple[nn.Module, Tensor]]) -> Tensor:
     return torch.stack(terms).sum()
 
 
-def adversarial_loss(teacher_logits: Tensor, student_logits: Tensor) -> Tensor:
+def adversarial_loss(teacher_logits: Tensor, student_logits: Tensor, kind: str = "kl") -> Tensor:
     """L_adv = −mean over images of [agree · KL(teacher ‖ student)]; logits `(n, n_way)` twice -> a scalar.
 
     agree is 1 where both give the same class, else 0: it looks for images on which they still differ.
+
+    kind: "release" is the public release's form, which changes places: the student's answers are constants, and
+      the teacher's *probabilities* stand where log-probabilities belong
     """
     agree = teacher_logits.argmax(1) == student_logits.argmax(1)
+    if kind == "release":
+        return -(agree * release_divergence(student_logits.detach(), teacher_logits)).mean()
     return -(agree * kl_divergence(teacher_logits, student_logits)).mean()
 
 
@@ -141,5 +156,5 @@ def inversion_loss(
         x = model.transform(images)  # normalised, so that the l2 norm pulls to the mean colour, not to black
         loss = loss + config.lambda_tv * total_variation(x) + config.lambda_l2 * x.norm()
     if student is not None and config.lambda_adv:
-        loss = loss + config.lambda_adv * adversarial_loss(logits, student(images))
+        loss = loss + config.lambda_adv * adversarial_loss(logits, student(images), config.adversarial)
     return loss, logits

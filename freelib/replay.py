@@ -13,7 +13,7 @@ from freelib.datasets.episodes import Episode
 from freelib.memory import TaskMemory
 from freelib.meta_learner import MetaLearner
 from freelib.models.pool import ModelPool
-from freelib.settings import check_at_least, check_one_of
+from freelib.settings import check_at_least, check_one_of, later
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class ReplayConfig:
     replay_batches: the most batches a round; the release has no such limit
     replay_every: rounds from one replay to the next
     second_order: MAML's outer gradient goes through the inner steps
+    replay_loss: "mean" of a batch's episodes, or their "sum", as in the public release
     """
 
     memory_batches: int = 20
@@ -39,10 +40,12 @@ class ReplayConfig:
     replay_batches: int = 100
     replay_every: int = 1
     second_order: bool = True
+    replay_loss: str = later("mean")
 
     def __post_init__(self) -> None:
         check_at_least(self, replay_every=1, replay_episodes=1, memory_batches=1)
         check_one_of(self, replay_scope=("cross", "within", "none"), memory_tasks=("all", "last"))
+        check_one_of(self, replay_loss=("mean", "sum"))
 
 
 class EpisodeShape(Protocol):
@@ -65,17 +68,19 @@ def maml_step(
     *,
     steps: int,
     second_order: bool = True,
+    total: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """MAML's outer step: one step of the optimizer on the mean of the episodes' `MetaLearner.query_loss`.
 
-    steps: of the inner loop, at least 0; second_order: whether the gradient goes through them
+    steps: of the inner loop, at least 0; second_order: whether the gradient goes through them; total: the sum in
+      place of the mean
 
     Gives the mean loss and the mean accuracy in [0, 1] on the queries, two scalars (Finn et al., 2017).
     """
     totals, n = torch.zeros(2, device=learner.device), len(episodes)
     for episode in episodes:
         loss, accuracy = learner.query_loss(episode, steps=steps, second_order=second_order)
-        (loss / n).backward()
+        (loss / (1 if total else n)).backward()
         totals += torch.stack([loss.detach(), accuracy]) / n
     optimizer.step()
     optimizer.zero_grad()
@@ -103,12 +108,11 @@ def replay(
     size = (shape.n_way, shape.n_shot, shape.n_query)
     if config.replay_scope == "none" or not memory.ready(*size, scope=config.replay_scope):
         return []
+    rule = {"second_order": config.second_order, "total": config.replay_loss == "sum"}
     best, stalled = -1.0, 0
     while len(history) < config.replay_batches:
         episodes = [memory.episode(*size, rng, scope=config.replay_scope) for _ in range(config.replay_episodes)]
-        history.append(
-            maml_step(learner, episodes, optimizer, steps=shape.inner_steps, second_order=config.second_order)
-        )
+        history.append(maml_step(learner, episodes, optimizer, steps=shape.inner_steps, **rule))
         if config.replay_patience:  # else nothing here waits for the device
             accuracy = float(history[-1][1])
             stalled = 0 if accuracy > best else stalled + 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterable
-from dataclasses import fields
+from dataclasses import field, fields
 from numbers import Integral
 from typing import Any
 
@@ -17,6 +17,11 @@ WIDE = {
     "width", "n_way", "image_size", "inner_steps", "test_steps", "icfil_inversion_steps", "icfil_steps", "ngf", "z_dim",
     "embedding", "embedding_dim", "hidden", "rank", "workers", "threads",
 }  # fmt: skip
+
+
+def later(default: Any) -> Any:
+    """A dataclass's field that came after the first records: no digest has it while it has its default."""
+    return field(default=default, metadata={"later": True})
 
 
 def check_at_least(config: Any, **least: float) -> None:

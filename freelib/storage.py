@@ -12,7 +12,7 @@ import secrets
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
@@ -193,9 +193,13 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor]) -> None:
 
 
 def plain(value: Any) -> Any:
-    """`value` with dataclasses, tuples, paths, mappings and infinite numbers turned into what JSON knows."""
+    """`value` with dataclasses, tuples, paths, mappings and infinite numbers turned into what JSON knows.
+
+    A field that is `later` than the first records is left out while it has its default: their digests stay.
+    """
     if is_dataclass(value) and not isinstance(value, type):
-        value = asdict(value)
+        unset = {f.name for f in fields(value) if "later" in f.metadata and getattr(value, f.name) == f.default}
+        value = {name: item for name, item in asdict(value).items() if name not in unset}
     if isinstance(value, Mapping):
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -9,10 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from freelib.settings import later
 from freelib.storage import (
     Checkpoint,
     load_state_file,
     load_tensors,
+    plain,
     save_tensors,
     set_aside,
     tensors_digest,
@@ -199,3 +202,13 @@ def test_removing_a_checkpoint_takes_what_a_killed_save_left(checkpoint):
     checkpoint.remove()
     assert [file.name for file in folder.iterdir()] == ["other.pt"]
     checkpoint.remove()  # nothing there: fine
+
+
+def test_a_later_field_is_left_out_of_a_digest_while_it_has_its_default():
+    @dataclass
+    class Config:
+        rounds: int = 3
+        init: str = later("torch")
+
+    assert plain(Config()) == {"rounds": 3}
+    assert plain({"config": Config(init="release")}) == {"config": {"rounds": 3, "init": "release"}}

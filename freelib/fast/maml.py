@@ -21,20 +21,22 @@ def maml_step(
     *,
     steps: int,
     second_order: bool = True,
+    total: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """`freelib.replay.maml_step`: on an accelerator many episodes in one call, on a CPU one a thread."""
     totals, n = torch.zeros(2, device=learner.device), len(episodes)
+    over = 1 if total else n
     weights = list(learner.params.values())
 
     def share(own: MetaLearner, episode: Episode) -> tuple[tuple[Tensor | None, ...], Tensor]:
         loss, accuracy = query_loss(own, episode, steps=steps, second_order=second_order)
-        gradients = torch.autograd.grad(loss / n, weights, allow_unused=True)
+        gradients = torch.autograd.grad(loss / over, weights, allow_unused=True)
         return gradients, torch.stack([loss.detach(), accuracy]) / n
 
     if batches_episodes(learner):
         for chunk in (episodes[i : i + TRAINED_AT_ONCE] for i in range(0, n, TRAINED_AT_ONCE)):
             losses, accuracies = query_losses(learner, chunk, steps=steps, second_order=second_order)
-            (losses.sum() / n).backward()
+            (losses.sum() / over).backward()
             totals += torch.stack([losses.detach().sum(), accuracies.sum()]) / n
     else:
         for gradients, values in in_threads(learner, share, episodes):

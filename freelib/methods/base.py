@@ -10,9 +10,9 @@ import torch
 
 from freelib.meta_learner import HEADS, PRECISIONS, MetaLearner
 from freelib.methods.training import Monitor, TrainingRun
-from freelib.models.backbones import ARCHITECTURES, DEFAULT_WIDTH, SMALL_IMAGES, Backbone, build_backbone
+from freelib.models.backbones import ARCHITECTURES, DEFAULT_WIDTH, INITS, SMALL_IMAGES, Backbone, build_backbone
 from freelib.models.pool import ModelPool, check_access
-from freelib.settings import check_at_least, check_device, check_numbers, check_one_of, check_seed
+from freelib.settings import check_at_least, check_device, check_numbers, check_one_of, check_seed, later
 from freelib.storage import Checkpoint
 
 
@@ -21,7 +21,8 @@ class MethodConfig:
     """What every method's student shares; the defaults are the paper's protocol.
 
     n_way, n_shot, n_query: of the episodes that the student is trained for
-    arch, width: the student's network; head: how it adapts ("maml", "anil", "prototypes")
+    arch, width, init: the student's network, see `build_backbone`; head: how it adapts ("maml", "anil",
+      "prototypes")
     inner_lr: α; inner_steps, test_steps: steps of its inner loop, in training and at test time
     device: where it is trained; precision: float32, or bfloat16 for the convolutions of what synthesises
       images, of the pool's answers and of a student with prototypes; one with inner steps is float32 always
@@ -45,9 +46,10 @@ class MethodConfig:
     test_steps: int = 10
     device: str = "cpu"
     precision: str = "float32"
+    init: str = later("torch")
 
     def __post_init__(self) -> None:
-        check_one_of(self, arch=ARCHITECTURES, head=HEADS, precision=PRECISIONS)
+        check_one_of(self, arch=ARCHITECTURES, head=HEADS, precision=PRECISIONS, init=INITS)
         check_device(self.device)
         check_at_least(self, n_way=2, n_shot=1, n_query=1, width=1, inner_lr=0, inner_steps=0, test_steps=0)
         check_numbers(self)
@@ -71,9 +73,8 @@ def stream_seed(seed: int, stream: str) -> int:
 def student_backbone(config: MethodConfig, *, image_size: int, channels: int, seed: int = 0) -> Backbone:
     """The untrained network of a method's student, on its device, ready to answer."""
     fields = config.backbone_fields()
-    backbone = build_backbone(
-        config.arch, image_size=image_size, channels=channels, width=config.width, seed=seed, **fields
-    )
+    fields |= {"width": config.width, "init": config.init}
+    backbone = build_backbone(config.arch, image_size=image_size, channels=channels, seed=seed, **fields)
     return backbone.to(config.device).to(memory_format=torch.channels_last).eval()
 
 

@@ -133,7 +133,8 @@ class BidfMkd(Method):
         replay = CrossTaskReplay(run)
         optimizer = make_optimizer("adam", list(learner.params.values()), config.outer_lr)
         generators = build_scratch_generator(pool, config, steps=config.adapt_steps)
-        shown = partial(distillation_batch, rng=rng, padding=config.augment_padding, flip=config.augment_flip)
+        padding, flip, each = config.augment_padding, config.augment_flip, config.augment_each
+        shown = partial(distillation_batch, rng=rng, padding=padding, flip=flip, each=each)
 
         for round_number in run.rounds(config.rounds, optimizer=optimizer, **replay.parts):
             batches_done = round_number - 1 + sum(log.history.get("replay_batches", []))

@@ -9,6 +9,7 @@ import torch
 
 from freelib import fast
 from freelib.alignment import (
+    OPTIMIZERS,
     AlignmentConfig,
     DistillationHeads,
     align,
@@ -23,7 +24,7 @@ from freelib.methods.base import Method, MethodConfig, stream_seed
 from freelib.methods.training import CrossTaskReplay, TrainingRun
 from freelib.models.pool import ModelPool
 from freelib.replay import ReplayConfig
-from freelib.settings import check_at_least, check_one_of
+from freelib.settings import check_at_least, check_one_of, later
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ class FreeConfig(MethodConfig, InversionConfig, AlignmentConfig, ReplayConfig):
     monitor_every: rounds between validation checks (0: after the last round only)
     checkpoint_every, measure_every: rounds between saved states, between measurements of the gradients'
       agreement (0: never; nor where a round has one model, whose gradient has no other to agree with)
+    shared_adam: one Adam for the aligned outer step and for replay; replacement: a model can be drawn twice in a
+      round (the public release has both)
     recovery: "meta" is FIve; "scratch" a new generator for every model, trained for scratch_steps (ablation)
     """
 
@@ -45,8 +48,12 @@ class FreeConfig(MethodConfig, InversionConfig, AlignmentConfig, ReplayConfig):
     measure_every: int = 0
     recovery: str = "meta"
     scratch_steps: int = 5
+    shared_adam: bool = later(False)
+    replacement: bool = later(False)
 
     def __post_init__(self) -> None:
+        if self.shared_adam and (self.replay_lr != self.align_lr or OPTIMIZERS[self.align_optimizer][1] != "adam"):
+            raise ValueError("shared_adam is one Adam: it takes replay_lr=align_lr, and no align_optimizer=sgd.")
         check_one_of(self, recovery=("meta", "scratch"))
         check_at_least(self, meta_batch=1, rounds=0, warmup_rounds=0, scratch_steps=1)
         super().__post_init__()
@@ -105,17 +112,17 @@ class Free(Method):
         `CrossTaskReplay` does.
         """
         pool, config, learner, rng, log = run.pool, run.config, run.learner, run.rng, run.log
-        replay = CrossTaskReplay(run)
         heads = DistillationHeads.for_pool(learner, pool, config.kd_heads, seed=stream_seed(run.seed, "heads"))
         kd_optimizer = outer_optimizer(config, [*learner.params.values(), *heads.params.values()])
+        replay = CrossTaskReplay(run, kd_optimizer if config.shared_adam else None)
         generator = build_generator(pool, config, seed=stream_seed(run.seed, "generator"))
         parts = {"heads": heads, "kd_optimizer": kd_optimizer, "generator": generator, **replay.parts}
         n_rounds, warmup = config.warmup_rounds + config.rounds, config.warmup_rounds
-        padding, flip = config.augment_padding, config.augment_flip
+        crops = {"padding": config.augment_padding, "flip": config.augment_flip, "each": config.augment_each}
 
         for round_number in run.rounds(n_rounds, warmup=warmup, **parts):
             warm = round_number > warmup
-            models = pool.sample(config.meta_batch, rng)
+            models = pool.sample(config.meta_batch, rng, replacement=config.replacement)
             with log.phase("recovery"):
                 students = [fast.student_for(heads, model) if warm else None for model in models]
                 tasks = synthesise_round(generator, models, rng, students, adapt_each=fast.adapt_each)
@@ -132,7 +139,7 @@ class Free(Method):
                         if sweep:  # further steps: on tasks of any of the pool's models that are remembered
                             recalled = [replay.memory.recall(m, rng) for m in pool.sample(config.meta_batch, rng)]
                             tasks = [task for task in recalled if task is not None] or tasks
-                        batches = [distillation_batch(task, rng, padding=padding, flip=flip) for task in tasks]
+                        batches = [distillation_batch(task, rng, **crops) for task in tasks]
                         if sweep == 0 and due and len(batches) > 1:
                             product, cosine = gradient_agreement(heads, batches, config.distillation)
                             log.append(measured_round=round_number, inner_product=product, cosine=cosine)

@@ -211,12 +211,12 @@ class CrossTaskReplay:
     """The memory of a run's synthesised tasks, and the student's MAML steps on episodes from it.
 
     run: its config has the fields of `MethodConfig`, `InversionConfig` and `ReplayConfig`
-    parts: what it adds to those of `TrainingRun.rounds`
+    optimizer: of the outer step, a new Adam if None; parts: what it adds to those of `TrainingRun.rounds`
 
     Raises ValueError where the memory could never fill an episode, or a model lacks the statistics of λ_bn.
     """
 
-    def __init__(self, run: TrainingRun) -> None:
+    def __init__(self, run: TrainingRun, optimizer: torch.optim.Optimizer | None = None) -> None:
         pool, config = run.pool, run.config
         if config.lambda_bn:
             check_batchnorm(pool)
@@ -225,7 +225,7 @@ class CrossTaskReplay:
         self.memory = TaskMemory(
             image_size=pool.image_size, batches_per_class=config.memory_batches, device=config.device
         )
-        self.optimizer = make_optimizer("adam", list(run.learner.params.values()), config.replay_lr)
+        self.optimizer = optimizer or make_optimizer("adam", list(run.learner.params.values()), config.replay_lr)
         self.parts: dict[str, Any] = {"replay_optimizer": self.optimizer, "memory": self.memory}
 
     def step(self, round_number: int) -> None:

@@ -14,6 +14,7 @@ ARCHITECTURES = ("conv4", "resnet10", "resnet18")
 DEFAULT_WIDTH = {"conv4": 32, "resnet10": 64, "resnet18": 64}
 SMALL_IMAGES = 48
 """The largest side of an image that a ResNet's stem leaves at its resolution: above it has other weights."""
+INITS = ("torch", "release")
 Norm = Callable[[int], nn.Module]
 
 
@@ -123,6 +124,7 @@ def build_backbone(
     width: int | None = None,
     batch_stats: bool = False,
     embeds: bool = False,
+    init: str = "torch",
     seed: int = 0,
 ) -> Backbone:
     """A freshly initialised network of one of ARCHITECTURES, for images of `channels` × `image_size`².
@@ -130,12 +132,16 @@ def build_backbone(
     `width` is the number of channels of the first stage, by default 32 for Conv4 and 64 for ResNets. With
     `batch_stats` BatchNorm always takes the statistics of the batch (students), else running ones in eval
     mode (teachers). With `embeds` the linear layer is the last of the features, and n_way is their number.
-    `seed` makes the initial weights (PyTorch's default); torch's global generator is left as it was.
+    `seed` makes the initial weights: PyTorch's default, or with init="release" those of FREE's public release,
+    whose convolutions are drawn from N(0, 2 / (kernel area · channels out)). torch's global generator is left
+    as it was.
 
-    Raises ValueError for an unknown architecture, an image too small for it, and more weights than 2²⁸ (1 GB).
+    Raises ValueError for an unknown architecture or init, an image too small for it, and more weights than 2²⁸ (1 GB).
     """
     if arch not in _ENCODERS:
         raise ValueError(f"Unknown architecture {arch!r}; known are {', '.join(ARCHITECTURES)}.")
+    if init not in INITS:
+        raise ValueError(f"init is one of {', '.join(INITS)}, got {init!r}.")
     norm: Norm = partial(nn.BatchNorm2d, track_running_stats=not batch_stats)
     width, kind = width or DEFAULT_WIDTH[arch], EmbeddingBackbone if embeds else Backbone
 
@@ -150,4 +156,9 @@ def build_backbone(
         raise ValueError(f"A {what} has {n_weights:,} weights, more than {2**28:,}.")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build()
+        backbone = build()
+        if init == "release":
+            for layer in backbone.modules():
+                if isinstance(layer, nn.Conv2d):
+                    nn.init.normal_(layer.weight, 0.0, (2 / (layer.weight[0, 0].numel() * layer.out_channels)) ** 0.5)
+        return backbone

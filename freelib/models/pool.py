@@ -140,10 +140,12 @@ class ModelPool(Sequence[PretrainedModel]):
             return ModelPool(self.descriptions[index], self._read)
         return self._member(range(len(self))[index])
 
-    def sample(self, n: int, rng: torch.Generator) -> list[PretrainedModel]:
-        """Draws n different members, at least 1; all of them, in random order, where the pool has no more."""
+    def sample(self, n: int, rng: torch.Generator, *, replacement: bool = False) -> list[PretrainedModel]:
+        """Draws n members, at least 1, with replacement or all different: then no more than the pool has."""
         if n < 1:
             raise ValueError(f"At least 1 model is drawn from a pool, got {n}.")
+        if replacement:
+            return [self[i] for i in torch.randint(len(self), (n,), generator=rng).tolist()]
         return [self[i] for i in torch.randperm(len(self), generator=rng)[:n].tolist()]
 
     def best(self) -> PretrainedModel:

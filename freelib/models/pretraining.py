@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from freelib.datasets import FewShotDataset
 from freelib.datasets.episodes import images_to_float
 from freelib.environment import end_with_parent, keep_freed_memory, process_context, torch_threads
-from freelib.models.backbones import ARCHITECTURES, build_backbone
+from freelib.models.backbones import ARCHITECTURES, INITS, build_backbone
 from freelib.models.pool import ModelPool
 from freelib.models.pretrained import PretrainedModel, read_description, save_member
 from freelib.models.transform import random_crop_flip
-from freelib.settings import check_at_least, check_numbers, check_one_of, check_seed, check_weights
+from freelib.settings import check_at_least, check_numbers, check_one_of, check_seed, check_weights, later
 from freelib.storage import plain
 
 
@@ -37,7 +37,7 @@ class PoolConfig:
     `batch_size` images: a Conv4 by Adam with `learning_rate`, a ResNet by SGD with `momentum` and
     `weight_decay` as well. The share `holdout` of each class's images, in (0, 1), measures the model instead
     of training it. `augment` adds random crops (padding 4) and horizontal flips. `precision` is "float32" or
-    "bfloat16" (autocast), `device` a name of torch's.
+    "bfloat16" (autocast), `device` a name of torch's, `init` see `build_backbone`.
 
     Raises ValueError for a value out of range.
 
@@ -58,10 +58,11 @@ class PoolConfig:
     augment: bool = False
     precision: str = "float32"
     device: str = "cpu"
+    init: str = later("torch")
 
     def __post_init__(self) -> None:
         check_at_least(self, n_models=1, n_way=2, epochs=0, batch_size=2, width=1)
-        check_one_of(self, precision=("float32", "bfloat16"))
+        check_one_of(self, precision=("float32", "bfloat16"), init=INITS)
         check_numbers(self)
         if not self.archs or not set(self.archs) <= set(ARCHITECTURES):
             raise ValueError(f"archs are some of {', '.join(ARCHITECTURES)}, got {list(self.archs)}.")
@@ -138,6 +139,7 @@ def pretrain_model(dataset: FewShotDataset, config: PoolConfig, *, seed: int, in
         image_size=dataset.image_size,
         channels=dataset.channels,
         width=config.width,
+        init=config.init,
         seed=int(torch.randint(2**31, (1,), generator=rng)),
     )
     model = PretrainedModel(

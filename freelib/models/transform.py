@@ -59,15 +59,18 @@ class ImageTransform:
         return images * scale + shift
 
 
-def random_crop_flip(images: Tensor, rng: torch.Generator, *, padding: int = 4, flip: bool = True) -> Tensor:
+def random_crop_flip(
+    images: Tensor, rng: torch.Generator, *, padding: int = 4, flip: bool = True, each: bool = True
+) -> Tensor:
     """Images `(n, C, H, W)`, each shifted by up to `padding` pixels (zeros come in), half of them mirrored.
 
-    Drawn per image from `rng` (a CPU generator) and differentiable: the gradient flows back to the pixels
-    kept.
+    Drawn per image from `rng` (a CPU generator), or once for all with each=False, and differentiable: the
+    gradient flows back to the pixels kept.
     """
     n, _, height, width = images.shape
-    top, left = torch.randint(0, 2 * padding + 1, (2, n), generator=rng)
-    mirrored = torch.rand(n, generator=rng) < (0.5 if flip else 0.0)
+    draws = n if each else 1
+    top, left = torch.randint(0, 2 * padding + 1, (2, draws), generator=rng).expand(2, n)
+    mirrored = (torch.rand(draws, generator=rng) < (0.5 if flip else 0.0)).expand(n)
     top, left, mirrored = (drawn.to(images.device) for drawn in (top, left, mirrored))
     arange = partial(torch.arange, device=images.device)
     rows = top[:, None] + arange(height)  # (n, H), in the padded image

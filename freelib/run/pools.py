@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ def whole_identity(parts: list[PoolPart], trains: list[FewShotDataset], seed: in
 def is_the_pool(found: dict[str, Any] | None, dataset: str, profile: Profile, seed: int) -> bool:
     """Whether a record's `pool` is that of runs with this seed; the images behind it are not looked at."""
     wanted = [
-        {"dataset": part.dataset, "seed": part.seed(pool_seed(profile, seed)), "config": asdict(part.config)}
+        {"dataset": part.dataset, "seed": part.seed(pool_seed(profile, seed)), "config": plain(part.config)}
         | ({} if part.take is None else {"take": part.take})
         for part in pool_parts(dataset, profile)
     ]
@@ -93,7 +93,7 @@ def pool_identity(dataset: FewShotDataset, config: PoolConfig, seed: int) -> dic
         "data_digest": dataset.digest,
         "image_size": dataset.image_size,
         "seed": seed,
-        "config": asdict(config),
+        "config": plain(config),
     }
 
 

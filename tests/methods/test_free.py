@@ -109,13 +109,13 @@ def test_a_pool_of_two_domains_has_tasks_of_each_models_size_that_meet_in_the_me
 def test_the_students_images_are_cropped_as_the_config_says(monkeypatch):
     seen, real = [], module.distillation_batch
 
-    def spy(task, rng, *, padding, flip):
-        seen.append((padding, flip))
-        return real(task, rng, padding=padding, flip=flip)
+    def spy(task, rng, **crops):
+        seen.append(crops)
+        return real(task, rng, **crops)
 
     monkeypatch.setattr(module, "distillation_batch", spy)
     train(rounds=1, augment_padding=1, augment_flip=False)
-    assert seen == [(1, False)] * 2
+    assert seen == [{"padding": 1, "flip": False, "each": True}] * 2
 
 
 def test_warm_up_leaves_the_student_alone():
