@@ -22,12 +22,13 @@ METHODS: dict[str, str] = {
     "pool_opinions": "freelib.methods.prototypes:PoolOpinions",
     "free": "freelib.methods.free:Free",
     "pool_distillation": "freelib.methods.pool_distillation:PoolDistillation",
+    "ldfml": "freelib.methods.ldfml:Ldfml",
     "oracle_maml": "freelib.methods.oracles:OracleMaml",
     "oracle_protonet": "freelib.methods.oracles:OracleProtonet",
 }
 """Name -> "module:Class"; imported when asked for."""
 
-FACTS = ("title", "citation", "needs", "same_architecture", "cost", "models_at_test", "oracle", "revision")
+FACTS = ("title", "citation", "needs", "images", "same_architecture", "cost", "models_at_test", "oracle", "revision")
 """What `describe_methods` tells of a method, beside its name."""
 
 __all__ = ["METHODS", "Method", "MethodConfig", "describe_methods", "get_method", "method_of_record"]

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from freelib.meta_learner import HEADS, PRECISIONS, MetaLearner
 from freelib.methods.training import Monitor, TrainingRun
@@ -130,6 +131,7 @@ class Method:
     uses_shots: its training depends on n_shot; where not, one training serves every number of shots
     uses_seed: something in it is drawn; where not, every seed gives the same learner from the same pool
     cost: of meta-training, in words; oracle: it sees the real meta-training images (marked in every table)
+    images: whether `meta_train` takes unlabelled images: "none" (it is data-free), "optional" or "required"
     models_at_test: networks at inference, None for all models of the pool
     revision: raised when the method's results change, so that older records are not taken for new ones
     Config: its settings, a dataclass that extends `MethodConfig`
@@ -148,6 +150,7 @@ class Method:
     uses_seed: ClassVar[bool] = True
     cost: ClassVar[str] = ""
     oracle: ClassVar[bool] = False
+    images: ClassVar[str] = "none"
     models_at_test: ClassVar[int | None] = 1
     revision: ClassVar[int] = 1
     Config: ClassVar[type[MethodConfig]] = MethodConfig
@@ -160,18 +163,22 @@ class Method:
         seed: int,
         monitor: Monitor | None = None,
         checkpoint: Checkpoint | None = None,
+        images: Tensor | None = None,
     ) -> MetaLearner:
         """Learns from the pool alone. The same seed gives the same bits on the same machine.
 
         config: an instance of the method's Config
         monitor: called with (round, learner); where it gives a number, the round with the highest one is kept
         checkpoint: where the state is kept, so that a killed run goes on where it was
+        images: unlabelled ones, uint8 `(n, C, size, size)` of the pool's size, for a method that takes them; see
+          `unlabelled_images`
 
         Raises ValueError or TypeError where the pool or the config is not what the method needs, ValueError
         for a seed out of range and a checkpoint of another run, and FloatingPointError where the training
         diverges.
         """
         check_seed(seed)
+        self.check_images(images, pool)
         if self.same_architecture:
             require_same_architecture(pool, config, self.title)
         pool = pool.to(config.device)
@@ -179,7 +186,19 @@ class Method:
             check_access(pool, needs)
         learner = self.build(pool, config, seed=seed)
         rng = torch.Generator().manual_seed(stream_seed(seed, "draws"))
-        return self.train(TrainingRun(learner, pool, config, rng, seed, monitor, checkpoint))
+        return self.train(TrainingRun(learner, pool, config, rng, seed, monitor, checkpoint, images))
+
+    def check_images(self, images: Tensor | None, pool: ModelPool) -> None:
+        """Raises ValueError for unlabelled images that the method does not take, or lacks, or of another size."""
+        if images is None and self.images == "required":
+            raise ValueError(f"{self.name} learns from unlabelled images: give images=, or set unlabelled.")
+        if images is None:
+            return
+        if self.images == "none":
+            raise ValueError(f"{self.name} takes no images: pool_distillation and ldfml do.")
+        wanted = (pool.channels, pool.image_size, pool.image_size)
+        if images.dtype != torch.uint8 or images.shape[1:] != wanted:
+            raise ValueError(f"Unlabelled images are uint8 (n, {wanted}), got {images.dtype} {tuple(images.shape)}.")
 
     def needs_of_models(self, config: Any) -> str:
         """`needs`, where the config does not change it."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
+from torch import Tensor
 
 from freelib import fast
 from freelib.alignment import make_optimizer
@@ -65,6 +66,7 @@ class OracleMaml(Method):
         seed: int,
         monitor: Monitor | None = None,
         checkpoint: Checkpoint | None = None,
+        images: Tensor | None = None,
         dataset: FewShotDataset | None = None,
     ) -> MetaLearner:
         """See `Method.meta_train`; `dataset` is the meta-training split. The log has each round's last batch.
@@ -72,6 +74,7 @@ class OracleMaml(Method):
         Raises ValueError without a data set, where it is too small for the episodes, and for another
         precision than float32 where there are inner steps.
         """
+        self.check_images(images, pool)
         if config.head != "prototypes" and config.precision != "float32":
             raise ValueError(f"{self.name} trains in float32, got precision={config.precision!r}.")
         if dataset is None:

@@ -24,8 +24,8 @@ from freelib.methods.training import TrainingLog, TrainingRun, state_of_run
 from freelib.models.backbones import Backbone
 from freelib.models.pool import ModelPool, check_batchnorm
 from freelib.models.transform import resized
-from freelib.settings import check_above_zero, check_at_least, check_one_of
-from freelib.storage import digest_of
+from freelib.settings import check_above_zero, check_at_least, check_one_of, later
+from freelib.storage import digest_of, tensors_digest
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,7 @@ class PoolDistillationConfig(MethodConfig, InversionConfig):
     """Settings of pool distillation; the inversion's are FIve's (`InversionConfig`), without a student.
 
     recovered, procedural, mixed: how many images are synthesised, procedural, and made of the other two
+    unlabelled, n_unlabelled: a data set or folder, and how many of its images (0: all) a run gives as `images`
     warmup_rounds: rounds of inversion whose images are not kept; meta_batch: models a round
     temperature, teach, whitening: of the `ProbabilityEnsemble`; embedding: its axes, and the size of the
       student's embedding; student_whitening: of the student's own axes, after training
@@ -63,18 +64,17 @@ class PoolDistillationConfig(MethodConfig, InversionConfig):
     relation_weight: float = 10.0
     place_weight: float = 1.0
     flip: bool = True
+    unlabelled: str = later("")
+    n_unlabelled: int = later(0)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_one_of(self, head=("prototypes",), centre=CENTRES, teach=TEACH)  # what embeds has no inner loop
-        check_at_least(self, recovered=0, procedural=0, mixed=0, warmup_rounds=0, meta_batch=1, embedding=1)
+        check_at_least(
+            self, n_unlabelled=0, recovered=0, procedural=0, mixed=0, warmup_rounds=0, meta_batch=1, embedding=1
+        )
         check_at_least(self, epochs=1, batch_size=2, lr=0, weight_decay=0)
         check_above_zero(self, "temperature")
-        if self.recovered + self.procedural < self.batch_size:
-            raise ValueError(
-                f"Distillation needs a batch of {self.batch_size} images, got {self.recovered} synthesised "
-                f"images and {self.procedural} procedural ones."
-            )
 
     def backbone_fields(self) -> dict[str, Any]:
         """A student that gives out an embedding, not class scores, and embeds every image for itself."""
@@ -126,13 +126,13 @@ def synthesised_images(pool: ModelPool, config: PoolDistillationConfig, *, seed:
     return torch.cat(found)[: config.recovered]
 
 
-def all_images(pool: ModelPool, config: PoolDistillationConfig, synthesised: Tensor, *, seed: int) -> Tensor:
-    """The training images: synthesised ones, procedural ones, and what is mixed from both; uint8."""
+def all_images(pool: ModelPool, config: PoolDistillationConfig, given: Tensor, *, seed: int) -> Tensor:
+    """The training images: synthesised and unlabelled ones, procedural ones, and what is mixed from all; uint8."""
     rng = torch.Generator().manual_seed(stream_seed(seed, "images"))
-    base = synthesised
+    base = given
     if config.procedural:  # which a gray pool can do without
         drawn = procedural_images(config.procedural, pool.image_size, rng, mean=pool.mean, std=pool.std)
-        base = torch.cat([synthesised, drawn])
+        base = torch.cat([given, drawn])
     return torch.cat([base, mixed_images(base, config.mixed, rng)])
 
 
@@ -214,6 +214,7 @@ class PoolDistillation(Method):
     title = "Pool distillation"
     citation = "freelib (this project); images by Wei et al., FREE, CVPR 2024"
     needs = "gradients"
+    images = "optional"
     uses_shots = False
     cost = "model inversion, every image through every model once, and distillation epochs"
     Config = PoolDistillationConfig
@@ -229,11 +230,19 @@ class PoolDistillation(Method):
             check_colour(pool.channels, ": set procedural=0")
         if config.recovered and config.lambda_bn:
             check_batchnorm(pool)
+        nothing = torch.empty(0, pool.channels, pool.image_size, pool.image_size, dtype=torch.uint8)
+        unlabelled = nothing if run.images is None else run.images
+        if config.recovered + len(unlabelled) + config.procedural < config.batch_size:
+            raise ValueError(
+                f"Distillation needs a batch of {config.batch_size} images, got {config.recovered} synthesised, "
+                f"{len(unlabelled)} unlabelled and {config.procedural} procedural ones."
+            )
         learner.centre = config.centre
         optimizer = torch.optim.AdamW(
             learner.backbone.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
-        identity = digest_of([config, seed, pool.digest])
+        seen = [] if run.images is None else [tensors_digest({"images": run.images})]
+        identity = digest_of([config, seed, pool.digest, *seen])
         state = state_of_run(run.checkpoint, identity, config.epochs) or {"run": identity}
         if "log" in state:
             log.load_state_dict(state["log"])
@@ -248,7 +257,7 @@ class PoolDistillation(Method):
                 images = synthesised_images(pool, config, seed=seed, log=log)
             save(recovered=images)
         with log.phase("images"):
-            images = all_images(pool, config, state["recovered"], seed=seed)
+            images = all_images(pool, config, torch.cat([state["recovered"], unlabelled]), seed=seed)
         if "targets" not in state:
             with log.phase("answers"):
                 targets = ensemble_embeddings(pool, config, images, seed=seed)

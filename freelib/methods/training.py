@@ -117,7 +117,7 @@ class TrainingRun(Kept):
 
     learner: the student; pool: the models, on its device; config: the method's; seed: for `stream_seed`
     rng: what the rounds draw from, and the only random numbers that a checkpoint keeps
-    monitor, checkpoint: see `Method.meta_train`; log: what happens, which a method adds to
+    monitor, checkpoint, images: see `Method.meta_train`; log: what happens, which a method adds to
     best_score, best_round, best_params: the highest score so far, its round and θ; None before the first one
     """
 
@@ -128,6 +128,7 @@ class TrainingRun(Kept):
     seed: int
     monitor: Monitor | None = None
     checkpoint: Checkpoint | None = None
+    images: Tensor | None = None
     log: TrainingLog = field(default_factory=TrainingLog)
     best_score: float | None = None
     best_round: int | None = None

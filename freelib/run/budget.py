@@ -16,6 +16,7 @@ import torch
 from freelib import fast
 from freelib.datasets import FewShotDataset
 from freelib.datasets.episodes import EpisodeSampler
+from freelib.datasets.unlabelled import images_of
 from freelib.environment import torch_threads
 from freelib.meta_learner import MetaLearner
 from freelib.methods import get_method
@@ -40,27 +41,36 @@ LEAST, INVERTED_FROM, MOST = 600, 12_000, 120_000
 
 def seconds_of_phases(rates: Mapping[str, float], sizes: Mapping[str, int]) -> list[float]:
     """Seconds of each of PHASES, by their seconds an image (shown to the student once) and those of the "warmup"."""
-    n, recovered = sum(sizes[kind] for kind in KINDS), sizes["recovered"]
+    n, recovered = sum(sizes[kind] for kind in KINDS) + sizes.get("n_unlabelled", 0), sizes["recovered"]
     recovery = recovered * rates["recovery"] + rates["warmup"] if recovered else 0.0
     return [recovery, n * rates["images"], n * rates["answers"], n * sizes["epochs"] * rates["distillation"]]
 
 
-def chosen_sizes(rates: Mapping[str, float], seconds: float) -> dict[str, Any]:
+def chosen_sizes(rates: Mapping[str, float], seconds: float, given: int = 0) -> dict[str, Any]:
     """Images of each kind, epochs, and the batch's size that some seconds are best spent on.
+
+    Of unlabelled images that are given, as many are taken as there is time for, and nothing is synthesised.
 
     By trials on CIFAR-FS with 40 teachers and on glyphs with 10: all epochs together may take three times what an
     image costs before, within 10 and 40 epochs; where a sixth is synthesised, half as many images do, from
     INVERTED_FROM on; 1,500 steps are worth more than large batches.
     """
     best: dict[str, Any] = {}
-    for share, warmup, worth in ((0.0, 0.0, 1), (1 / 6, rates["warmup"], 2)):
+    for share, warmup, worth in ((0.0, 0.0, 1), (1 / 6, rates["warmup"], 2))[: 1 if given else 2]:
         before = rates["images"] + rates["answers"] + share * rates["recovery"]
         epochs = min(40, max(10, round(3 * before / rates["distillation"])))
         n = int(max(LEAST, min(MOST, (seconds - warmup) / (before + epochs * rates["distillation"]))))
         epochs = min(40, max(10, int(((seconds - warmup) / n - before) / rates["distillation"])))
-        recovered, drawn = int(share * n), round(0.3 * n)
+        recovered, taken = int(share * n), min(given, n)
+        drawn = round(0.3 * (n - taken))
         if not best or (n >= INVERTED_FROM and worth * n > sum(best[kind] for kind in KINDS)):
-            best = {"recovered": recovered, "procedural": drawn, "mixed": n - recovered - drawn, "epochs": epochs}
+            best = {
+                "recovered": recovered,
+                "procedural": drawn,
+                "mixed": n - recovered - drawn - taken,
+                "epochs": epochs,
+            }
+            best |= {"n_unlabelled": taken} if given else {}
             best["batch_size"] = next((size for size in (128, 64) if n * epochs >= 1500 * size), 32)
     return best
 
@@ -103,24 +113,32 @@ def say(text: str) -> None:
 
 
 def planned(
-    pool: ModelPool, config: Any, minutes: float, progress: Progress, *, seed: int, named: Collection[str]
+    pool: ModelPool,
+    config: Any,
+    minutes: float,
+    progress: Progress,
+    *,
+    seed: int,
+    named: Collection[str],
+    given: int = 0,
 ) -> tuple[Any, TimeLeft]:
     """The config with the sizes that fit into some minutes, which a line says, and what shows the time left.
 
-    named: settings that are not to be chosen
+    named: settings that are not to be chosen; given: how many unlabelled images there are
     """
     began = time.perf_counter()
     measured_rates(pool, config, seed=seed, inversion=False)  # pays for what is imported and read
     configs = [config] if "precision" in named else [replace(config, precision=each) for each in PRECISIONS]
     tried = [(measured_rates(pool, each, seed=seed, inversion=False), each) for each in configs]
     rates, config = min(tried, key=lambda pair: pair[0]["answers"] + 10 * pair[0]["distillation"])
-    if minutes >= 2:
+    if minutes >= 2 and not given:
         with suppress(ValueError):  # models that can only be called are not inverted
             rates = measured_rates(pool, config, seed=seed, inversion=True)
-    sizes = chosen_sizes(rates, PLANNED * 60 * minutes - (time.perf_counter() - began))
+    sizes = chosen_sizes(rates, PLANNED * 60 * minutes - (time.perf_counter() - began), given)
     phases = seconds_of_phases(rates, sizes)
     config = replace(config, **{name: value for name, value in sizes.items() if name not in named})
-    images = ", ".join(f"{sizes[kind]:,} {name}" for kind, name in zip(KINDS, ("synthesised", *KINDS[1:]), strict=True))
+    kinds = {**dict(zip(KINDS, ("synthesised", *KINDS[1:]), strict=True)), "n_unlabelled": "unlabelled"}
+    images = ", ".join(f"{sizes[kind]:,} {name}" for kind, name in kinds.items() if kind in sizes)
     say(
         f"pool_distillation: {images} images, shown to {len(pool)} teachers and {config.epochs} times to the student, "
         f"batches of {config.batch_size}, {config.precision}: about {sum(phases):.0f} s"
@@ -152,6 +170,7 @@ def meta_train(
     seed: int = 0,
     n_shot: int = 1,
     validation: FewShotDataset | None = None,
+    images: Any = None,
     **settings: Any,
 ) -> MetaLearner:
     """A learner out of a pool, in a few minutes of this machine.
@@ -161,6 +180,9 @@ def meta_train(
     method, settings: a name from `freelib methods`, or "module:Class", and fields of its config
     n_shot: images a class in the validation, and in methods that train for a number of them
     validation: a data set on which 100 episodes are tried; a method that does so several times keeps its best round
+
+    images: unlabelled ones for pool_distillation or ldfml: a folder, a data set or its name, or a tensor; see
+      `unlabelled_images`
 
     Raises ValueError for settings that do not fit the method, and for minutes that are not for it.
 
@@ -179,10 +201,13 @@ def meta_train(
     if minutes is None and method == "pool_distillation" and not settings.keys() & {*KINDS, "epochs"}:
         minutes = 5.0
     monitor, time_left = None if validation is None else _monitor(validation, config), None
+    more = images_of(config, images, size=pool.image_size, channels=pool.channels, seed=seed)
     with both_cores(), Progress(method) as progress:
         if minutes is not None:
-            config, time_left = planned(pool, config, minutes, progress, seed=seed, named=settings)
-        learner = found.meta_train(pool, config, seed=seed, monitor=monitor, checkpoint=time_left)
+            given = len(more.get("images", ()))
+            config, time_left = planned(pool, config, minutes, progress, seed=seed, named=settings, given=given)
+            more = {name: there[: asdict(config)["n_unlabelled"]] for name, there in more.items()}
+        learner = found.meta_train(pool, config, seed=seed, monitor=monitor, checkpoint=time_left, **more)
     learner.config = config
     return learner
 

@@ -5,13 +5,14 @@ The folder holds `learner.json` and, for a student, its weights in `learner.safe
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 
 from freelib.datasets import load_dataset
+from freelib.datasets.unlabelled import images_of
 from freelib.folders import check_writable
 from freelib.meta_learner import MetaLearner
 from freelib.methods import METHODS, get_method
@@ -164,14 +165,18 @@ def train_learner(
     if screen:
         pool, pool_folder = screened(pool, folder / "pool").to(config.device), folder / "pool"
     _check_room(folder, **saved_as, pool_digest=pool.digest)
-    images = {"dataset": load_dataset(unit.dataset, "train", size=pool.image_size)} if method.oracle else {}
-    seen = [each.digest for each in images.values()]
+    images: dict[str, Any] = images_of(config, size=pool.image_size, channels=pool.channels, seed=unit.seed)
+    if method.oracle:
+        images = {"dataset": load_dataset(unit.dataset, "train", size=pool.image_size)}
+    seen = [images["dataset"].digest] if method.oracle else [tensors_digest(images)] if images else []
     key = digest_of([unit.method, method.revision, config, unit.seed, pool.digest, select_on, *seen])
     checkpoint = Checkpoint(folder / f"checkpoint-{key}.pt")
     began = clocks()
     with progress, both_cores():
         if minutes is not None:
-            config, checkpoint = planned(pool, config, minutes, progress, seed=unit.seed, named=unit.overrides)
+            about: dict[str, Any] = {"seed": unit.seed, "named": unit.overrides, "given": len(images.get("images", ()))}
+            config, checkpoint = planned(pool, config, minutes, progress, **about)
+            images = {name: given[: asdict(config)["n_unlabelled"]] for name, given in images.items()}
         learner = method.meta_train(pool, config, seed=unit.seed, monitor=monitor, checkpoint=checkpoint, **images)
     seconds = (learner.log or TrainingLog()).spent(began)["training"]
     save_learner(learner, folder, **saved_as | {"config": config}, pool=pool, pool_folder=pool_folder)

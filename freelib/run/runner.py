@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from freelib.datasets import SPLITS, FewShotDataset, load_dataset
 from freelib.datasets.cache import one_at_a_time
 from freelib.datasets.episodes import EpisodeSampler
+from freelib.datasets.unlabelled import images_of
 from freelib.environment import device_name, environment, peak_memory_mib
 from freelib.fast.threads import threads_at_work
 from freelib.folders import cache_folder, check_writable
@@ -28,7 +30,7 @@ from freelib.run.pools import get_pool, is_the_pool, pool_parts, pool_seed, whol
 from freelib.run.profiles import Profile
 from freelib.run.records import Record, RecordStore, complete, config_digest
 from freelib.run.units import Unit, unit_config
-from freelib.storage import Checkpoint, digest_of, plain, save_tensors
+from freelib.storage import Checkpoint, digest_of, plain, save_tensors, tensors_digest
 
 TEST_SEED, VALIDATION_SEED = 1, 2
 """One for all methods, shots and seeds of a profile: all are compared on the same episodes."""
@@ -98,11 +100,17 @@ class Run:
         """All fields that determine the result. Raises MissingDataError where the data set is not there."""
         unit, profile = self.unit, self.profile
         splits = {split: self.datasets(split) for split in SPLITS}
+        seen = [tensors_digest({"images": images}) for images in self.unlabelled().values()]
         parts, seed = pool_parts(unit.dataset, profile), pool_seed(profile, unit.seed)
         return self.settings | {
-            "data_digest": digest_of([each.digest for split in splits.values() for each in split]),
+            "data_digest": digest_of([each.digest for split in splits.values() for each in split] + seen),
             "pool": whole_identity(parts, splits["train"], seed),
         }
+
+    def unlabelled(self) -> dict[str, Tensor]:
+        """The unlabelled images that the config asks for, as an argument of `Method.meta_train`."""
+        train, about = self.datasets("train")[0], {"seed": self.unit.seed, "cache": self.cache}
+        return images_of(self.settings["config"], size=train.image_size, channels=train.channels, **about)
 
     @property
     def digest(self) -> str:
@@ -197,7 +205,7 @@ def _execute(runs: Sequence[Run], checkpoint: Checkpoint, message: Message) -> l
     method, captured = get_method(unit.method), environment() | {"threads": threads_at_work()}
     pool = get_pool(unit.dataset, profile, unit.seed, cache=run.cache)
     began = clocks()
-    real_data = {"dataset": run.datasets("train")[0]} if method.oracle else {}
+    real_data: dict[str, Any] = {"dataset": run.datasets("train")[0]} if method.oracle else run.unlabelled()
     learner = method.meta_train(
         pool, config, seed=unit.seed, monitor=run.monitor(message), checkpoint=checkpoint, **real_data
     )

@@ -30,6 +30,9 @@ def trainer(name: str, pool=None, *, seed: int = 0, dataset=None, **settings):
     """A function (monitor=…, checkpoint=…) that trains a small method; dataset: what an oracle sees."""
     method, pool = get_method(name), pool or tiny_pool(4)
     more = {"dataset": dataset} if method.oracle else {}
+    if method.images == "required":
+        size = (40, pool.channels, pool.image_size, pool.image_size)
+        more["images"] = torch.randint(0, 256, size, generator=rng(3), dtype=torch.uint8)
     return partial(method.meta_train, pool, small(name, **settings), seed=seed, **more)
 
 

@@ -88,9 +88,9 @@ def test_targets_are_the_ensembles_embeddings():
 
 
 def test_it_gets_the_pool_and_no_image_from_outside(monkeypatch):
-    """No argument carries data, and no data set can be opened while it runs."""
+    """No argument but the unlabelled images carries data, and no data set can be opened while it runs."""
     arguments = set(inspect.signature(PoolDistillation.meta_train).parameters)
-    assert arguments == {"self", "pool", "config", "seed", "monitor", "checkpoint"}
+    assert arguments == {"self", "pool", "config", "seed", "monitor", "checkpoint", "images"}
     assert not PoolDistillation.oracle
     for name in ("load_dataset", "load_cached", "find_source"):
         monkeypatch.setattr(freelib.datasets, name, lambda *_, **__: pytest.fail("a data set was opened"))

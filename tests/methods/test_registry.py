@@ -89,7 +89,7 @@ def test_the_description_holds_what_a_reader_chooses_by():
     assert table["ota"] == {
         "name": "ota", "title": "OTA", "citation": "Singh and Jaggi, Model Fusion via Optimal Transport, NeurIPS 2020",
         "needs": "weights", "same_architecture": True, "cost": "one optimal transport a layer and model",
-        "models_at_test": 1, "oracle": False, "revision": 1,
+        "models_at_test": 1, "oracle": False, "images": "none", "revision": 1,
     }  # fmt: skip
     assert {name for name, row in table.items() if row["same_architecture"]} == {"average", "ota", "dro"}
     many = {name for name, row in table.items() if row["models_at_test"] != 1}

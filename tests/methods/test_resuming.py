@@ -18,6 +18,7 @@ CASES = [
     ("bidf_mkd", 4, {"rounds": 5, "adversarial_from": 6, "checkpoint_every": 2}),
     ("dro", 2, {}),
     ("dro", 2, {"draws": 5}),
+    ("ldfml", 2, {}),
     ("oracle_maml", 2, {}),
     ("oracle_protonet", 2, {}),
 ]

@@ -53,7 +53,7 @@ def test_rates_are_those_of_a_trial():
 
 
 def test_from_a_pool_to_a_learner(tiny_dataset, monkeypatch, capsys):
-    monkeypatch.setattr(budget, "chosen_sizes", lambda rates, seconds: asked.append(seconds) or sizes)
+    monkeypatch.setattr(budget, "chosen_sizes", lambda rates, seconds, given: asked.append(seconds) or sizes)
     monkeypatch.delenv("FREELIB_PROGRESS", raising=False)
     asked, sizes = [], {"recovered": 0, "procedural": 40, "mixed": 0, "epochs": 2}
     learner = meta_train(tiny_pool(), 0.5, validation=tiny_dataset, **SMALL)
