@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from freelib.distillation import DISTILLATION_LOSSES, at_least_float32
@@ -15,7 +16,7 @@ from freelib.models.pool import ModelPool, PretrainedModel
 from freelib.models.transform import random_crop_flip
 from freelib.settings import check_above_zero, check_at_least, check_one_of, later
 
-ALIGNMENTS = ("sequential", "summed")
+ALIGNMENTS = ("sequential", "summed", "variance")
 OPTIMIZERS = {"adam": ("adam", "adam"), "sgd": ("sgd", "sgd"), "sgd_inside": ("sgd", "adam")}
 """By `align_optimizer`: that of the inner steps and that of the outer one."""
 
@@ -25,12 +26,14 @@ class AlignmentConfig:
     """The outer step over a meta-batch of synthesised tasks; the defaults are the public release's.
 
     alignment: "sequential" takes one step a task (Reptile-style), which is BelL's implicit gradient
-      alignment; "summed" is its control, joint gradients: the plain sum of the tasks' gradients at θ
+      alignment; "summed" is its control, joint gradients: the plain sum of the tasks' gradients at θ;
+      "variance" is TGR's rule (Wei et al., ICML 2024), see `variance_gradient`, with ε = variance_step
     align_inner_lr: α, of the sequential steps; align_lr: β, of the outer step
     align_optimizer: "adam" (inner state fresh each round, θ − θ̃ fed to the outer Adam as its gradient),
       "sgd" (plain gradient steps inside and outside, the form that Lemma 1 speaks of), or "sgd_inside" (plain
       steps inside, Adam outside: a fresh Adam's first steps have the gradients' signs and not their sizes)
     align_sweeps: distillation steps a round; the first over its tasks, the others over tasks from the memory
+    label_weight: of the cross-entropy with the intended labels, beside L_KD
     distillation: "kl", or the public release's mistaken form, "release"
     displacement_scale: what θ − θ̃ is multiplied by before Adam gets it (the public release: 67), which Adam's ε
       and moments shared with replay alone can tell
@@ -47,10 +50,12 @@ class AlignmentConfig:
     align_optimizer: str = "adam"
     distillation: str = "kl"
     displacement_scale: float = later(1.0)
+    label_weight: float = later(0.0)
+    variance_step: float = later(1e-3)
 
     def __post_init__(self) -> None:
-        check_at_least(self, align_sweeps=1)
-        check_above_zero(self, "displacement_scale")
+        check_at_least(self, align_sweeps=1, label_weight=0)
+        check_above_zero(self, "displacement_scale", "variance_step")
         check_one_of(self, alignment=ALIGNMENTS, align_optimizer=OPTIMIZERS)
         check_one_of(self, distillation=DISTILLATION_LOSSES, kd_heads=("shared", "per_model"))
 
@@ -72,11 +77,13 @@ class DistillationBatch:
     """What the student learns from one task.
 
     images: augmented, `(n, C, H, W)` in [0, 1]; teacher_logits: their model's, `(n, n_way)`; model: its name
+    labels: the classes that the images were made for, `(n,)`, where they are learnt from as well
     """
 
     images: Tensor
     teacher_logits: Tensor
     model: str = ""
+    labels: Tensor | None = None
 
 
 @torch.no_grad()
@@ -88,7 +95,7 @@ def distillation_batch(
     padding, flip, each: see `random_crop_flip`
     """
     images = random_crop_flip(task.images, rng, padding=padding, flip=flip, each=each)
-    return DistillationBatch(images, at_least_float32(task.model(images)), task.model.name)
+    return DistillationBatch(images, at_least_float32(task.model(images)), task.model.name, task.labels)
 
 
 class DistillationHeads:
@@ -160,12 +167,23 @@ class DistillationHeads:
 
 
 def distillation_loss(
-    heads: DistillationHeads, params: Mapping[str, Tensor], batch: DistillationBatch, kind: str = "kl"
+    heads: DistillationHeads,
+    params: Mapping[str, Tensor],
+    batch: DistillationBatch,
+    kind: str = "kl",
+    *,
+    label_weight: float = 0.0,
 ) -> Tensor:
-    """L_KD = mean over images of KL(M_i(x) ‖ f_θ(x)), of the student with weights `params`; a scalar."""
+    """L_KD = mean over images of KL(M_i(x) ‖ f_θ(x)), of the student with weights `params`; a scalar.
+
+    label_weight: of the cross-entropy with the labels, which is added
+    """
     learner = heads.learner
     logits = learner.forward(heads.student(params, batch.model), learner.transform(batch.images))
-    return DISTILLATION_LOSSES[kind](batch.teacher_logits, logits).mean()
+    loss = DISTILLATION_LOSSES[kind](batch.teacher_logits, logits).mean()
+    if label_weight and batch.labels is not None:
+        loss = loss + label_weight * F.cross_entropy(logits, batch.labels)
+    return loss
 
 
 def aligned_displacement(
@@ -183,7 +201,7 @@ def aligned_displacement(
     optimizer = make_optimizer(inner, list(params.values()), config.align_inner_lr)
     losses = []
     for batch in batches:
-        loss = distillation_loss(heads, params, batch, config.distillation)
+        loss = distillation_loss(heads, params, batch, config.distillation, label_weight=config.label_weight)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -198,10 +216,39 @@ def summed_gradient(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Joint gradients, Σ_i ∇L_KD(θ; task_i) by name, and the mean loss: what BelL is compared with."""
     params = heads.trained(batches)
-    losses = [distillation_loss(heads, params, batch, config.distillation) for batch in batches]
+    weight = config.label_weight
+    losses = [distillation_loss(heads, params, each, config.distillation, label_weight=weight) for each in batches]
     total = torch.stack(losses)
     gradients = torch.autograd.grad(total.sum(), list(params.values()))
     return dict(zip(params, gradients, strict=True)), total.detach().mean()
+
+
+def variance_gradient(
+    heads: DistillationHeads, batches: Sequence[DistillationBatch], config: AlignmentConfig
+) -> tuple[dict[str, Tensor], Tensor]:
+    """mean_i g_i(θ + ε (g_i − ḡ)) by name, and the mean loss: TGR's outer gradient (Wei et al., ICML 2024).
+
+    With g_i = ∇L_i(θ) and their mean ḡ it is, to first order in ε, the gradient of mean_i L_i + ε/2 · mean_i
+    ‖g_i − ḡ‖²: it goes down the losses and the variance of the tasks' gradients, in no order of the tasks. It
+    takes twice the gradients of `summed_gradient`.
+    """
+    params, weight = heads.trained(batches), config.label_weight
+
+    def gradient(at: Mapping[str, Tensor], batch: DistillationBatch) -> tuple[list[Tensor], Tensor]:
+        own = {name: p.detach().requires_grad_() for name, p in at.items()}
+        loss = distillation_loss(heads, own, batch, config.distillation, label_weight=weight)
+        found = torch.autograd.grad(loss, list(own.values()), materialize_grads=True)
+        return list(found), loss.detach()
+
+    gradients, losses = zip(*(gradient(params, batch) for batch in batches), strict=True)
+    means = [torch.stack(parts).mean(0) for parts in zip(*gradients, strict=True)]
+    after = []
+    for own, batch in zip(gradients, batches, strict=True):
+        moves = (config.variance_step * (g - mean) for g, mean in zip(own, means, strict=True))
+        moved = {name: p.detach() + move for (name, p), move in zip(params.items(), moves, strict=True)}
+        after.append(gradient(moved, batch)[0])
+    total = (torch.stack(parts).mean(0) for parts in zip(*after, strict=True))
+    return dict(zip(params, total, strict=True)), torch.stack(losses).mean()
 
 
 def align(
@@ -213,14 +260,14 @@ def align(
 ) -> Tensor:
     """BelL's outer step, θ ← θ − β(θ − θ̃), over the batches in random order; gives the mean L_KD, a scalar.
 
-    With joint gradients Σ_i ∇L_KD(θ; task_i) stands in the place of θ − θ̃.
+    In the place of θ − θ̃ stands Σ_i ∇L_KD(θ; task_i) with joint gradients, or `variance_gradient`.
 
     heads: of the student, which is changed in place; batches: one a task of the meta-batch
     optimizer: see `outer_optimizer`, over all that is trained; rng: what the order is drawn from
     """
     order = torch.randperm(len(batches), generator=rng).tolist()
-    direction = aligned_displacement if config.alignment == "sequential" else summed_gradient
-    gradients, loss = direction(heads, [batches[i] for i in order], config)
+    directions = {"sequential": aligned_displacement, "summed": summed_gradient, "variance": variance_gradient}
+    gradients, loss = directions[config.alignment](heads, [batches[i] for i in order], config)
     for name, parameter in heads.trained(batches).items():
         parameter.grad = gradients[name]
     optimizer.step()

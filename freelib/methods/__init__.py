@@ -21,6 +21,7 @@ METHODS: dict[str, str] = {
     "pool_features": "freelib.methods.prototypes:PoolFeatures",
     "pool_opinions": "freelib.methods.prototypes:PoolOpinions",
     "free": "freelib.methods.free:Free",
+    "tgr": "freelib.methods.tgr:Tgr",
     "pool_distillation": "freelib.methods.pool_distillation:PoolDistillation",
     "ldfml": "freelib.methods.ldfml:Ldfml",
     "oracle_maml": "freelib.methods.oracles:OracleMaml",

@@ -50,7 +50,7 @@ class Profile:
 
     name: str
     datasets: tuple[str, ...]
-    methods: tuple[str, ...] = tuple(name for name in METHODS if name != "ldfml")  # no pool comes with images
+    methods: tuple[str, ...] = tuple(name for name in METHODS if name not in ("tgr", "ldfml"))  # of table 1
     shots: tuple[int, ...] = (1, 5)
     seeds: tuple[int, ...] = (0,)
     seeds_by_dataset: Mapping[str, tuple[int, ...]] = field(default_factory=dict, hash=False)

@@ -16,6 +16,7 @@ CASES = [
     ("free", 4, {"kd_heads": "per_model", "align_sweeps": 2, "recovery": "scratch", "checkpoint_every": 2}),
     ("purer", 8, {"rounds": 14, "checkpoint_every": 3, "monitor_every": 4, "eci_start": 4, "eci_patience": 2}),
     ("bidf_mkd", 4, {"rounds": 5, "adversarial_from": 6, "checkpoint_every": 2}),
+    ("tgr", 2, {"grouping_steps": 1, "groups": 2, "invert_every": 2}),
     ("dro", 2, {}),
     ("dro", 2, {"draws": 5}),
     ("ldfml", 2, {}),
