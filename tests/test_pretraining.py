@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from tiny_models import TINY_POOL, flat, own, rng, trained_pool
@@ -275,3 +276,11 @@ def test_settings_have_an_effect(tiny_dataset, change):
     assert not torch.equal(flat(plain.module.parameters()), flat(other.module.parameters()))
     assert plain.class_names == other.class_names
     assert next(other.module.parameters()).dtype == torch.float32
+
+
+def test_a_pool_is_known_again_whether_its_settings_were_named_or_defaults(tiny_dataset, tmp_path):
+    named = msgspec.convert({"n_models": 1, "n_way": 3, "epochs": 0, "width": 4}, PoolConfig)
+    pretrain_pool(tiny_dataset, named, tmp_path)
+    pretrain_pool(tiny_dataset, PoolConfig(n_models=1, n_way=3, epochs=0, width=4), tmp_path)
+    with pytest.raises(ValueError, match="init=torch; init=release"):
+        pretrain_pool(tiny_dataset, PoolConfig(n_models=1, n_way=3, epochs=0, width=4, init="release"), tmp_path)

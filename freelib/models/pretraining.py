@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -166,19 +166,21 @@ def pretraining_seconds(pool: ModelPool) -> float | None:
 
 def training_of(dataset: FewShotDataset, config: PoolConfig, seed: int) -> dict[str, Any]:
     """What all members of a pool share and their bits depend on; kept in the metadata of each."""
-    fields = {name: value for name, value in vars(config).items() if name not in ("n_models", "device")}
-    return plain({"data_digest": dataset.digest, "image_size": dataset.image_size, "seed": seed, **fields})
+    fields = {name: value for name, value in plain(config).items() if name not in ("n_models", "device")}
+    return {"data_digest": dataset.digest, "image_size": dataset.image_size, "seed": seed, **fields}
 
 
 def _refuse_a_mixture(dataset: FewShotDataset, folder: Path, training: dict[str, Any]) -> None:
+    usual = plain(asdict(PoolConfig()))
     for file in sorted(folder.glob(f"{dataset.name}-*.json")):
         description = read_description(file)
         there = description.get("training", training)  # older pools do not say: they are taken as they are
-        other = [name for name in training if there.get(name) != training[name]]
+        there, wanted = usual | there, usual | training  # what a card does not say is a default
+        other = [name for name in wanted if there[name] != wanted[name]]
         if other and description["domain"] == dataset.name:
-            was, wanted = (", ".join(f"{n}={d.get(n)}" for n in other) for d in (there, training))
+            was, now = (", ".join(f"{n}={d[n]}" for n in other) for d in (there, wanted))
             raise ValueError(
-                f"{folder} has models of {dataset.name} trained with {was}; {wanted} was asked for: choose "
+                f"{folder} has models of {dataset.name} trained with {was}; {now} was asked for: choose "
                 "another folder, or the settings that it began with."
             )
 
