@@ -1,6 +1,7 @@
 """Fixtures that several test files share. Annotations in freelib are checked at run time, in tests only."""
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,17 @@ def tiny_folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("tiny")
     write_parquet(folder / "data")
     return folder / "data", folder / "cache"
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable:
+    """The command line in an empty folder."""
+    from processes import call
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FREELIB_PROGRESS", "off")
+    monkeypatch.setattr(sys, "path", list(sys.path))  # the command line looks for methods in the folder
+    return call
 
 
 @pytest.fixture

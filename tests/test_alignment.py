@@ -1,4 +1,6 @@
-"""BelL against hand-written loops; against Lemma 1 see `studies/test_lemma.py`."""
+"""BelL and its divergence against hand-written loops; against Lemma 1 see `studies/test_lemma.py`."""
+
+import math
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from freelib.alignment import (
     outer_optimizer,
     summed_gradient,
 )
+from freelib.distillation import at_least_float32, kl_divergence, release_divergence
 
 SGD = {"align_optimizer": "sgd"}
 
@@ -54,6 +57,11 @@ def test_plain_steps_by_hand():
     moved, loss = displacement(learner, tasks, AlignmentConfig(align_inner_lr=0.1, **SGD))
     torch.testing.assert_close(flat(moved.values()), flat(learner.params.values()) - flat(moving.params.values()))
     assert float(loss) == pytest.approx(sum(losses) / 3)
+    learner, tasks = smooth_learner(), batches(1)
+    config = AlignmentConfig(align_inner_lr=0.1, align_lr=1.0, **SGD)
+    expected = flat(learner.params.values()) - 0.1 * gradient(learner, tasks[0])
+    outer_step(learner, tasks, config, "sgd", 1.0, rng())
+    torch.testing.assert_close(flat(learner.params.values()), expected)
 
 
 def test_adam_inside_and_outside_by_hand():
@@ -78,9 +86,6 @@ def test_adam_inside_and_outside_by_hand():
         [p.detach() for p in learner.params.values()], HandAdam(0.02).step(start, list(moved.values()))
     )
     assert all(p.grad is None for p in learner.params.values())
-
-
-def test_plain_steps_inside_and_adam_outside():
     learner, tasks = smooth_learner(), batches(2)
     config = AlignmentConfig(align_inner_lr=0.1, align_lr=0.02, align_optimizer="sgd_inside")
     plain = AlignmentConfig(align_inner_lr=0.1, align_lr=0.02, **SGD)
@@ -89,26 +94,6 @@ def test_plain_steps_inside_and_adam_outside():
     outer = [outer_optimizer(each, list(learner.params.values())) for each in (config, plain)]
     assert [type(optimizer).__name__ for optimizer in outer] == ["Adam", "SGD"]
     assert [optimizer.param_groups[0]["lr"] for optimizer in outer] == [0.02, 0.02]
-
-
-def test_an_outer_rate_of_one_with_plain_steps_walks_to_the_end():
-    learner, tasks = smooth_learner(), batches(1)
-    config = AlignmentConfig(align_inner_lr=0.1, align_lr=1.0, **SGD)
-    expected = flat(learner.params.values()) - 0.1 * gradient(learner, tasks[0])
-    outer_step(learner, tasks, config, "sgd", 1.0, rng())
-    torch.testing.assert_close(flat(learner.params.values()), expected)
-
-
-def test_joint_gradients_are_their_sum():
-    learner, tasks = smooth_learner(), batches()
-    expected = sum(gradient(learner, task) for task in tasks)
-    total, loss = summed_gradient(DistillationHeads(learner), tasks, AlignmentConfig())
-    torch.testing.assert_close(flat(total.values()), expected)
-    assert float(loss) == pytest.approx(sum(loss_and_gradients(learner, task)[0] for task in tasks) / 3)
-    start = flat(learner.params.values())
-    config = AlignmentConfig(alignment="summed", align_lr=0.05, **SGD)
-    outer_step(learner, tasks, config, "sgd", 0.05, rng())
-    torch.testing.assert_close(flat(learner.params.values()), start - 0.05 * expected)
 
 
 def test_the_order_is_drawn_from_the_generator():
@@ -120,7 +105,7 @@ def test_the_order_is_drawn_from_the_generator():
     assert len(ends) == 6
 
 
-def test_agreement_of_gradients_by_hand():
+def test_joint_gradients_are_their_sum_and_agree_as_by_hand():
     learner, tasks = smooth_learner(), batches()
     a, b, c = (gradient(learner, task) for task in tasks)
     product, cosine = gradient_agreement(DistillationHeads(learner), tasks)
@@ -132,6 +117,14 @@ def test_agreement_of_gradients_by_hand():
     assert float(cosine) == pytest.approx(1)
     with pytest.raises(ValueError, match="at least two of them, got 1"):
         gradient_agreement(DistillationHeads(learner), tasks[:1])
+    expected = sum(gradient(learner, task) for task in tasks)
+    total, loss = summed_gradient(DistillationHeads(learner), tasks, AlignmentConfig())
+    torch.testing.assert_close(flat(total.values()), expected)
+    assert float(loss) == pytest.approx(sum(loss_and_gradients(learner, task)[0] for task in tasks) / 3)
+    start = flat(learner.params.values())
+    config = AlignmentConfig(alignment="summed", align_lr=0.05, **SGD)
+    outer_step(learner, tasks, config, "sgd", 0.05, rng())
+    torch.testing.assert_close(flat(learner.params.values()), start - 0.05 * expected)
 
 
 def test_the_loss_is_kl_or_the_releases_form():
@@ -145,6 +138,10 @@ def test_the_loss_is_kl_or_the_releases_form():
     assert float(distillation_loss(DistillationHeads(learner), params, task, "release")) == pytest.approx(
         float(release)
     )
+    p = torch.tensor([[0.25, 0.75]])
+    expected = 0.25 * (math.log(0.25) - 0.25) + 0.75 * (math.log(0.75) - 0.75)
+    assert float(release_divergence(p.log(), p.log())) == pytest.approx(expected, abs=1e-6)
+    assert expected < -1
 
 
 def test_the_teacher_answers_for_the_images_as_the_student_sees_them():
@@ -158,3 +155,22 @@ def test_the_teacher_answers_for_the_images_as_the_student_sees_them():
     assert not torch.equal(cropped.images, images)
     torch.testing.assert_close(cropped.teacher_logits, model(cropped.images))
     assert not cropped.teacher_logits.requires_grad
+
+
+def test_kl_by_hand():
+    teacher, student = torch.tensor([[0.25, 0.75]]).log(), torch.tensor([[0.5, 0.5]]).log()
+    assert float(kl_divergence(teacher, student)) == pytest.approx(
+        0.25 * math.log(0.5) + 0.75 * math.log(1.5), abs=1e-7
+    )
+    # the other way round it is another number: KL(student ‖ teacher)
+    assert float(kl_divergence(student, teacher)) == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3), abs=1e-7)
+    logits = torch.randn(50, 5, generator=rng(), dtype=torch.float64)
+    assert kl_divergence(logits, logits + 3.0).abs().max() < 1e-12  # logits count up to a constant
+    other = torch.randn(50, 5, generator=rng(1), dtype=torch.float64)
+    assert kl_divergence(logits, other).min() > 1e-3
+    sure = torch.tensor([[1000.0, -1000.0]])
+    assert float(kl_divergence(sure, sure)) == 0
+    assert float(kl_divergence(sure, -sure)) == pytest.approx(2000.0)
+    kinds = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+    raised = [at_least_float32(torch.ones(1, dtype=kind)).dtype for kind in kinds]
+    assert raised == [torch.float32, torch.float32, torch.float32, torch.float64]

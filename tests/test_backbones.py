@@ -25,16 +25,13 @@ def test_features_and_logits(arch, size, feature_dim):
     torch.testing.assert_close(logits, features @ backbone.head.weight.T + backbone.head.bias)
 
 
-def test_sizes_are_those_of_the_literature():
+def test_networks_compute_what_the_literatures_do():
     # Conv4-32: 28,896 weights in the blocks, BatchNorm included; ResNet-18 as torchvision builds it.
     assert count(build_backbone("conv4").encoder) == 28_896
     resnet18 = build_backbone("resnet18", n_way=1000, image_size=224)
     assert count(resnet18) == count(torchvision.models.resnet18())
     assert build_backbone("conv4", width=8).width == 8
     assert build_backbone("resnet10").width == 64
-
-
-def test_resnet18_computes_what_torchvisions_does():
     ours = build_backbone("resnet18", n_way=10, image_size=64)
     theirs = torchvision.models.resnet18(num_classes=10)
     # Both list their parameters in the order of the computation, a block's shortcut at its end.
@@ -42,9 +39,6 @@ def test_resnet18_computes_what_torchvisions_does():
     x = torch.rand(2, 3, 64, 64, generator=rng())
     with torch.no_grad():
         torch.testing.assert_close(ours.eval()(x), theirs.eval()(x))
-
-
-def test_a_conv4_block_is_convolution_norm_relu_pool():
     backbone = build_backbone("conv4", width=4, image_size=16, batch_stats=True)
     block, x = backbone.encoder[0], torch.rand(3, 3, 16, 16, generator=rng())
     y = F.conv2d(x, block.conv.weight, block.conv.bias, padding=1)

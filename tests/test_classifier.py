@@ -123,11 +123,6 @@ def test_what_cannot_be_learnt_is_said(X, y, words):
         FewShotClassifier(LEARNERS["prototypes"]).fit(X, y)
 
 
-def test_a_table_is_for_learners_that_embed_images_one_by_one():
-    with pytest.raises(ValueError, match=r"Images are \(n, 3, H, W\) here, got \(10, 8\)"):
-        FewShotClassifier(LEARNERS["maml"]).fit(np.zeros((10, 8)), Y)
-
-
 def test_rejection_by_hand():
     """With a class left out, its highest cosines with the others' prototypes.
 
@@ -187,10 +182,12 @@ def test_a_damaged_folder_is_named(tmp_path, old, new):
         FewShotClassifier.from_pretrained(tmp_path)
 
 
-def test_only_one_network_of_freelibs_can_be_kept(tmp_path):
+def test_what_other_learners_cannot_do(tmp_path):
     method = get_method("pool_features")
     ensemble = FewShotClassifier(method.meta_train(tiny_pool(), method.Config(), seed=0)).fit(SHOWN, Y)
     assert ensemble.predict(ASKED).shape == (30,)
     with pytest.raises(ValueError, match="one network of freelib's"):
         ensemble.save_pretrained(tmp_path / "a")
     assert not (tmp_path / "a").exists()
+    with pytest.raises(ValueError, match=r"Images are \(n, 3, H, W\) here, got \(10, 8\)"):
+        FewShotClassifier(LEARNERS["maml"]).fit(np.zeros((10, 8)), Y)

@@ -25,9 +25,6 @@ def test_properties_and_class_images(three):
     assert (three.n_classes, three.image_size, three.channels, three.counts) == (3, 4, 3, (2, 1, 3))
     assert three.class_images(2)[:, 0, 0, 0].tolist() == [3, 4, 5]
     assert three.class_images(2).data_ptr() == three.images[3].data_ptr()
-
-
-def test_subset_by_number_and_by_name(three):
     for classes in ([2, 0], ["c", "a"]):
         part = three.subset(classes)
         assert part.class_names == ("c", "a")

@@ -24,6 +24,9 @@ def test_no_two_classes_look_alike():
     np.fill_diagonal(measured, -1)
     worst = np.unravel_index(measured.argmax(), measured.shape)
     assert measured.max() < LIMIT, [CHARACTERS[i] for i in worst]
+    alike = np.eye(4)
+    alike[0] = alike[:, 0] = 1
+    assert glyph_choice.choose("ABCD", alike, LIMIT, np.random.default_rng(0)) == ["B", "C", "D"]
 
 
 @pytest.mark.parametrize(
@@ -35,12 +38,6 @@ def test_what_the_measure_takes_for_alike(pairs, alike):
         assert (measured[0, 1] >= LIMIT) == alike, pair
         assert measured[0, 0] == 1
         assert measured[0, 1] == measured[1, 0]
-
-
-def test_of_characters_that_look_alike_those_are_chosen_that_rule_out_the_fewest():
-    alike = np.eye(4)
-    alike[0] = alike[:, 0] = 1
-    assert glyph_choice.choose("ABCD", alike, LIMIT, np.random.default_rng(0)) == ["B", "C", "D"]
 
 
 def test_the_list_has_the_wanted_number_of_each_script_in_each_split(tmp_path, monkeypatch):
@@ -87,21 +84,15 @@ def test_classes_and_images_are_what_they_always_were():
     np.testing.assert_allclose(images[:, :, 5, 7], pixels, atol=1)  # one off where a sine is another by a bit
 
 
-def test_fewer_images_are_the_first_of_more():
+def test_images_show_their_ink_in_the_same_pose_at_every_size():
     many = draw("K", 12, 32)
     assert (many.shape, many.dtype) == ((12, 3, 32, 32), np.uint8)
     assert np.array_equal(draw("K", 5, 32), many[:5])
     assert not np.array_equal(draw("k", 5, 32), many[:5])
-
-
-def test_larger_images_show_the_same_pose():
     for little, big in zip(draw("K", 8, 32), draw("K", 8, 84), strict=True):
         shrunk = Image.fromarray(big.transpose(1, 2, 0)).resize((32, 32), Image.Resampling.BILINEAR)
         pair = np.asarray(shrunk, dtype=float).ravel(), little.transpose(1, 2, 0).astype(float).ravel()
         assert np.corrcoef(*pair)[0, 1] > 0.9
-
-
-def test_images_vary_in_colour_and_background_and_show_their_ink():
     images = draw("&", 64, 32).astype(float)
     assert images.mean(axis=(2, 3)).std(axis=0).min() > 25  # of 255, between images
     assert images.std(axis=(2, 3)).mean() > 20  # within an image
@@ -121,9 +112,6 @@ def test_glyphs_and_their_scripts_are_loaded_without_any_folder(tmp_path, monkey
     assert np.array_equal(data.class_images(4).numpy(), draw(character, 3, 32))
     with pytest.raises(ValueError, match="images_per_class is 0"):
         GlyphSource(LISTS, images_per_class=0)
-
-
-def test_the_scripts_are_data_sets_of_their_own(tmp_path):
     parts = [class_lists(name) for name in GLYPH_DOMAINS]
     for split, names in LISTS.items():
         assert sorted(c for part in parts for c in part[split]) == list(names)

@@ -121,12 +121,16 @@ def test_every_mode_keeps_its_brightness_or_is_refused(image, kind, mean):
         assert np.asarray(decode(buffer.getvalue(), "x")).mean(axis=(0, 1)).tolist() == pytest.approx(mean, abs=0.01)
 
 
-def test_no_image_is_left_out_for_its_suffix(tmp_path, load):
+def test_no_image_is_left_out_for_its_suffix_or_for_want_of_a_split_column(tmp_path, load):
     FORMS["tree"](tmp_path, "cub")
     kinds = {".JPG": "JPEG", ".jfif": "JPEG", ".jpe": "JPEG", ".tif": "TIFF", ".webp": "WEBP", ".bmp": "BMP", "": "PNG"}
     for suffix, kind in kinds.items():
         picture("bee", 99).save(tmp_path / "cub" / "bee" / f"more{suffix}", kind)
     assert load("cub", size=8).counts == (COUNT, COUNT + len(kinds))
+    parquet_with(len, drop="split")(tmp_path)
+    with pytest.raises(ValueError, match="'val'; known are train, validation, test"):
+        load("cub", "val")
+    assert load("cub", "validation", size=8).images.shape == (6, 3, 8, 8)
 
 
 @pytest.mark.parametrize("place", ["cub/{c}/{i}.png", "cub/{split}/{c}/{i}.png", "CUB_200_2011/images/{c}/{i}.png"])
@@ -257,13 +261,6 @@ def test_damaged_and_incomplete_data_is_named_and_leaves_no_cache(tmp_path, load
     with pytest.raises(ValueError, match=words):
         load("cub", size=8)
     assert not list((tmp_path / "cache").glob("*.*"))
-
-
-def test_a_parquet_file_needs_no_split_column(tmp_path, load):
-    parquet_with(len, drop="split")(tmp_path)
-    with pytest.raises(ValueError, match="'val'; known are train, validation, test"):
-        load("cub", "val")
-    assert load("cub", "validation", size=8).images.shape == (6, 3, 8, 8)
 
 
 def test_damaged_or_partial_cifar_is_refused(tmp_path, monkeypatch, load):

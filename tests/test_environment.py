@@ -1,18 +1,21 @@
+import io
 import platform
 import re
-import subprocess
 import sys
 from contextlib import suppress
+from types import SimpleNamespace
 
 import pytest
 import torch
+from processes import start_python
 
 import freelib
 from freelib.environment import cpu_model, device_name, environment, git_commit, peak_memory_mib, torch_threads
+from freelib.progress import Progress
 from freelib.run.records import FIELDS
 
 
-def test_environment_names_what_a_record_has():
+def test_environment_names_what_a_record_has(monkeypatch):
     captured = environment()
     assert set(captured) <= set(FIELDS)
     assert captured["threads"] >= 1
@@ -21,6 +24,16 @@ def test_environment_names_what_a_record_has():
     assert captured["freelib_version"] == freelib.__version__
     assert device_name("cpu") == "cpu"
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|None", str(git_commit()))
+    block = bytearray(200 * 2**20)
+    block[::4096] = b"x" * len(block[::4096])
+    assert 200 < peak_memory_mib() < 100_000
+    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
+    assert peak_memory_mib() is None
+    before = torch.get_num_threads()
+    with suppress(KeyError), torch_threads(before + 1):
+        assert torch.get_num_threads() == before + 1
+        raise KeyError
+    assert torch.get_num_threads() == before
 
 
 INTEL = "cpu family\t: 6\nmodel\t\t: 85\nmodel name\t: Xeon: Gold\n\nprocessor\t: 1\nmodel\t\t: 86\n"
@@ -42,22 +55,6 @@ def test_the_processor_tells_its_family_where_it_can(monkeypatch, told, name):
     assert cpu_model.__wrapped__() == (name or "riscv64")
 
 
-def test_peak_memory_is_in_mib_and_unknown_where_the_system_does_not_say(monkeypatch):
-    block = bytearray(200 * 2**20)
-    block[::4096] = b"x" * len(block[::4096])
-    assert 200 < peak_memory_mib() < 100_000
-    monkeypatch.setitem(sys.modules, "resource", None)  # as on Windows
-    assert peak_memory_mib() is None
-
-
-def test_threads_are_put_back():
-    before = torch.get_num_threads()
-    with suppress(KeyError), torch_threads(before + 1):
-        assert torch.get_num_threads() == before + 1
-        raise KeyError
-    assert torch.get_num_threads() == before
-
-
 FAULTS = """
 import resource, sys, torch
 from freelib.environment import keep_freed_memory
@@ -75,8 +72,39 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_freed_memory_is_kept_for_the_next_tensor():
     """Page faults of taking and freeing 4 x 40 MiB for the tenth time."""
-    command = [sys.executable, "-c", FAULTS]
-    keeps, returns = (
-        int(subprocess.run([*command, how], capture_output=True, check=True).stdout) for how in ("keep", "return")
-    )
+    keeps, returns = (int(start_python("-c", FAULTS, how).communicate()[0]) for how in ("keep", "return"))
     assert keeps < returns / 10
+
+
+@pytest.fixture
+def stderr(monkeypatch):
+    """A standard error that is no terminal, and no kernel around."""
+    stream = io.StringIO()
+    monkeypatch.setattr("freelib.progress.sys", SimpleNamespace(stderr=stream, modules={}))
+    monkeypatch.delenv("FREELIB_PROGRESS", raising=False)
+    return stream
+
+
+def count(total=3):
+    with Progress("work") as progress:
+        progress(0, total)
+        progress.note("busy")
+        for done in range(1, total + 1):
+            progress(done, total)
+
+
+def test_lines_where_there_is_no_terminal_a_bar_where_there_is_one(stderr, monkeypatch):
+    count()
+    assert stderr.getvalue() == "work: 0/3\nwork: 3/3 busy\n"
+    monkeypatch.setattr(stderr, "isatty", lambda: True, raising=False)
+    count()
+    assert stderr.getvalue().count("\r") > 1
+
+
+def test_off_and_file(stderr, monkeypatch, tmp_path):
+    monkeypatch.setenv("FREELIB_PROGRESS", "off")
+    count()
+    monkeypatch.setenv("FREELIB_PROGRESS", str(tmp_path / "lines"))
+    count()
+    assert stderr.getvalue() == ""
+    assert (tmp_path / "lines").read_text() == "work: 0/3\nwork: 3/3 busy\n"

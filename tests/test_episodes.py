@@ -32,7 +32,7 @@ def test_an_episode_holds_what_its_indices_say(tiny_dataset):
     assert {getattr(episode.to("meta"), f.name).device.type for f in fields(episode)} == {"meta"}
 
 
-def test_a_row_is_one_class_and_classes_and_images_differ(tiny_dataset):
+def test_rows_are_distinct_images_of_distinct_classes_and_every_one_comes_up(tiny_dataset):
     sampler = EpisodeSampler(tiny_dataset, n_way=5, n_shot=2, n_query=22, seed=0)
     for i in range(20):
         rows = sampler.indices(i)
@@ -40,9 +40,6 @@ def test_a_row_is_one_class_and_classes_and_images_differ(tiny_dataset):
         assert (classes == classes[:, :1]).all()
         assert len(classes[:, 0].unique()) == 5
         assert len(rows.unique()) == rows.numel()  # support and query never share an image
-
-
-def test_every_class_and_image_comes_up(tiny_dataset):
     sampler = EpisodeSampler(tiny_dataset, n_way=5, n_shot=1, n_query=3)
     seen = torch.cat([sampler.indices(i).flatten() for i in range(300)])
     assert len(seen.unique()) == len(tiny_dataset.images)
@@ -76,9 +73,6 @@ def test_the_same_seed_gives_the_same_episodes_in_any_order(tiny_dataset):
     assert batch.support.shape == (4, 2, 3, 16, 16)
     assert torch.equal(batch.query[2], walked[3].query)
     assert torch.equal(batch.query_labels[0], class_major_labels(2, 3))
-
-
-def test_shots_do_not_change_the_classes(tiny_dataset):
     one, five = (EpisodeSampler(tiny_dataset, n_shot=shots, n_query=5) for shots in (1, 5))
     assert torch.equal(one.indices(3)[:, 0], five.indices(3)[:, 0])
 

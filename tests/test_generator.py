@@ -53,9 +53,6 @@ def test_the_generator_is_the_releases_network(double):
     x = torch.sigmoid(F.conv2d(x, generator.to_pixels.weight, generator.to_pixels.bias, padding=1))
     torch.testing.assert_close(generator(z), x)
     assert x.shape == (6, 3, 8, 8)
-
-
-def test_the_generators_seed_and_size():
     before = torch.get_rng_state()
     a, b = (Generator(8, ngf=2, z_dim=3, seed=2) for _ in range(2))
     assert torch.equal(flat(a.parameters()), flat(b.parameters()))
@@ -150,9 +147,6 @@ def test_a_synthesised_task():
     assert task.losses.shape == (3,)
     hits = (task.teacher_logits.argmax(1) == task.labels).sum()
     assert float(task.teacher_accuracy) == pytest.approx(int(hits) / 10)
-
-
-def test_iterations_are_counted():
     ours, model = meta_generator(), tiny_model()
     ours.adapt(model, None, rng())
     ours.adapt(model, None, rng(), steps=7)
@@ -163,15 +157,6 @@ def test_iterations_are_counted():
     for refused in (lambda: ours.adapt(model, None, rng(), steps=0), lambda: scratch_generator(steps=0)):
         with pytest.raises(ValueError, match="at least 1 step, got 0"):
             refused()
-
-
-def test_adapting_lowers_the_loss_and_more_steps_lower_it_more():
-    config = InversionConfig(ngf=8, z_dim=16, images_per_class=4, adapt_steps=40, augment_padding=0, augment_flip=False)
-    losses = meta_generator(config).adapt(tiny_model(), None, rng()).losses
-    assert float(losses[-1]) < float(losses[10]) < float(losses[0]) - 0.1
-
-
-def test_neither_the_model_nor_the_student_learns_or_gets_gradients():
     student, model = conv_learner(), tiny_model()
 
     def state():
@@ -181,6 +166,12 @@ def test_neither_the_model_nor_the_student_learns_or_gets_gradients():
     meta_generator().adapt(model, student, rng())
     assert torch.equal(state(), before)
     assert all(p.grad is None for p in [*model.module.parameters(), *student.params.values()])
+
+
+def test_adapting_lowers_the_loss_and_more_steps_lower_it_more():
+    config = InversionConfig(ngf=8, z_dim=16, images_per_class=4, adapt_steps=40, augment_padding=0, augment_flip=False)
+    losses = meta_generator(config).adapt(tiny_model(), None, rng()).losses
+    assert float(losses[-1]) < float(losses[10]) < float(losses[0]) - 0.1
 
 
 def test_discarded_gradients_leave_no_trace():
@@ -193,13 +184,10 @@ def test_discarded_gradients_leave_no_trace():
     assert torch.equal(flat(a.generator.parameters()), flat(b.generator.parameters()))
 
 
-def test_augmentation_can_be_switched_off():
+def test_augmentation_and_precision():
     model = tiny_model()
     task = meta_generator(replace(TINY, augment_padding=0, augment_flip=False)).adapt(model, None, rng())
     torch.testing.assert_close(model(task.images), task.teacher_logits)
-
-
-def test_bfloat16_stays_close():
     full = meta_generator().adapt(tiny_model(), None, rng())
     half = MetaGenerator(TINY, image_size=16, precision="bfloat16").adapt(tiny_model(), None, rng())
     assert half.images.dtype == half.losses.dtype == torch.float32
@@ -223,6 +211,10 @@ def test_from_scratch_is_adaptation_from_weights_drawn_from_the_same_random_numb
     by_hand = MetaGenerator(SCRATCH, image_size=16, seed=seed).adapt(model, None, draw, steps=3)
     assert torch.equal(task.images, by_hand.images)
     assert torch.equal(task.losses, by_hand.losses)
+    draw, scratch = rng(0), scratch_generator(steps=1, image_size=8)
+    first, second = (scratch.adapt(tiny_model(), None, draw) for _ in range(2))
+    assert first.images.shape == second.images.shape == (20, 3, 8, 8)
+    assert (first.images - second.images).abs().mean() > 0.01
 
 
 def test_from_scratch_it_finds_images_of_the_wanted_classes_and_tells_of_every_step(tiny_dataset):
@@ -232,10 +224,3 @@ def test_from_scratch_it_finds_images_of_the_wanted_classes_and_tells_of_every_s
     assert task.teacher_accuracies[0] < 0.5
     assert task.teacher_accuracies[-1] == task.teacher_accuracy > 0.9
     assert task.labels.tolist() == [c for c in range(5) for _ in range(4)]
-
-
-def test_two_models_get_two_generators_and_the_size_that_is_asked_for():
-    draw, scratch = rng(0), scratch_generator(steps=1, image_size=8)
-    first, second = (scratch.adapt(tiny_model(), None, draw) for _ in range(2))
-    assert first.images.shape == second.images.shape == (20, 3, 8, 8)
-    assert (first.images - second.images).abs().mean() > 0.01

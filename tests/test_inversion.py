@@ -38,23 +38,17 @@ def loss(config: InversionConfig, **settings) -> float:
     return float(inversion_loss(pixel_model(), IMAGES, LABELS, config, **settings)[0])
 
 
-def test_cross_entropy_by_hand():
+def test_cross_entropy_and_batchnorm_terms_by_hand():
     # normalised pixels (x - 1) / 2 are -0.5, 0.5 and 2; the logits' differences are twice that
     margins = [-1.0, -1.0, 4.0]
     expected = sum(math.log1p(math.exp(-m)) for m in margins) / 3
     assert loss(InversionConfig(lambda_adv=0)) == pytest.approx(expected, rel=1e-12)
     assert loss(InversionConfig(lambda_adv=0, lambda_ce=2.5)) == pytest.approx(2.5 * expected, rel=1e-12)
-
-
-def test_batchnorm_term_by_hand():
     mean = 7 / 3
     variance = (mean**2 + (2 - mean) ** 2 + (5 - mean) ** 2) / 3
     expected = abs(mean - 1) + abs(variance - 4)
     config = InversionConfig(lambda_ce=0, lambda_bn=3, lambda_adv=0)
     assert loss(config) == pytest.approx(3 * expected, rel=1e-12)
-
-
-def test_batchnorm_norms_are_euclidean_and_sum_over_layers():
     first, second = nn.BatchNorm2d(2), nn.BatchNorm2d(1)
     x = torch.tensor([[3.0, 4.0], [3.0, 4.0]]).view(2, 2, 1, 1)  # mean (3, 4), variance 0 against 1
     y = torch.zeros(2, 1, 1, 1)
@@ -70,9 +64,6 @@ def test_batchnorm_hooks_see_every_layer_in_order_and_go():
     model(torch.rand(2, 3, 16, 16))
     assert len(seen) == 4
     assert not any(layer._forward_pre_hooks for layer in model.module.modules())
-
-
-def test_without_batchnorm_statistics_the_term_leaves_itself_out():
     model = pixel_model(with_norm=False)
     plain, _ = inversion_loss(model, IMAGES, LABELS, InversionConfig())
     assert inversion_loss(model, IMAGES, LABELS, InversionConfig(lambda_bn=1.0))[0] == plain
@@ -87,8 +78,6 @@ def test_adversarial_term_by_hand():
     kl = 0.25 * math.log(0.25 / 0.4) + 0.75 * math.log(0.75 / 0.6)
     assert float(adversarial_loss(teacher, student)) == pytest.approx(-kl / 3, rel=1e-5)
 
-
-def test_the_adversarial_term_needs_a_student_and_a_weight():
     def student(images):
         return 0.1 * images.flatten(1) @ torch.tensor([[1.0, -1.0]], dtype=torch.float64)
 
@@ -144,11 +133,17 @@ def test_moments_and_their_gradient_are_those_of_var_mean(layout):
     torch.testing.assert_close(half, exact)  # moments of half types are float32
 
 
-def test_total_variation_of_one_bright_pixel():
+def test_total_variation_of_one_bright_pixel_and_of_flat_images():
     image = torch.zeros(1, 1, 5, 5)
     image[0, 0, 2, 2] = 3.0
     # in each direction two pairs of neighbours differ by 3: ‖(3, 3)‖ = 3√2
     assert total_variation(image).item() == pytest.approx(4 * 3 * 2**0.5, rel=1e-6)
+    flat = torch.full((2, 3, 4, 4), 0.3, requires_grad=True)
+    loss = total_variation(flat)
+    loss.backward()
+    assert loss.item() == 0
+    assert flat.grad is not None
+    assert torch.equal(flat.grad, torch.zeros_like(flat))
 
 
 @pytest.mark.parametrize(("axis", "still"), [(-1, "below"), (-2, "right")])
@@ -156,15 +151,6 @@ def test_total_variation_of_a_ramp_counts_three_of_the_four_directions(axis, sti
     ramp = torch.arange(4.0).expand(2, 1, 4, 4).transpose(-1, axis)
     straight, diagonal = (2 * 4 * 3) ** 0.5, (2 * 3 * 3) ** 0.5  # as many pairs differ, each by 1
     assert total_variation(ramp).item() == pytest.approx(straight + 2 * diagonal, rel=1e-6), still
-
-
-def test_total_variation_of_flat_images_is_zero_with_a_zero_gradient():
-    flat = torch.full((2, 3, 4, 4), 0.3, requires_grad=True)
-    loss = total_variation(flat)
-    loss.backward()
-    assert loss.item() == 0
-    assert flat.grad is not None
-    assert torch.equal(flat.grad, torch.zeros_like(flat))
 
 
 def test_the_priors_are_added_with_their_weights_and_speak_of_normalised_images():

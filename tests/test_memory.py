@@ -37,6 +37,14 @@ def test_images_are_kept_by_class_across_models():
     assert {level // 10 for row in by_row for level in row} <= {0, 1, 2, 3, 4, 10, 11, 12, 13, 14}
     rows = [{v // 10 for v in row} for row in by_row]
     assert all(len(row) == 1 or row in ({3, 10}, {4, 11}) for row in rows)
+    kept = memory()
+    kept.add([task(0, 0), task(1, 100, domain="other")])
+    assert len(kept.classes) == 10
+    kept = memory()
+    kept.add([task(0, 0), task(1, 100, first_class=5)])
+    a, b, c = (kept.episode(5, 1, 3, rng(seed)) for seed in (1, 1, 2))
+    assert torch.equal(a.query, b.query)
+    assert not torch.equal(a.query, c.query)
 
 
 def test_the_oldest_batch_of_a_class_goes():
@@ -62,14 +70,6 @@ def test_an_episode_is_distinct_images_class_by_class():
         classes = [level % 100 // 10 for level in drawn]
         assert classes[:6] == [classes[0]] * 2 + [classes[2]] * 2 + [classes[4]] * 2
         assert classes[6:] == [classes[0]] * 5 + [classes[2]] * 5 + [classes[4]] * 5
-
-
-def test_the_same_draw_gives_the_same_episode():
-    kept = memory()
-    kept.add([task(0, 0), task(1, 100, first_class=5)])
-    a, b, c = (kept.episode(5, 1, 3, rng(seed)) for seed in (1, 1, 2))
-    assert torch.equal(a.query, b.query)
-    assert not torch.equal(a.query, c.query)
 
 
 @pytest.mark.parametrize("first_class", [5, 0])
@@ -108,12 +108,6 @@ def test_ready_says_whether_an_episode_can_be_drawn(size, scope, expected):
     else:
         with pytest.raises(ValueError, match=r"holds no .* classes with .* images each"):
             kept.episode(*size, rng(), scope=scope)
-
-
-def test_classes_of_two_domains_with_one_name_are_two():
-    kept = memory()
-    kept.add([task(0, 0), task(1, 100, domain="other")])
-    assert len(kept.classes) == 10
 
 
 def test_images_of_another_size_are_resized():

@@ -40,7 +40,7 @@ def test_weights_are_read_when_they_are_asked_for_and_few_are_kept(folder, monke
     assert pool[0].device.type == "cpu"  # read for itself
 
 
-def test_a_pool_is_a_sequence():
+def test_a_pool_is_a_sequence(folder):
     models = [tiny_model(i, first_class=i) for i in range(4)]
     pool = ModelPool.from_models(models)
     assert all(ours is model for ours, model in zip(pool, models, strict=True))
@@ -51,6 +51,14 @@ def test_a_pool_is_a_sequence():
     assert part.classes == tuple(("tiny", f"class {i}") for i in range(1, 7))
     with pytest.raises(IndexError):
         pool[4]
+    first, second = ModelPool.load(folder)[:2], tiny_pool(3, domain="other")
+    both = ModelPool.joined([first, second])
+    assert [model.name for model in both] == [model.name for pool in (first, second) for model in pool]
+    assert both[3] is second[1]
+    assert both.best() is second[2]
+    assert ModelPool.joined([first]) is first
+    with pytest.raises(ValueError, match="name of its own"):
+        ModelPool.joined([first, first])
 
 
 def test_models_are_drawn_without_repetition_by_the_generator_alone(folder):
@@ -109,8 +117,6 @@ def test_the_digest_sees_weights_and_metadata_but_not_where_a_pool_comes_from(fo
         del description["own"]
     assert pool.digest == before
 
-
-def test_a_module_may_keep_more_than_tensors():
     class Noting(nn.Linear):
         def get_extra_state(self):
             return {"made": "here"}
@@ -119,17 +125,6 @@ def test_a_module_may_keep_more_than_tensors():
             pass
 
     assert len(ModelPool.from_models([own(nn.Sequential(nn.Flatten(), Noting(192, 3)))]).digest) == 16
-
-
-def test_joined_pools_keep_their_members(folder):
-    first, second = ModelPool.load(folder)[:2], tiny_pool(3, domain="other")
-    both = ModelPool.joined([first, second])
-    assert [model.name for model in both] == [model.name for pool in (first, second) for model in pool]
-    assert both[3] is second[1]
-    assert both.best() is second[2]
-    assert ModelPool.joined([first]) is first
-    with pytest.raises(ValueError, match="name of its own"):
-        ModelPool.joined([first, first])
 
 
 def infinite() -> nn.Module:

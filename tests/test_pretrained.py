@@ -6,8 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from tiny_models import OwnNet, flat, numeric_gradient, own, rng, tiny_model
+from tiny_models import OwnNet, flat, own, rng, tiny_model
 from torch import nn
 
 from freelib.models.backbones import build_backbone
@@ -31,24 +30,12 @@ class Vgg(nn.Module):
         return self.classifier(self.features(x).flatten(1))
 
 
-def test_a_model_normalises_and_resizes_for_itself():
+def test_a_model_normalises_for_itself():
     model = tiny_model()
     x = (IMAGES - torch.tensor(model.mean).view(3, 1, 1)) / torch.tensor(model.std).view(3, 1, 1)
     torch.testing.assert_close(model(IMAGES), model.module(x))
-    big = F.interpolate(IMAGES, (32, 32))
-    small = F.interpolate(big, (16, 16), mode="bilinear", antialias=True)
-    torch.testing.assert_close(model(big), model(small))
     assert model.n_way == 5
     assert model.classes[1] == ("tiny", "class 1")
-
-
-def test_logits_are_differentiable_by_the_images():
-    model = tiny_model()
-    model.module.double()
-    x = IMAGES[:1].double().requires_grad_()
-    model(x)[0, 2].backward()
-    numeric = numeric_gradient(lambda: model(x)[0, 2], x.data[0, 0, 3])
-    torch.testing.assert_close(x.grad[0, 0, 3], numeric, atol=1e-6, rtol=1e-4)
 
 
 def test_the_weights_are_frozen_and_the_module_in_eval_mode(tmp_path):
@@ -94,20 +81,17 @@ def test_metadata_that_cannot_be_are_named(name, value):
         check_metadata("own", about | {name: value})
 
 
-def test_a_network_is_not_touched_where_its_metadata_are_refused():
+def test_metadata_of_numpy_are_kept_as_plain_numbers_and_a_refused_network_is_not_touched():
+    half = list(np.full(3, 0.5))
+    model = own(mean=half, std=half, accuracy=half[0], class_names=list(np.array(["a", "b", "c"])))
+    assert {type(name) for name in model.class_names} == {str}
+    assert {type(value) for value in (*model.mean, *model.std, model.accuracy)} == {float}
     module = OwnNet().train()
     for settings in ({"accuracy": 87.0}, {"std": (0.2,)}):
         with pytest.raises(ValueError, match=r"own: (accuracy|mean and std)"):
             own(module, **settings)
     assert module.training
     assert all(p.requires_grad for p in module.parameters())
-
-
-def test_metadata_of_numpy_are_kept_as_plain_numbers():
-    half = list(np.full(3, 0.5))
-    model = own(mean=half, std=half, accuracy=half[0], class_names=list(np.array(["a", "b", "c"])))
-    assert {type(name) for name in model.class_names} == {str}
-    assert {type(value) for value in (*model.mean, *model.std, model.accuracy)} == {float}
 
 
 @pytest.fixture
@@ -129,9 +113,6 @@ def test_a_model_comes_back_with_the_same_bits(stored):
         state = original.module.state_dict()
         assert all(torch.equal(value, state[name]) for name, value in model.module.state_dict().items())
         torch.testing.assert_close(model(IMAGES), original(IMAGES))
-
-
-def test_a_description_may_leave_out_what_is_not_known(stored):
     description = json.loads(stored.read_text())
     del description["accuracy"], description["weights_digest"]
     stored.write_text(json.dumps(description))

@@ -1,16 +1,16 @@
 import json
 import os
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import msgspec
 import pytest
 import torch
+from processes import start_python
 from tiny_models import TINY_POOL, flat, own, rng, trained_pool
 
 from freelib import ModelPool, PretrainedModel
@@ -99,26 +99,20 @@ PLAIN, GUARDED = SCRIPT + "main()", SCRIPT + "if __name__ == '__main__': main()"
 @pytest.fixture
 def script(tiny_dataset, tmp_path):
     """Starts a script that pre-trains into `tmp_path / "pool"`."""
-    package = Path(pretraining.__file__).parents[2]
-    env = os.environ | {"PYTHONPATH": os.pathsep.join([str(package), *sys.path])}
 
-    def start(text: str, config: PoolConfig, workers: int) -> subprocess.Popen:
+    def start(text: str, config: PoolConfig, workers: int) -> Popen:
         job, file = tmp_path / "job.pt", tmp_path / "script.py"
         torch.save((vars(tiny_dataset), config), job)
         file.write_text(text)
-        command = [sys.executable, file, job, tmp_path / "pool", str(workers)]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=env)
+        return start_python(file, job, tmp_path / "pool", workers)
 
     return start
 
 
-def test_a_plain_script_trains_in_its_own_process_with_the_same_bits(script, stored, tmp_path):
+def test_a_plain_script_trains_in_its_own_process_and_several_want_a_guard(script, stored, tmp_path):
     _, errors = (process := script(PLAIN, QUICK, 1)).communicate(timeout=100)
     assert process.returncode == 0, errors
     assert lasting(files_of(tmp_path / "pool")) == lasting(files_of(stored[0]))
-
-
-def test_several_processes_want_a_guard(script):
     _, errors = (process := script(PLAIN, QUICK, 2)).communicate(timeout=100)
     assert process.returncode == 1
     assert 'behind if __name__ == "__main__":, or pre-train with workers=1' in errors
@@ -140,11 +134,6 @@ class Deadly(PoolConfig):
         return os._exit, (9,)
 
 
-def test_a_process_that_dies_is_an_error(tiny_dataset, tmp_path):
-    with pytest.raises(RuntimeError, match="A process that pre-trained models of tiny died"):
-        pretrain_pool(tiny_dataset, Deadly(**vars(QUICK)), tmp_path, workers=2)
-
-
 def test_an_error_in_a_process_comes_out_and_ends_the_rest(tiny_dataset, tmp_path, monkeypatch):
     begun = []
 
@@ -159,6 +148,8 @@ def test_an_error_in_a_process_comes_out_and_ends_the_rest(tiny_dataset, tmp_pat
     with pytest.raises(OSError, match="disk is full"):
         pretrain_pool(tiny_dataset, replace(QUICK, n_models=50), tmp_path, workers=2)
     assert len(begun) < 25
+    with pytest.raises(RuntimeError, match="A process that pre-trained models of tiny died"):
+        pretrain_pool(tiny_dataset, Deadly(**vars(QUICK)), tmp_path, workers=2)
 
 
 @pytest.mark.parametrize(
@@ -241,7 +232,7 @@ def classifier(arch: str) -> PretrainedModel:
     return own(module, class_names=["a", "b"], image_size=16, arch=arch)
 
 
-def test_training_is_descent_on_the_cross_entropy_of_even_batches():
+def test_training_is_descent_on_the_cross_entropy_of_even_batches(tiny_dataset):
     images = torch.randint(256, (38, 3, 16, 16), generator=rng(), dtype=torch.uint8)
     labels = torch.arange(2).repeat_interleave(19)
     ours, by_hand = classifier("resnet10"), classifier("resnet10")
@@ -258,9 +249,6 @@ def test_training_is_descent_on_the_cross_entropy_of_even_batches():
         torch.testing.assert_close(ours.module.state_dict()[name], value, atol=1e-5, rtol=1e-4)
     assert not any(p.requires_grad for p in ours.module.parameters())
     assert not ours.module.training
-
-
-def test_a_conv4_is_trained_by_adam(tiny_dataset):
     images, labels, _, _ = split_classes(tiny_dataset, [0, 1], 0.2, rng())
     model = classifier("conv4")
     before = model.module.head.weight.clone()

@@ -11,14 +11,11 @@ from freelib.models.transform import ImageTransform, random_crop_flip
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.5)
 
 
-def test_images_are_normalised_by_channel():
+def test_images_are_resized_and_normalised_by_channel():
     x = torch.rand(2, 3, 8, 8, generator=rng(), dtype=torch.float64)
     out = ImageTransform(MEAN, STD, 8)(x)
     for c in range(3):
         torch.testing.assert_close(out[:, c], (x[:, c] - MEAN[c]) / STD[c])
-
-
-def test_images_of_another_size_are_resized_first():
     x = torch.rand(2, 3, 16, 16, generator=rng())
     small = F.interpolate(x, (8, 8), mode="bilinear", antialias=True)
     transform = ImageTransform(MEAN, STD, 8)
@@ -27,13 +24,16 @@ def test_images_of_another_size_are_resized_first():
     torch.testing.assert_close(transform(flat)[:, 0], torch.zeros(1, 8, 8))
 
 
-def test_constants_made_in_inference_mode_serve_training():
+def test_it_serves_training_wherever_it_was_made_and_can_be_copied():
     transform = ImageTransform(MEAN, STD, 4)
     with torch.inference_mode():
         transform(torch.rand(1, 3, 4, 4))
     x = torch.rand(1, 3, 4, 4, requires_grad=True)
     transform(x).sum().backward()
     torch.testing.assert_close(x.grad[0, :, 0, 0], 1 / torch.tensor(STD))
+    x = torch.rand(1, 3, 4, 4)
+    for other in (copy.deepcopy(transform), pickle.loads(pickle.dumps(transform))):
+        assert torch.equal(other(x), transform(x))
 
 
 @pytest.mark.parametrize(
@@ -49,18 +49,11 @@ def test_images_that_are_none_are_refused(change, got):
         ImageTransform(MEAN, STD, 4)(change(torch.rand(2, 3, 4, 4, generator=rng())))
 
 
-def test_it_can_be_copied_and_pickled():
-    transform = ImageTransform(MEAN, STD, 4)
-    x = torch.rand(1, 3, 4, 4)
-    for other in (copy.deepcopy(transform), pickle.loads(pickle.dumps(transform))):
-        assert torch.equal(other(x), transform(x))
-
-
 def images(n: int = 40) -> torch.Tensor:
     return torch.rand(n, 3, 5, 6, generator=rng(), dtype=torch.float64)
 
 
-def test_without_padding_an_image_is_itself_or_its_mirror():
+def test_a_crop_shifts_and_a_flip_mirrors_each_image_by_itself():
     x = images(200)
     assert torch.equal(random_crop_flip(x, rng(), padding=0, flip=False), x)
     out = random_crop_flip(x, rng(), padding=0)
@@ -68,10 +61,6 @@ def test_without_padding_an_image_is_itself_or_its_mirror():
     mirrored = (out == x.flip(3)).flatten(1).all(1)
     assert torch.equal(same, ~mirrored)
     assert 70 < int(mirrored.sum()) < 130
-
-
-def test_each_image_is_shifted_by_its_own_of_all_shifts():
-    x = images(200)
     out = random_crop_flip(x, rng(), padding=1, flip=False)
     padded = F.pad(x, [1, 1, 1, 1])
     shifts = {(a, b): padded[:, :, a : a + 5, b : b + 6] for a in range(3) for b in range(3)}

@@ -71,12 +71,6 @@ def test_synthesis_has_the_same_bits(precision, kd_heads):
         assert torch.equal(one, several)
 
 
-def test_a_student_answers_as_its_heads_do():
-    model, images = tiny_model(), torch.rand(3, 3, 16, 16, generator=rng())
-    heads = DistillationHeads(learner(), {model.name: 5})
-    assert torch.equal(student_for(heads, model)(images), heads.logits(images, model))
-
-
 @pytest.mark.parametrize(("numbers", "parties"), [((0, 1), 2), ((0, 0), 1), ((0, 2), 1)])
 def test_models_are_inverted_at_once_unless_they_share_layers(monkeypatch, numbers, parties):
     barrier, adapt = threading.Barrier(parties, timeout=20), MetaGenerator.adapt
@@ -107,6 +101,9 @@ def test_predictions_have_the_same_bits_and_come_in_order(monkeypatch):
     with episode_threads(2):
         assert torch.equal(predictions(learner()), alone)
     assert len({tuple(logits.flatten().tolist()) for logits in alone}) == 9
+    model, images = tiny_model(), torch.rand(3, 3, 16, 16, generator=rng())
+    heads = DistillationHeads(learner(), {model.name: 5})
+    assert torch.equal(student_for(heads, model)(images), heads.logits(images, model))
 
 
 def meeting(parties: int):
@@ -129,9 +126,11 @@ def test_each_thread_has_modules_of_its_own_and_gradients_as_the_caller_has_set_
     own = threads.with_own_modules(student)
     assert own.backbone is not student.backbone
     assert all(a is b for a, b in zip(own.params.values(), student.params.values(), strict=True))
+    calibrated = CalibratedLearner(learner(), InversionConfig(), CalibrationConfig())
+    with episode_threads(2):
+        modules = {module for module, _ in threads.in_threads(calibrated, meeting(1), range(3))}
+    assert modules == {id(calibrated.backbone)}
 
-
-def test_an_error_in_a_thread_is_the_callers():
     def work(_: MetaLearner, item: int) -> int:
         if item == 3:
             raise ValueError("three")
@@ -139,13 +138,6 @@ def test_an_error_in_a_thread_is_the_callers():
 
     with episode_threads(2), pytest.raises(ValueError, match="three"):
         list(threads.in_threads(learner(), work, range(5)))
-
-
-def test_what_may_hold_more_than_weights_has_one_thread():
-    calibrated = CalibratedLearner(learner(), InversionConfig(), CalibrationConfig())
-    with episode_threads(2):
-        modules = {module for module, _ in threads.in_threads(calibrated, meeting(1), range(3))}
-    assert modules == {id(calibrated.backbone)}
 
 
 def test_the_number_of_threads_holds_within_its_body_alone():

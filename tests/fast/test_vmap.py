@@ -75,15 +75,16 @@ def test_on_a_cpu_and_for_prototypes_the_loop_stays():
         student = conv_learner(head)
         student.backbone.to("meta")
         assert vmap.batches_episodes(student) == (head == "maml")
-
-
-def test_written_out_norms_share_their_tensors():
     student = learner()
     own = vmap.VmapLearner(student)
     assert own.params.keys() == student.params.keys()
     assert all(own.params[name] is weight for name, weight in student.params.items())
     written_out = [any(isinstance(m, vmap.BatchNorm) for m in x.backbone.modules()) for x in (own, student)]
     assert written_out == [True, False]
+    (task,) = episodes(1)
+    task = replace(task, support_labels=task.support_labels + 1)
+    with pytest.raises(ValueError, match="Labels must lie in 0…4, got 1…5"):
+        vmap.predictions(learner(), [task], steps=1)
 
 
 class Normed(nn.Module):
@@ -120,13 +121,6 @@ def test_a_network_that_vmap_would_get_wrong_keeps_the_loop(norm, training, batc
         ours = torch.autograd.grad(losses.sum(), list(student.params.values()))
         theirs = torch.autograd.grad(student.query_loss(task, steps=1)[0], list(student.params.values()))
         torch.testing.assert_close(flat(ours), flat(theirs), atol=1e-9, rtol=1e-6)
-
-
-def test_a_label_out_of_range_is_said_before_anything_runs():
-    (task,) = episodes(1)
-    task = replace(task, support_labels=task.support_labels + 1)
-    with pytest.raises(ValueError, match="Labels must lie in 0…4, got 1…5"):
-        vmap.predictions(learner(), [task], steps=1)
 
 
 def test_a_learner_with_its_own_way_to_adapt_keeps_it(tiny_dataset, monkeypatch):

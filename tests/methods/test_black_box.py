@@ -59,9 +59,6 @@ def test_the_answers_are_the_models_own_and_every_image_asked_is_counted():
     assert model.module.images_asked == 5 + 7 * 5
     assert list(model.module.parameters()) == []
     assert model.classes == (("", "a"), ("", "b"), ("", "c"))
-
-
-def test_the_same_random_numbers_give_the_same_estimate():
     module = SmoothNet()
     first, second = (gradient(boxed(module, directions=3), IMAGES) for _ in range(2))
     assert torch.equal(first, second)

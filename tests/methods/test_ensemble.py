@@ -20,12 +20,6 @@ def test_whitening_takes_a_power_of_the_deviation(whitening, power):
     torch.testing.assert_close(found, torch.diag(variances**power), atol=1e-3, rtol=1e-3)
 
 
-def test_weak_axes_are_left_out():
-    flat = FEATURES * torch.tensor([1.0, 1, 1, 1e-4, 1e-4, 1e-4])
-    assert principal_axes(flat, whitening=0.5)[1].shape == (6, 3)
-    assert principal_axes(FEATURES, whitening=0.5, most=2)[1].shape == (6, 2)
-
-
 @pytest.mark.parametrize("arch", ["conv4", "resnet10"])
 def test_a_copy_for_inference_gives_the_same_answers(arch):
     model = tiny_model(2, arch=arch, width=8)
@@ -35,16 +29,13 @@ def test_a_copy_for_inference_gives_the_same_answers(arch):
     assert all(torch.equal(value, before[name]) for name, value in model.module.state_dict().items())
 
 
-def test_answers_are_square_roots_of_probabilities():
+def test_answers_are_square_roots_of_probabilities_or_features():
     pool, pixels = tiny_pool(3), IMAGES.mul(255).to(torch.uint8)
     answers = ProbabilityEnsemble(pool, temperature=2.0).answers(pixels)
     expected = (pool[1](pixels.float() / 255) / 2).softmax(1)
     torch.testing.assert_close(answers[:, 5:10].square(), expected, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(answers.square().sum(1), torch.full((30,), 3.0))
     torch.testing.assert_close(ProbabilityEnsemble(boxed(pool)[0], temperature=2.0).answers(pixels), answers)
-
-
-def test_features_can_teach_too():
     pool = tiny_pool(3)
     expected = torch.cat([F.normalize(model.features(IMAGES), dim=1) for model in pool], dim=1)
     found = ProbabilityEnsemble(pool, teach="features").answers(IMAGES)
@@ -53,7 +44,7 @@ def test_features_can_teach_too():
         ProbabilityEnsemble(pool, teach="logits")
 
 
-def test_embeddings_need_axes():
+def test_embeddings_need_axes_and_weak_ones_are_left_out():
     ensemble = ProbabilityEnsemble(tiny_pool(2))
     with pytest.raises(RuntimeError, match="fit"):
         ensemble.features(IMAGES)
@@ -61,6 +52,9 @@ def test_embeddings_need_axes():
     ensemble.fit(answers, whitening=0.25, most=4)
     torch.testing.assert_close(ensemble.features(IMAGES), (answers - answers.mean(0)) @ ensemble.axes)
     assert ensemble.features(IMAGES).shape == (30, 4)
+    flat = FEATURES * torch.tensor([1.0, 1, 1, 1e-4, 1e-4, 1e-4])
+    assert principal_axes(flat, whitening=0.5)[1].shape == (6, 3)
+    assert principal_axes(FEATURES, whitening=0.5, most=2)[1].shape == (6, 2)
 
 
 def test_models_of_several_kinds_and_sizes_answer_together_and_where_they_are():

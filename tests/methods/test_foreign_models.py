@@ -78,13 +78,16 @@ def test_a_network_of_another_form_answers_as_the_plain_one(form):
         torch.testing.assert_close(shares, exact.softmax(1), atol=0.01, rtol=0.01)
 
 
-def test_features_of_a_compiled_network_are_its_own_and_may_be_the_first_of_several():
+def test_free_learns_from_a_pool_of_which_some_have_batchnorm():
     net = conv()
     plain, compiled = pool_of(net), pool_of(torch.compile(conv(), backend="eager"))
     assert compiled.digest == plain.digest
     assert torch.equal(compiled[0].features(IMAGES), plain[0].features(IMAGES))
     net.features = lambda x: (net[0](x).mean((2, 3)), x)
     assert torch.equal(plain[0].features(IMAGES), net[0]((IMAGES - 0.5) / 0.25).mean((2, 3)))
+    pool = pool_of(conv(), conv(norm=GROUPS))
+    history = get_method("free").meta_train(pool, small("free", n_shot=1, lambda_bn=0.05), seed=0).log.history
+    assert len(history["round"]) == 4
 
 
 @pytest.mark.filterwarnings("ignore:Lazy modules")
@@ -117,12 +120,6 @@ def test_batchnorm_is_known_by_what_it_holds_and_leaves_itself_out_where_there_i
     check_batchnorm(pool[1:])
     with pytest.raises(ValueError, match="No model of the pool has a BatchNorm layer with running statistics: set la"):
         check_batchnorm(pool[2:])
-
-
-def test_free_learns_from_a_pool_of_which_some_have_batchnorm():
-    pool = pool_of(conv(), conv(norm=GROUPS))
-    history = get_method("free").meta_train(pool, small("free", n_shot=1, lambda_bn=0.05), seed=0).log.history
-    assert len(history["round"]) == 4
 
 
 @pytest.mark.parametrize(

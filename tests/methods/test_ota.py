@@ -76,6 +76,9 @@ def test_the_exact_plan_is_the_best_permutation():
     # 1 + 2 + 2: the least of the six permutations' costs.
     best = torch.tensor([[0, 1, 0], [1, 0, 0], [0, 0, 1]]) / 3
     torch.testing.assert_close(transport_plan(cost), best.double())
+    states = [{name: v.to("meta") for name, v in tiny_model(i).module.state_dict().items()} for i in range(2)]
+    fused = fuse_states(states, 0, lambda cost: torch.ones(cost.shape).double())  # a plan is made on the CPU
+    assert {value.device.type for value in fused.values()} == {"meta"}
 
 
 @pytest.mark.parametrize("kind", ["exact", "sinkhorn"])
@@ -84,12 +87,6 @@ def test_masses_are_uniform_for_unequal_numbers_of_neurons(kind):
     torch.testing.assert_close(plan.sum(0), torch.full((6,), 1 / 6).double(), atol=1e-6, rtol=0)
     torch.testing.assert_close(plan.sum(1), torch.full((4,), 1 / 4).double(), atol=1e-6, rtol=0)
     assert transport_plan(torch.zeros(3, 3), kind).sum() == pytest.approx(1)
-
-
-def test_fused_weights_stay_on_their_device():
-    states = [{name: v.to("meta") for name, v in tiny_model(i).module.state_dict().items()} for i in range(2)]
-    fused = fuse_states(states, 0, lambda cost: torch.ones(cost.shape).double())  # a plan is made on the CPU
-    assert {value.device.type for value in fused.values()} == {"meta"}
 
 
 def test_meta_training_aligns_to_the_most_accurate_model():

@@ -36,15 +36,12 @@ def learner():
     return train()
 
 
-def test_similarities_are_cosines_without_the_mean():
+def test_losses_vanish_where_the_student_agrees():
     x = torch.tensor([[1.0, 0.0], [3.0, 0.0], [2.0, 3.0]])  # mean (2, 1)
     found = similarities(x)
     assert float(found[0, 1]) == pytest.approx(0.0)  # (-1, -1) and (1, -1)
     assert float(found[0, 2]) == pytest.approx(-1 / math.sqrt(2))
     torch.testing.assert_close(found.diagonal(), torch.ones(3))
-
-
-def test_losses_vanish_where_the_student_agrees():
     targets = torch.randn(10, 4, generator=rng())
     turn = torch.linalg.qr(torch.randn(4, 4, generator=rng(1)))[0]
     relations, embeddings = distillation_losses(5 * targets @ turn, 3 * targets, targets)
@@ -103,14 +100,11 @@ def test_it_gets_the_pool_and_no_image_from_outside(monkeypatch):
     assert torch.equal(shown[0][30:70], drawn)  # the others come from the models and from these
 
 
-def test_the_student_embeds_images_one_by_one(learner):
+def test_the_student_embeds_images_one_by_one_and_the_monitor_sees_its_last_state(learner):
     assert learner.embeds_images_one_by_one
     together, alone = learner.embed(IMAGES), learner.embed(IMAGES[:1])
     torch.testing.assert_close(together[:1], alone, atol=1e-4, rtol=1e-4)
     assert together.shape == (8, 12)
-
-
-def test_the_monitor_sees_the_last_state():
     seen = []
     found = train(monitor=lambda n, student: seen.append((n, student.embed(IMAGES))) or 40.0)
     assert [n for n, _ in seen] == [3]
@@ -118,12 +112,9 @@ def test_the_monitor_sees_the_last_state():
     assert found.log.history["monitor_score"] == [40.0]
 
 
-def test_models_of_several_kinds_teach_together():
+def test_models_of_several_kinds_teach_together_and_gray_ones_without_procedural_images():
     models = [tiny_model(0), tiny_model(1, arch="resnet10", width=8, domain="b"), tiny_model(2, image_size=32)]
     assert train(ModelPool.from_models(models)).embed(torch.rand(2, 3, 32, 32)).shape == (2, 12)
-
-
-def test_a_gray_pool_is_distilled_without_procedural_images():
     gray = own(nn.Sequential(nn.Flatten(), nn.Linear(256, 3)), mean=(0.5,), std=(0.2,), image_size=16)
     settings = {"lambda_bn": 0.0, "recovered": 60, "procedural": 0, "mixed": 0, "warmup_rounds": 0}
     learner = trainer("pool_distillation", ModelPool.from_models([gray]), **settings)()

@@ -24,7 +24,7 @@ def test_all_images_are_rolled_by_one_shift_of_at_most_two_pixels():
     assert places == {(row, column) for row in range(2, 7) for column in range(2, 7)}
 
 
-def test_pixels_start_as_cut_noise_for_every_class_of_the_pool():
+def test_pixels_start_as_cut_noise_for_every_class_and_an_episode_takes_all_images_of_its_classes():
     pool = tiny_pool(4)
     dataset = DynamicDataset(pool, TINY, rng(0))
     assert tuple(dataset.pixels) == pool.classes
@@ -32,6 +32,16 @@ def test_pixels_start_as_cut_noise_for_every_class_of_the_pool():
     assert images.shape == (8 * 5, 3, 16, 16)
     assert -1e-6 < images.min() < images.max() < 1 + 1e-6
     assert torch.stack(list(dataset.pixels.values()))[:, :, 0].mean().abs() < 0.1  # around the mean colour
+    dataset = DynamicDataset(tiny_pool(4), TINY, rng(0))
+    episode = dataset.episode(TINY, rng(1))
+    assert episode.support_labels.tolist() == [0, 1, 2, 3, 4]
+    assert episode.query_labels.tolist() == [c for c in range(5) for _ in range(4)]
+    everything = dataset.images(tuple(dataset.pixels)).flatten(1)
+    drawn = torch.cat([episode.support[:, None], episode.query.unflatten(0, (5, 4))], 1).flatten(2)
+    rows = torch.cdist(drawn, everything).argmin(2)  # (class, image): its number in the data set
+    assert rows.flatten().unique().numel() == 25
+    assert (rows // 5 == rows[:, :1] // 5).all()
+    assert not torch.equal(dataset.episode(TINY, rng(2)).support, episode.support)
 
 
 def test_a_class_that_two_models_know_gets_the_sum_of_their_gradients():
@@ -68,19 +78,6 @@ def test_a_step_moves_the_drawn_models_classes_and_leaves_the_others_and_their_m
                 continue
             (moved,) = adams[key].step([before[key]], [gradients[key]])
             assert torch.allclose(pixels, moved.clamp(low, high), atol=2e-6)
-
-
-def test_an_episode_takes_all_images_of_its_classes_each_once():
-    dataset = DynamicDataset(tiny_pool(4), TINY, rng(0))
-    episode = dataset.episode(TINY, rng(1))
-    assert episode.support_labels.tolist() == [0, 1, 2, 3, 4]
-    assert episode.query_labels.tolist() == [c for c in range(5) for _ in range(4)]
-    everything = dataset.images(tuple(dataset.pixels)).flatten(1)
-    drawn = torch.cat([episode.support[:, None], episode.query.unflatten(0, (5, 4))], 1).flatten(2)
-    rows = torch.cdist(drawn, everything).argmin(2)  # (class, image): its number in the data set
-    assert rows.flatten().unique().numel() == 25
-    assert (rows // 5 == rows[:, :1] // 5).all()
-    assert not torch.equal(dataset.episode(TINY, rng(2)).support, episode.support)
 
 
 def test_the_challenge_is_the_reversed_outer_loss_for_the_pixels_alone():

@@ -83,7 +83,7 @@ def test_the_defaults_are_the_public_releases(name):
     assert {field: getattr(config, field) for field in RELEASES[name]} == RELEASES[name]
 
 
-def test_the_description_holds_what_a_reader_chooses_by():
+def test_the_description_holds_what_a_reader_chooses_by(own_module):
     table = {row["name"]: row for row in describe_methods()}
     assert list(table) == list(METHODS)
     assert table["ota"] == {
@@ -94,9 +94,6 @@ def test_the_description_holds_what_a_reader_chooses_by():
     assert {name for name, row in table.items() if row["same_architecture"]} == {"average", "ota", "dro"}
     many = {name for name, row in table.items() if row["models_at_test"] != 1}
     assert many == {"pool_features", "pool_opinions"}
-
-
-def test_a_method_of_ones_own_is_found_by_its_import_path(own_module):
     assert isinstance(get_method("my_methods:Mine"), Method)
     (row,) = describe_methods(["my_methods:Mine"])
     assert (row["name"], row["citation"], row["revision"]) == ("my_methods:Mine", "nobody", 7)

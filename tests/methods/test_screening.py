@@ -2,14 +2,11 @@
 
 import copy
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
-from click.testing import CliRunner
 from torch import nn
 
-from freelib.cli import main
 from freelib.methods import screening
 from freelib.models.pool import ModelPool
 from freelib.models.pretrained import PretrainedModel, save_member
@@ -52,6 +49,9 @@ def test_good_members_are_kept_and_measured(folder):
     assert all(row["distance"] < screening.most(6) and row["teacher_accuracy"] > 0.5 for row in rows)
     first = ModelPool.load(folder)[0].module
     assert rows[0]["parameters"] == sum(p.numel() for p in first.parameters())
+    rows = screening.check_pool(changed(folder, no_gradients))
+    assert [row["gradients"] for row in rows] == [True] * 5 + [False]
+    assert rows[5]["teacher_accuracy"] is None
 
 
 def test_bad_members_are_dropped_and_the_reason_said(folder):
@@ -71,12 +71,6 @@ def test_bad_members_are_dropped_and_the_reason_said(folder):
     assert found[:6] == ["keep"] * 6
     reasons = ("not finite", "not finite", "the same logits", "does not recognise", f"a copy of {models[4].name}")
     assert all(reason in verdict for reason, verdict in zip(reasons, found[6:], strict=True)), found
-
-
-def test_what_lets_no_gradient_through_is_told_and_kept(folder):
-    rows = screening.check_pool(changed(folder, no_gradients))
-    assert [row["gradients"] for row in rows] == [True] * 5 + [False]
-    assert rows[5]["teacher_accuracy"] is None
 
 
 def test_gray_foreign_and_few_members_are_checked_for_themselves():
@@ -102,18 +96,7 @@ def test_distances_find_the_four_of_ten_that_are_elsewhere():
     assert torch.allclose(screening.distances(own.flip(0), pairs).flip(0), found)
 
 
-@pytest.fixture
-def run(tiny_world, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def call(*words):
-        result = CliRunner().invoke(main, list(map(str, words)))
-        return SimpleNamespace(code=result.exit_code, out=result.stdout, err=result.stderr)
-
-    return call
-
-
-def test_the_command_line_checks_stores_and_trains_on_what_is_kept(run, folder, tmp_path):
+def test_the_command_line_checks_stores_and_trains_on_what_is_kept(run, tiny_world, folder, tmp_path):
     names = sorted(file.stem for file in folder.glob("*.json"))
     assert run("pool", "check", folder).code == 0
     for model in changed(folder, lambda module: module.apply(forget)):

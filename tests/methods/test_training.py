@@ -54,6 +54,11 @@ def test_the_best_round_is_selected_and_the_last_stays_at_hand():
     assert asked == [1, 2, 3, 4]
     assert learner.log.history == {"monitor_round": [1, 2, 3, 4], "monitor_score": [0.3, 0.5, 0.5, 0.4]}
     assert set(learner.log.seconds) == {"monitor", "monitor_cpu"}
+    learner, asked = walk([None] * 3)
+    assert (weights(learner) == 3).all()
+    assert (learner.selected_round, learner.last_params) == (None, None)
+    assert asked == [1, 2, 3]
+    assert "monitor_score" not in learner.log.history
 
 
 @pytest.mark.parametrize(
@@ -72,15 +77,7 @@ def test_validation_checks_come_now_and_then_and_at_the_end_but_not_while_warmin
     assert walk([0.1] * 5, **rhythm)[1] == rounds
 
 
-def test_without_a_score_the_last_round_stays():
-    learner, asked = walk([None] * 3)
-    assert (weights(learner) == 3).all()
-    assert (learner.selected_round, learner.last_params) == (None, None)
-    assert asked == [1, 2, 3]
-    assert "monitor_score" not in learner.log.history
-
-
-def test_a_log_takes_numbers_and_tensors_and_times_phases_that_fail_too():
+def test_a_log_takes_numbers_and_tensors_and_times_phases():
     log = TrainingLog()
     log.append(round=1, loss=torch.tensor(0.5))
     log.append(round=2, loss=0.25, extra=3)
@@ -89,9 +86,6 @@ def test_a_log_takes_numbers_and_tensors_and_times_phases_that_fail_too():
         raise KeyError
     assert set(log.seconds) == {"work"}
     assert 0 < log.seconds["work"] < 1
-
-
-def test_cpu_time_is_kept_for_all_of_a_phase_or_not_at_all():
     log = TrainingLog()
     with log.phase("monitor", processor=True):
         time.sleep(0.2)

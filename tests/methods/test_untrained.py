@@ -46,9 +46,6 @@ def test_the_average_is_the_mean_of_the_weights_with_a_head_of_zeros():
     with torch.no_grad():
         learner.backbone.encoder[0].conv.weight.add_(1)
     assert ModelPool.from_models(list(pool)).digest == digest  # the pool stays as it was
-
-
-def test_models_of_two_image_sizes_have_a_mean_where_their_weights_are_alike():
     conv4 = [tiny_model(i, image_size=n, domain=str(n)) for i, n in enumerate((16, 64))]
     resnets = [tiny_model(i, arch="resnet10", width=8, image_size=n, domain=str(n)) for i, n in ((0, 16), (1, 24))]
     for models, config in ((conv4, STUDENT), (resnets, MethodConfig(arch="resnet10", width=8))):
@@ -64,6 +61,9 @@ def test_features_are_normalised_and_those_of_all_models_or_of_the_best_one():
     several = [tiny_model(0), tiny_model(1, arch="resnet10", width=8), tiny_model(2, image_size=32)]
     mixed = learn("pool_features", ModelPool.from_models(several))
     assert mixed.embed(SUPPORT).shape == (10, 4 + 64 + 16)
+    images, config = SUPPORT[:3], get_method("pool_opinions").Config(procedural=50)
+    learner = learn("pool_opinions", boxed(tiny_pool(2))[0], config)
+    assert learner.adapt(images, torch.arange(3)).predict(images).tolist() == [0, 1, 2]
 
 
 @pytest.mark.parametrize("centre", ["none", "support", "episode"])
@@ -80,12 +80,6 @@ def test_a_trained_pools_prototypes_are_above_chance(tiny_dataset, name, setting
     learner = learn(name, trained_pool(tiny_dataset), get_method(name).Config(**settings))
     score = evaluate(learner, EpisodeSampler(tiny_dataset, n_query=5), 10)
     assert score.mean - score.ci95 > 30
-
-
-def test_models_that_can_only_be_called_have_probabilities_too():
-    images, config = SUPPORT[:3], get_method("pool_opinions").Config(procedural=50)
-    learner = learn("pool_opinions", boxed(tiny_pool(2))[0], config)
-    assert learner.adapt(images, torch.arange(3)).predict(images).tolist() == [0, 1, 2]
 
 
 GOLDEN = {

@@ -21,10 +21,18 @@ RATES = {"recovery": 7e-3, "warmup": 6.0, "images": 4e-4, "answers": 4e-3, "dist
 SMALL = {"width": 4, "embedding": 8, "batch_size": 16}
 
 
-def test_seconds_of_the_phases_by_hand():
+def test_rates_are_those_of_a_trial_and_seconds_of_the_phases():
     sizes = {"recovered": 100, "procedural": 300, "mixed": 600, "epochs": 10}
     assert seconds_of_phases(RATES, sizes) == pytest.approx([6.7, 0.4, 4.0, 3.0])
     assert seconds_of_phases(RATES, sizes | {"recovered": 0})[0] == 0
+    config = make_config("pool_distillation", SMALL | {"adapt_steps": 1, "images_per_class": 4, "ngf": 4})
+    began = time.perf_counter()
+    rates = measured_rates(tiny_pool(2), config, seed=0, inversion=True)
+    spent = time.perf_counter() - began
+    trial = seconds_of_phases(rates, {"recovered": 1, "procedural": 160, "mixed": 160, "epochs": 1})
+    assert 0 < sum(trial) - rates["warmup"] < spent
+    assert rates["warmup"] == pytest.approx(config.warmup_rounds * rates["recovery"] * 4 * 2 * 5)  # of two models
+    assert measured_rates(tiny_pool(2), config, seed=0, inversion=False)["recovery"] == 1e9
 
 
 @pytest.mark.parametrize("seconds", [0.1, 9, 27, 60, 146, 300, 930, 3600])
@@ -39,17 +47,6 @@ def test_a_budget_is_filled_and_not_passed(seconds, answers):
     assert 10 <= sizes["epochs"] <= 40
     assert n * sizes["epochs"] / sizes["batch_size"] >= 1500 or sizes["batch_size"] == 32
     assert chosen_sizes(rates | {"recovery": 1e9}, seconds)["recovered"] == 0
-
-
-def test_rates_are_those_of_a_trial():
-    config = make_config("pool_distillation", SMALL | {"adapt_steps": 1, "images_per_class": 4, "ngf": 4})
-    began = time.perf_counter()
-    rates = measured_rates(tiny_pool(2), config, seed=0, inversion=True)
-    spent = time.perf_counter() - began
-    trial = seconds_of_phases(rates, {"recovered": 1, "procedural": 160, "mixed": 160, "epochs": 1})
-    assert 0 < sum(trial) - rates["warmup"] < spent
-    assert rates["warmup"] == pytest.approx(config.warmup_rounds * rates["recovery"] * 4 * 2 * 5)  # of two models
-    assert measured_rates(tiny_pool(2), config, seed=0, inversion=False)["recovery"] == 1e9
 
 
 def test_from_a_pool_to_a_learner(tiny_dataset, monkeypatch, capsys):

@@ -37,23 +37,17 @@ def test_a_perfect_and_a_constant_learner(tiny_dataset, constant, expected):
     assert calls == [(i, 8) for i in range(1, 9)]
 
 
-def test_the_interval():
+def test_intervals_and_paired_comparisons_by_hand():
     values = torch.tensor([40.0, 60.0, 50.0])
     score = Score(values)
     assert score.mean == pytest.approx(50)
     assert score.ci95 == pytest.approx(1.96 * 10 / 3**0.5)  # the standard deviation, n − 1 in it, is 10
     assert mean_and_interval(values[:1]) == (40.0, 0.0)
-
-
-def test_how_far_domains_lie_apart_is_no_error():
     values = torch.tensor([40.0, 44.0, 10.0, 12.0])  # two domains, their variances 8 and 2
     assert mean_and_interval(values, strata=2) == pytest.approx((26.5, 1.96 * 5**0.5 / 2))
     assert Score(values, strata=2).ci95 == pytest.approx(1.96 * 5**0.5 / 2)
     difference = paired_difference(values, values / 2, strata=2)  # 20, 22, 5, 6: variances 2 and 0.5
     assert difference == pytest.approx((13.25, 1.96 * 1.25**0.5 / 2))
-
-
-def test_a_paired_comparison_by_hand():
     a, b = torch.tensor([50.0, 60.0, 70.0]), torch.tensor([48.0, 59.0, 67.0])
     mean, interval = paired_difference(a, b)
     assert mean == pytest.approx(2)  # differences 2, 1, 3: deviation 1

@@ -1,11 +1,9 @@
-import os
-import subprocess
-import sys
 import time
 from dataclasses import replace
 
 import pytest
 from fake_methods import TINY
+from processes import start_python
 
 from freelib.run import execute, runner
 from freelib.run.execute import GridError, _longest_first, run_units
@@ -46,7 +44,13 @@ def test_one_training_serves_all_shots_that_are_wanted(tiny_world, tmp_path, mon
         run_units([*units, replace(units[0], n_shot=4)], TINY, tmp_path)
 
 
-def test_records_are_read_without_data(tiny_world, tmp_path, monkeypatch):
+def test_records_are_read_without_data_and_not_mixed_with_those_of_other_images(tiny_world, tmp_path, monkeypatch):
+    made = run_unit(DRIFTING, TINY, RecordStore(tmp_path / "made"))
+    other = made | {"data_digest": "0" * 16}
+    other["config_digest"] = runner.config_digest(other)
+    store_of(tmp_path).put(other)
+    with pytest.raises(ValueError, match="made from other images of cifar-fs"):
+        run_units([DRIFTING, replace(DRIFTING, seed=4)], TINY, tmp_path)
     units = [replace(DRIFTING, seed=seed, overrides={"rounds": 1}) for seed in (3, 4)]
     made = run_unit(units[1], TINY, store_of(tmp_path))
     monkeypatch.setenv("FREELIB_DATA", str(tmp_path / "nothing"))
@@ -54,15 +58,6 @@ def test_records_are_read_without_data(tiny_world, tmp_path, monkeypatch):
     assert run_units([replace(units[1], experiment="u")], TINY, tmp_path) == [made]
     with pytest.raises(FileNotFoundError, match="cifar-fs is not in"):
         run_units(units, TINY, tmp_path)
-
-
-def test_records_of_other_images_are_not_mixed_with_new_ones(tiny_world, tmp_path):
-    made = run_unit(DRIFTING, TINY, RecordStore(tmp_path / "made"))
-    other = made | {"data_digest": "0" * 16}
-    other["config_digest"] = runner.config_digest(other)
-    store_of(tmp_path).put(other)
-    with pytest.raises(ValueError, match="made from other images of cifar-fs"):
-        run_units([DRIFTING, replace(DRIFTING, seed=4)], TINY, tmp_path)
 
 
 def test_a_killed_process_fails_its_unit_alone(tiny_world, tmp_path):
@@ -87,8 +82,7 @@ if __name__ == "__main__":
 def test_processes_end_with_a_parent_that_is_killed(tiny_world, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(PARENT)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    parent = subprocess.Popen([sys.executable, script, tmp_path], env=environment, stdout=subprocess.PIPE)
+    parent = start_python(script, tmp_path)
     checkpoints = tiny_world / "checkpoints"
     try:
         deadline = time.monotonic() + 60

@@ -58,15 +58,12 @@ def test_of_a_network_of_ones_own_the_weights_are_kept_and_that_is_said(tiny_wor
         load_learner(tmp_path)
 
 
-def test_a_pool_that_changed_is_noticed(tiny_world, tmp_path):
+def test_a_pool_that_changed_is_noticed_and_one_of_ones_own_is_given(tiny_world, tmp_path):
     saved(tmp_path, "best_teacher")
     file = tmp_path / "learner.json"
     file.write_text(file.read_text().replace('"pool_digest": "', '"pool_digest": "x'))
     with pytest.raises(ValueError, match="is not the one that"):
         load_learner(tmp_path)
-
-
-def test_a_pool_of_ones_own_is_given_to_a_learner_that_is_made_of_it(tiny_world, tmp_path):
     pool = tiny_pool()
     method, config = get_method("pool_features"), make_config("pool_features", {})
     learner = method.meta_train(pool, config, seed=0)

@@ -64,9 +64,6 @@ def test_what_needs_no_data_has_a_record_too(tmp_path):
     assert (record["extra"], record["seed"], record["precision"]) == ({"slope": 3.0}, 1, "float64")
     again = computed("l", "slope", {"n": 2}, lambda: pytest.fail("ran again"), store, seed=1, profile="cpu")
     assert again == record
-
-
-def test_where_nothing_can_be_written_nothing_is_measured(tmp_path):
     (tmp_path / "cpu").write_text("no folder")
     made = []
     with pytest.raises(ValueError, match="can't be written into"):

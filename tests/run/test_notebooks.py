@@ -33,6 +33,10 @@ def test_parameters_are_names_and_plain_literals(tmp_path):
     for source in ("A = f()", "A = 1 +"):
         with pytest.raises(ValueError, match=r"n.ipynb: the parameter A is no plain literal"):
             parameters(written(source, tmp_path / "n.ipynb"))
+    for name in ("01_b", "00_a", "draft"):
+        written("A = 1", tmp_path / f"{name}.ipynb")
+    assert [path.stem for path in find_notebooks(tmp_path)] == ["00_a", "01_b"]
+    assert [path.stem for path in find_notebooks(tmp_path, ("01_b.ipynb",))] == ["01_b"]
 
 
 def test_unknown_and_unfitting_parameters():
@@ -44,13 +48,6 @@ def test_unknown_and_unfitting_parameters():
     for name, value in (("N", "3"), ("N", 1.5), ("PROFILE", 3), ("N", True), ("X", "1"), ("L", "1")):
         with pytest.raises(ValueError, match=f"{name} is {value!r}: Expected"):
             check_parameters({name: value}, defaults, "n")
-
-
-def test_find(tmp_path):
-    for name in ("01_b", "00_a", "draft"):
-        written("A = 1", tmp_path / f"{name}.ipynb")
-    assert [path.stem for path in find_notebooks(tmp_path)] == ["00_a", "01_b"]
-    assert [path.stem for path in find_notebooks(tmp_path, ("01_b.ipynb",))] == ["01_b"]
 
 
 def test_clean_keeps_what_stays_the_same():

@@ -5,26 +5,21 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from PIL import Image
 from tiny_models import tiny_pool
 
 from freelib import FewShotClassifier, load_learner, meta_train, save_learner
-from freelib.cli import main
 
 COLOURS = {"blue": (40, 60, 220), "green": (50, 200, 60), "red": (220, 40, 50)}
 
 
-@pytest.fixture
-def run(tmp_path, monkeypatch):
-    """The command line in a folder with a learner, pictures of three colours, and four to be named."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FREELIB_PROGRESS", "off")
+@pytest.fixture(autouse=True)
+def folder(run):
+    """The current folder has a learner, pictures of three colours, and three to be named."""
     noise = np.random.default_rng(0)
     for name, colour in COLOURS.items():
         for place in (f"shown/{name}/0.png", f"shown/{name}/1.jpg", f"asked/{name}.png"):
@@ -35,12 +30,6 @@ def run(tmp_path, monkeypatch):
     settings = {"procedural": 64, "mixed": 0, "recovered": 0, "epochs": 2, "batch_size": 16, "width": 4, "embedding": 8}
     learner, pool = meta_train(tiny_pool(), **settings), tiny_pool()
     save_learner(learner, "l", method="pool_distillation", config=learner.config, seed=0, pool=pool)
-
-    def call(*words):
-        result = CliRunner().invoke(main, list(words))
-        return SimpleNamespace(code=result.exit_code, out=result.stdout, err=result.stderr)
-
-    return call
 
 
 def by_hand() -> FewShotClassifier:

@@ -6,12 +6,14 @@ from freelib.run.units import Unit, unit_config
 BFLOAT16 = ("purer", "bidf_mkd", "free", "oracle_protonet")
 
 
-def test_a_profile_is_found_by_its_name_and_one_of_ones_own_is_taken_as_it_is():
+def test_a_profile_is_found_by_its_name_and_one_of_ones_own_is_taken_as_it_is(tmp_path):
     mine = Profile(name="mine", datasets=("glyphs",))
     assert get_profile(mine) is mine
     assert {get_profile(name).name for name in PROFILES} == set(PROFILES) == {"smoke", "cpu", "paper"}
-    with pytest.raises(ValueError, match="smoke, cpu, paper"):
-        get_profile("huge")
+    file = tmp_path / "mine.yaml"
+    file.write_text("datasets: [glyphs]\nseeds: [4]\noverrides: {free: {align_lr: 1e-3}}")
+    mine = get_profile(str(file))
+    assert (mine.name, mine.seeds, mine.method_fields("free", 1)) == ("mine", (4,), {"align_lr": 0.001})
 
 
 def test_an_experiment_lays_its_own_settings_over_the_rest():
@@ -28,6 +30,13 @@ def test_an_experiment_lays_its_own_settings_over_the_rest():
     assert changed.overrides == {"free": {"ngf": 8, "rounds": 3}, "dro": {"rounds": 2}}
     assert get_profile(profile, "table1") == profile
     assert [profile.size_of(name) for name in ("glyphs", "cub")] == [32, 84]
+    sections = {"a": {"shots": [1], "pool": {"epochs": 2}}, "b": {"extends": "a", "pool": {"width": 8}}}
+    profile = Profile("mine", ("glyphs",), pool={"epochs": 9, "n_models": 3}, experiments=sections)
+    found = get_profile(profile, "b")
+    assert (found.shots, found.pool) == ((1,), {"epochs": 2, "n_models": 3, "width": 8})
+    own = {"mymeth:Mine": {"rounds": 3}, "*": {"width": 8}}
+    profile = Profile("mine", ("glyphs",), overrides=own, overrides_by_shots={5: {"mymeth:Mine": {"rounds": 2}}})
+    assert [profile.method_fields("mymeth:Mine", n)["rounds"] for n in (1, 5)] == [3, 2]
 
 
 def test_the_environment_says_how_many_processes(monkeypatch):
@@ -41,15 +50,6 @@ def test_the_environment_says_how_many_processes(monkeypatch):
             _ = profile.processes
 
 
-def test_paper_has_the_papers_numbers():
-    paper = get_profile("paper")
-    assert (paper.n_way, paper.n_query, paper.n_episodes, paper.shots) == (5, 15, 600, (1, 5))
-    assert paper.pool_fields("cifar-fs")["n_models"] == 100
-    assert paper.pool_fields("mini-imagenet")["epochs"] == 60
-    assert paper.pool_fields("cub")["epochs"] == 100
-    assert paper.image_size is None
-
-
 @pytest.mark.parametrize("name", PROFILES)
 def test_every_method_of_table1_has_a_config_that_fits(name):
     profile = get_profile(name)
@@ -59,7 +59,7 @@ def test_every_method_of_table1_has_a_config_that_fits(name):
         assert config.precision == "bfloat16" or profile.name != "cpu" or method not in BFLOAT16
 
 
-def test_equal_budgets_of_the_cpu_profile():
+def test_budgets_of_the_profiles():
     """Passes of 80 to 100 images each, and the looks at the validation classes."""
     cpu = get_profile("cpu")
 
@@ -78,23 +78,9 @@ def test_equal_budgets_of_the_cpu_profile():
         for method in ("purer", "bidf_mkd", "oracle_maml", "oracle_protonet", "dro"):
             assert config(method, n_shot).rounds == 5 * config(method, n_shot).monitor_every
     assert config("purer", 5).rounds < config("purer", 1).rounds  # its episodes cost more
-
-
-def test_overrides_at_one_number_of_shots():
-    own = {"mymeth:Mine": {"rounds": 3}, "*": {"width": 8}}
-    profile = Profile("mine", ("glyphs",), overrides=own, overrides_by_shots={5: {"mymeth:Mine": {"rounds": 2}}})
-    assert [profile.method_fields("mymeth:Mine", n)["rounds"] for n in (1, 5)] == [3, 2]
-
-
-def test_a_section_is_laid_over_the_one_that_it_extends():
-    sections = {"a": {"shots": [1], "pool": {"epochs": 2}}, "b": {"extends": "a", "pool": {"width": 8}}}
-    profile = Profile("mine", ("glyphs",), pool={"epochs": 9, "n_models": 3}, experiments=sections)
-    found = get_profile(profile, "b")
-    assert (found.shots, found.pool) == ((1,), {"epochs": 2, "n_models": 3, "width": 8})
-
-
-def test_a_file_of_ones_own(tmp_path):
-    file = tmp_path / "mine.yaml"
-    file.write_text("datasets: [glyphs]\nseeds: [4]\noverrides: {free: {align_lr: 1e-3}}")
-    mine = get_profile(str(file))
-    assert (mine.name, mine.seeds, mine.method_fields("free", 1)) == ("mine", (4,), {"align_lr": 0.001})
+    paper = get_profile("paper")
+    assert (paper.n_way, paper.n_query, paper.n_episodes, paper.shots) == (5, 15, 600, (1, 5))
+    assert paper.pool_fields("cifar-fs")["n_models"] == 100
+    assert paper.pool_fields("mini-imagenet")["epochs"] == 60
+    assert paper.pool_fields("cub")["epochs"] == 100
+    assert paper.image_size is None

@@ -1,13 +1,12 @@
 import json
 import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from processes import start_python
 
 from freelib.run.records import (
     FIELDS,
@@ -58,6 +57,14 @@ def test_cpu_time_of_training_is_without_the_validation_checks_or_a_bound(second
 def test_golden_digest():
     """Records in results/ are found by this digest: a change here orphans every one of them."""
     assert config_digest(fields()) == "0a50b254c5af0008"
+    assert len({config_digest(fields(**change)) for change in [{}, *DETERMINE]}) == 1 + len(DETERMINE)
+    for change in ({"experiment": "table4"}, {"git_commit": "abc"}, {"threads": 2}, {"accuracy": 1.0}):
+        assert config_digest(fields(**change)) == config_digest(fields())
+    assert digest_of({"a": 1, "b": (1, 2)}) == digest_of({"b": [1, 2], "a": 1})
+    assert plain({"a": (1, {"b": None})}) == {"a": [1, {"b": None}]}
+    assert plain([float("inf"), float("-inf")]) == ["inf", "-inf"]  # a setting may be infinite
+    with pytest.raises(RecordError, match="method_revision"):
+        config_digest({"method": "free"})
 
 
 DETERMINE = [
@@ -66,30 +73,16 @@ DETERMINE = [
 ]  # fmt: skip
 
 
-def test_digest_depends_on_what_determines_the_result_and_on_nothing_else():
-    assert len({config_digest(fields(**change)) for change in [{}, *DETERMINE]}) == 1 + len(DETERMINE)
-    for change in ({"experiment": "table4"}, {"git_commit": "abc"}, {"threads": 2}, {"accuracy": 1.0}):
-        assert config_digest(fields(**change)) == config_digest(fields())
-
-
-def test_digest_is_independent_of_order_and_container():
-    assert digest_of({"a": 1, "b": (1, 2)}) == digest_of({"b": [1, 2], "a": 1})
-    assert plain({"a": (1, {"b": None})}) == {"a": [1, {"b": None}]}
-    assert plain([float("inf"), float("-inf")]) == ["inf", "-inf"]  # a setting may be infinite
-
-
-def test_digest_needs_all_its_fields():
-    with pytest.raises(RecordError, match="method_revision"):
-        config_digest({"method": "free"})
-
-
-def test_complete_fills_with_null():
+def test_complete_fills_with_null(store, tmp_path):
     record = complete(fields())
     assert tuple(record) == ("schema", *FIELDS[1:])
     assert record["history"] is None
     assert record["config_digest"] == config_digest(fields())
     with pytest.raises(RecordError, match="no field colour"):
         complete(fields(colour="red"))
+    with pytest.raises(RecordError, match="lacks"):
+        store.put(fields())
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -116,15 +109,11 @@ def test_put_and_get(store, tmp_path):
     assert store.get(record["config_digest"]) == record
     assert store.get("0" * 16) is None
     assert [entry.name for entry in path.parent.iterdir()] == [path.name]  # no temporary file stays
-
-
-def test_put_refuses_an_incomplete_record(store, tmp_path):
-    with pytest.raises(RecordError, match="lacks"):
-        store.put(fields())
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_all_is_sorted_by_content(store):
+    record = complete(fields())
+    store.put(record)
+    store.put(record | {"experiment": "table4"})
+    assert store.get(record["config_digest"]) == record
+    assert [found["config_digest"] for found in store.all()] == [record["config_digest"]]
     for seed, n_shot in [(1, 5), (0, 5), (1, 1)]:
         store.put(complete(fields(seed=seed, n_shot=n_shot)))
     assert [(r["n_shot"], r["seed"]) for r in store.all()] == [(1, 1), (5, 0), (5, 1)]
@@ -150,14 +139,11 @@ def test_what_is_no_file_is_set_aside_unread(store, make):
     assert [left.name for left in path.parent.iterdir()] == [f"{path.name}.damaged"]
 
 
-def test_a_changed_number_in_the_key_is_damage(store):
+def test_a_changed_number_is_damage_and_another_schema_an_error(store):
     path = store.put(complete(fields()))
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 7', 1))
     with pytest.warns(UserWarning, match="digest"):
         assert store.get(path.stem) is None
-
-
-def test_another_schema_is_an_error_and_stays(store):
     path = store.put(complete(fields()))
     path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
     with pytest.raises(RecordSchemaError, match="schema 99"):
@@ -165,30 +151,21 @@ def test_another_schema_is_an_error_and_stays(store):
     assert path.exists()
 
 
-def test_a_record_is_found_whichever_experiment_made_it(store):
-    record = complete(fields())
-    store.put(record)
-    store.put(record | {"experiment": "table4"})
-    assert store.get(record["config_digest"]) == record
-    assert [found["config_digest"] for found in store.all()] == [record["config_digest"]]
-
-
 def test_sigkill_while_writing_leaves_a_whole_record(store, tmp_path):
     """A process that rewrites one record without end is killed: what stands there can be read."""
     code = (
-        "import json, sys\nfrom freelib.run.records import RecordStore\n"
-        "record = json.loads(sys.stdin.read())\nstore = RecordStore(sys.argv[1])\n"
+        "import json, pathlib, sys\nfrom freelib.run.records import RecordStore\nfolder = pathlib.Path(sys.argv[1])\n"
+        "record, store = json.loads((folder / 'record').read_text()), RecordStore(folder)\n"
         "while True: store.put(record)\n"
     )
     record = complete(fields(episode_accuracies=[30.0] * 20000))
-    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdin=subprocess.PIPE, text=True)
-    process.stdin.write(json.dumps(record))
-    process.stdin.close()
+    (tmp_path / "record").write_text(json.dumps(record))
+    process = start_python("-c", code, tmp_path)
     deadline = time.monotonic() + 60
     while store.get(record["config_digest"]) is None and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()
-    process.wait()
+    process.communicate()
     assert store.get(record["config_digest"]) == record
 
 

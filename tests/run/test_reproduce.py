@@ -1,12 +1,12 @@
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 
 import nbformat
 import pytest
+from processes import start_command
 
 from freelib.run.notebooks import clean, execute, write_notebook
 from freelib.run.reproduce import execute_in_place, reproduce
@@ -140,12 +140,7 @@ def test_progress_is_shown_and_the_environment_stays(folder, monkeypatch, capfd)
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_with_one_line_and_no_half_notebook(folder, number):
     with_body(folder, "import time, pathlib\npathlib.Path('begun').touch()\ntime.sleep(60)")
-    # A shell's background job ignores SIGINT, and so would the command: that is the shell's wish, not ours here.
-    heed = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
-    words = [sys.executable, "-c", f"{heed}\nfrom freelib.cli import main\nmain()", "reproduce"]
-    # coverage would answer SIGTERM in the command's place
-    env = {name: value for name, value in os.environ.items() if not name.startswith("COV")}
-    process = subprocess.Popen(words, cwd=folder, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start_command("reproduce", cwd=folder)
     while not (folder / "notebooks" / "begun").exists():
         assert process.poll() is None
         time.sleep(0.1)

@@ -1,13 +1,11 @@
 import json
-import os
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
 import torch
 from fake_methods import TINY, Shotless
+from processes import start_python
 
 from freelib.methods.training import TrainingLog, clocks
 from freelib.run import runner
@@ -43,14 +41,9 @@ def test_a_record_has_what_happened(tiny_world, tmp_path):
     weights = load_tensors(learner_file(record["config_digest"])).values()
     size = sum(float(w.abs().sum()) for w in weights if w.is_floating_point())
     assert size == pytest.approx(history["size"][selected - 1], rel=1e-4)
-
-
-def test_a_record_that_is_there_is_not_made_again(tiny_world, tmp_path, monkeypatch):
-    store = RecordStore(tmp_path)
-    record = run_unit(DRIFTING, TINY, store)
-    monkeypatch.setattr(runner, "_execute", lambda *_: pytest.fail("ran again"))
-    assert run_unit(DRIFTING, TINY, store) == record
-    assert run_unit(replace(DRIFTING, experiment="table4"), TINY, store) == record
+    record = run_unit(replace(DRIFTING, method="fake_methods:Colour"), TINY, RecordStore(tmp_path))
+    assert (record["history"], record["passes"]) == (None, None)
+    assert record["accuracy_last"] == record["accuracy"]
 
 
 def test_one_training_serves_all_shots_where_it_does_not_use_them(tiny_world, tmp_path, monkeypatch):
@@ -102,12 +95,6 @@ def test_selections_share_the_training_and_differ_in_the_choice(tiny_world, tmp_
     assert found["test"]["extra"]["selected_round"] == history["test_round"][best]
 
 
-def test_an_upper_bound_is_given_the_training_images_and_others_nothing(tiny_world, tmp_path):
-    record = run_unit(replace(DRIFTING, method="fake_methods:Colour"), TINY, RecordStore(tmp_path))
-    assert (record["history"], record["passes"]) == (None, None)
-    assert record["accuracy_last"] == record["accuracy"]
-
-
 def test_the_settings_follow_what_matters():
     units = [DRIFTING, replace(DRIFTING, overrides={"rounds": 5}), DRIFTING, DRIFTING]
     profiles = [TINY, TINY, replace(TINY, n_episodes=7), replace(TINY, monitor_every=1)]
@@ -127,9 +114,11 @@ def test_a_record_serves_its_unit_without_the_data(tiny_world, tmp_path, monkeyp
         (DRIFTING, replace(TINY, pool_seed=7)),
     ):
         assert not Run(unit, profile).is_served_by(record)
-
-
-def test_a_damaged_record_is_made_again(tiny_world, tmp_path):
+    store = RecordStore(tmp_path)
+    record = run_unit(DRIFTING, TINY, store)
+    monkeypatch.setattr(runner, "_execute", lambda *_: pytest.fail("ran again"))
+    assert run_unit(DRIFTING, TINY, store) == record
+    assert run_unit(replace(DRIFTING, experiment="table4"), TINY, store) == record
     store = RecordStore(tmp_path)
     record = run_unit(DRIFTING, TINY, store)
     (path,) = tmp_path.glob("table1/*.json")
@@ -151,18 +140,11 @@ run_unit(unit, TINY, RecordStore(sys.argv[1]), message=lambda text: print(text, 
 """
 
 
-def start(folder):
-    """A process that runs a unit of eight rounds in about three seconds."""
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", RUN, str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-
-
 def test_killed_in_the_middle_and_started_again(tiny_world, tmp_path):
     """SIGKILL after some rounds; the second start goes on, and the record is the same as without the kill."""
     unit = replace(DRIFTING, overrides={"rounds": 8, "pause": 0.3})
     checkpoint = tiny_world / "checkpoints" / f"{Run(unit, TINY).digest}.pt"
-    process = start(tmp_path / "killed")
+    process = start_python("-c", RUN, tmp_path / "killed")
     assert next(line for line in iter(process.stdout.readline, "") if "round 4" in line)
     process.send_signal(signal.SIGKILL)
     process.communicate()
@@ -185,17 +167,14 @@ def test_cpu_time_is_recorded_where_the_cpu_trained():
     began = {name: now - 5 for name, now in clocks().items()}
     assert time_spent(log, began, "cpu") == pytest.approx({"training": 55, "training_cpu": 45}, abs=3)
     assert time_spent(log, began, "cuda:0") == pytest.approx({"training": 55}, abs=3)
+    columns = {"loss": [1.0, float("nan"), float("inf")], "monitor_score": [30.12345678]}
+    found = runner._history(columns, "validation")
+    assert found == {"loss": [1.0, None, None], "validation_accuracy": [30.1235]}
 
 
 def test_two_processes_with_one_unit_make_one_record(tiny_world, tmp_path):
-    both = [start(tmp_path) for _ in range(2)]
+    both = [start_python("-c", RUN, tmp_path) for _ in range(2)]
     outputs = [process.communicate()[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert len(RecordStore(tmp_path).all()) == 1
     assert sorted(bool(output) for output in outputs) == [False, True]  # one computed, the other waited
-
-
-def test_what_is_not_finite_is_none_in_a_records_history():
-    columns = {"loss": [1.0, float("nan"), float("inf")], "monitor_score": [30.12345678]}
-    found = runner._history(columns, "validation")
-    assert found == {"loss": [1.0, None, None], "validation_accuracy": [30.1235]}

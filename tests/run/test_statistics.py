@@ -89,19 +89,10 @@ def test_the_clock_is_the_one_that_all_records_of_a_row_have():
     assert (row["clock"], row["seconds"], row["at_most"]) == ("training_cpu", 12.0, True)
 
 
-def test_episodes_of_other_data_are_not_averaged():
-    with pytest.raises(ValueError, match="2 different sets of episodes"):
-        episode_means([record(), record(data_digest="e")])
-    assert episode_means([record(), record(episodes=(0.0, 0.0))]).tolist() == [20.0, 30.0]
-
-
 def test_the_interval_over_seeds_is_students():
     mean, half_width = mean_over_seeds([1.0, 2.0, 6.0])
     assert (mean, half_width) == pytest.approx((3, 4.302653 * 7**0.5 / 3**0.5), rel=1e-6)
     assert math.isnan(mean_over_seeds([2.0])[1])
-
-
-def test_the_floor_of_one_seed_pools_variances():
     spreads = [(1.0, 3), (2.0, 3), (9.0, 1), (math.nan, 3)]  # one seed, and no spread: they do not count
     assert one_seed_floor(spreads) == pytest.approx(student.ppf(0.975, 4) * 2.5**0.5)
     assert one_seed_floor(spreads[:1]) == 0  # too few degrees of freedom
@@ -126,13 +117,13 @@ def test_significance(over_episodes, over_seeds, floor, expected):
     assert significance(row, floor) == expected
 
 
-def test_the_size_of_a_pool():
-    mixed = {"parts": [{"take": 3, "config": {"n_models": 9}}, {"config": {"n_models": 4}}]}
-    assert [pool_size(record(pool=pool)) for pool in (POOL, mixed)] == [7, 7]
-    assert math.isnan(pool_size(record(pool=None)))
-
-
-def test_what_others_report_is_in_one_file():
+def test_what_is_reported_and_the_size_of_a_pool():
     known = reported_values("table1")
     assert known["cifar-fs", "free", 1][0] == 39.13
     assert ("cub", "free", 1) not in known  # not known to us: an empty cell
+    mixed = {"parts": [{"take": 3, "config": {"n_models": 9}}, {"config": {"n_models": 4}}]}
+    assert [pool_size(record(pool=pool)) for pool in (POOL, mixed)] == [7, 7]
+    assert math.isnan(pool_size(record(pool=None)))
+    with pytest.raises(ValueError, match="2 different sets of episodes"):
+        episode_means([record(), record(data_digest="e")])
+    assert episode_means([record(), record(episodes=(0.0, 0.0))]).tolist() == [20.0, 30.0]

@@ -18,17 +18,21 @@ def test_grid_is_the_product_in_order():
     assert len(units) == 16
     expected = [("a", "d", 1, 0), ("a", "d", 1, 1), ("a", "d", 5, 0), ("b", "e", 5, 1)]
     assert [*units[:3], units[-1]] == [Unit("table1", *each) for each in expected]
+    profile = replace(TINY, seeds=(0, 1, 2), shots=(1, 5))
+    units = table_units("table1", profile, ["free", "average"], n_query=3)
+    assert len(units) == 12  # without a pool of all seeds' own, each seed has another pool
+    units = table_units("table1", replace(profile, pool_seed=0), ["free", "average"], datasets=["cub"])
+    assert [(u.method, u.n_shot, u.seed) for u in units] == [
+        *(("free", n_shot, seed) for n_shot in (1, 5) for seed in (0, 1, 2)),
+        ("average", 1, 0),
+        ("average", 5, 0),
+    ]
 
 
-def test_a_unit_says_what_it_is():
+def test_a_unit_says_what_it_is_and_takes_profile_then_method_then_its_own():
     assert Unit("table1", "free", "glyphs", 1, 0).name == "table1: free on glyphs, 1-shot, seed 0"
     unit = Unit("table4", "free", "glyphs", 5, 2, {"rounds": 3, "k": 1}, selection="last")
     assert unit.name == "table4: free on glyphs, 5-shot, seed 2 (k=1, rounds=3, selection=last)"
-    with pytest.raises(ValueError, match="validation, last, test"):
-        replace(unit, selection="best")
-
-
-def test_config_takes_profile_then_method_then_unit():
     config = unit_config(Unit("t", DRIFTING, "cifar-fs", 5, 0), TINY)
     assert (config.n_shot, config.n_query, config.width, config.rounds, config.monitor_every) == (5, 3, 4, 4, 2)
     assert unit_config(Unit("t", DRIFTING, "cifar-fs", 5, 0, {"rounds": 9}), TINY).rounds == 9
@@ -46,27 +50,12 @@ def test_values_are_fitted_to_the_field(given, stored):
     assert type(value) is type(stored)
 
 
-def test_overrides_from_words():
+def test_overrides_from_words_and_records():
     words = ["rounds=3", "lr=1e-3", "arch=resnet10", "flag=true", "none=None", "nil=null", "list=[1, 2]", "text=a=b"]
     assert parse_overrides(words) == {
         "rounds": 3, "lr": 0.001, "arch": "resnet10", "flag": True, "none": None, "nil": None, "list": [1, 2],
         "text": "a=b",
     }  # fmt: skip
-
-
-def test_an_infinite_number_is_read_as_records_have_it():
     assert fitted(Fading, {"rate": "-inf"}, "Fading").rate == float("-inf")
     with pytest.raises(ValueError, match="Fading: Expected `float`"):
         fitted(Fading, {"rate": "nan"}, "Fading")
-
-
-def test_a_deterministic_method_of_one_pool_has_one_unit():
-    profile = replace(TINY, seeds=(0, 1, 2), shots=(1, 5))
-    units = table_units("table1", profile, ["free", "average"], n_query=3)
-    assert len(units) == 12  # without a pool of all seeds' own, each seed has another pool
-    units = table_units("table1", replace(profile, pool_seed=0), ["free", "average"], datasets=["cub"])
-    assert [(u.method, u.n_shot, u.seed) for u in units] == [
-        *(("free", n_shot, seed) for n_shot in (1, 5) for seed in (0, 1, 2)),
-        ("average", 1, 0),
-        ("average", 5, 0),
-    ]

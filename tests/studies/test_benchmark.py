@@ -45,15 +45,6 @@ def reference(work):
     return load_reference(REFERENCE, work)
 
 
-def test_an_epoch_of_pretraining_is_the_references(work, reference):
-    x = torch.rand(20, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    nets = Ours(work).pretraining(), reference.pretraining(), work.teachers[0].module
-    # On the batch's statistics: else the convolutions' biases count, whose gradients are rounding alone.
-    ours, theirs, start = (copy.deepcopy(net).train()(x) for net in nets)
-    assert (ours - start).abs().mean() > 0.02  # it has learnt something
-    torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=0)
-
-
 def test_a_synthesised_task_is_the_references(double, tmp_path):
     """In float64: in float32 Adam's first steps make of rounding, where a gradient is 0, a step."""
     work = Work(TINY, tmp_path)
@@ -66,19 +57,19 @@ def test_a_synthesised_task_is_the_references(double, tmp_path):
     torch.testing.assert_close(gradients, expected_gradients, atol=1e-12, rtol=1e-8)
 
 
-def test_precisions_of_a_synthesised_task(work, reference):
+def test_replay_and_a_test_episode_are_the_references(work, reference):
+    for ours, theirs in zip(Ours(work).replay(), reference.replay(), strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-3)
+    torch.testing.assert_close(Ours(work).test(), reference.test(), atol=1e-4, rtol=1e-3)
     exact, half = (Ours(work, precision).recovery()[0] for precision in ("float32", "bfloat16"))
     assert 0 < (half - exact).abs().mean() < 0.03
     assert (exact - reference.recovery()[0]).abs().mean() < 1e-3  # as above
-
-
-def test_replays_gradient_is_the_references(work, reference):
-    for ours, theirs in zip(Ours(work).replay(), reference.replay(), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-3)
-
-
-def test_a_test_episode_is_the_references(work, reference):
-    torch.testing.assert_close(Ours(work).test(), reference.test(), atol=1e-4, rtol=1e-3)
+    x = torch.rand(20, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    nets = Ours(work).pretraining(), reference.pretraining(), work.teachers[0].module
+    # On the batch's statistics: else the convolutions' biases count, whose gradients are rounding alone.
+    ours, theirs, start = (copy.deepcopy(net).train()(x) for net in nets)
+    assert (ours - start).abs().mean() > 0.02  # it has learnt something
+    torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=0)
 
 
 def test_costs_are_counted():

@@ -39,9 +39,6 @@ def test_without_a_step_it_is_the_nearest_class_mean(tiny_dataset):
     assert {way: len(values) for way, values in found.items()} == {"means": 6, "anil": 6, "maml": 6}
     after = learner.backbone.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items())  # the student stays
-
-
-def test_the_first_head_holds_the_class_means(tiny_dataset):
     episode, stepping = sampler(tiny_dataset).episode(0), distillation.with_class_head(student(), 5)
     distillation.predictions(stepping, episode, "anil", 0)
     features = stepping.embed(episode.support)

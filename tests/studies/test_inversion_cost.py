@@ -40,9 +40,6 @@ def test_three_ways_of_models_that_were_held_out():
     assert found["passes"] == 18 + 3 + 4 + 4
     losses = [[task["loss"] for task in each["tasks"]] for each in (found, again, other)]
     assert losses[0] == losses[1] != losses[2]
-
-
-def test_pixels_descend_the_loss():
     losses, accuracies = pixels(tiny_model(), QUICK, rng(), steps=30)
     assert losses.shape == accuracies.shape == (30,)
     assert losses[-5:].mean() < losses[:5].mean()
@@ -69,13 +66,9 @@ def test_the_cost_at_equal_quality_by_hand():
     falling = rows.assign(loss=100 - rows["accuracy"])
     falling.loc[falling["way"] == "five", "loss"] = 40.0  # 60 % is a loss of 40: three iterations
     assert cost_at_equal_quality(falling, "scratch", "loss")["iterations_ratio"].tolist() == [1.5]
-
-
-def test_medians_are_over_tasks():
     seconds = {"five": 1.0, "scratch": 3.0}
     tasks = [[0.9, 1.0, 1.0], [0.1, 0.9, 1.0], [0.1, 0.2, 0.3]]  # reached after 1, after 2, never
     rows = pd.concat([rows_of({"five": [0.8], "scratch": task}, seconds, seed) for seed, task in enumerate(tasks)])
-    (found,) = cost_at_equal_quality(rows, "scratch").to_dict("records")
     assert (found["tasks"], found["reached"], found["iterations"]) == (3, pytest.approx(2 / 3), 2)
 
 
@@ -106,9 +99,6 @@ def test_measurements_leave_no_trace_and_are_alike():
     assert rarely["looks"] == [each[i] for i in (0, 2, 3, 5)]
     assert [len(curve["loss"]) for curve in found["scratch"]] == [4]
     assert found["passes"] == 2 * (2 * 3 * 3 + 3 * 3) + 4  # rounds of three others, measurements; from scratch
-
-
-def test_a_measurement_is_the_meta_generators_adaptation():
     pool = tiny_pool()
     found = measure_meta_training(pool, QUICK, OWN, 0)["looks"][2]
     met, (held,), _ = split_off(pool, 1, 0)

@@ -75,13 +75,7 @@ def test_the_smooth_part_bends_the_line_where_the_rates_are_large():
     large, small = (0.005, 0.01, 0.02), (1e-4, 5e-4, 2e-3)
     assert lemma.slope(large, lemma.residuals(heads, tasks, large)) > 2.6
     assert lemma.slope(small, lemma.residuals(heads, tasks, small)) == pytest.approx(2.5, abs=0.05)
-
-
-def test_slope_of_a_power():
     assert lemma.slope(RATES, [7 * rate**2.5 for rate in RATES]) == pytest.approx(2.5)
-
-
-def test_expansion_has_a_row_for_each_combination():
     rows = lemma.expansion(n_seeds=2, n_tasks=(2, 3), rates=RATES)
     assert len(rows) == len(rows.drop(columns="residual").drop_duplicates()) == 3 * 2 * 2 * 3
     one = rows.query("activation == 'tanh' and n_tasks == 3 and seed == 1")

@@ -14,9 +14,6 @@ def test_neighbours_by_hand():
     other = torch.tensor([[1, 3], [0, 2], [3, 1], [0, 3]])
     assert study.overlap(near, other) == pytest.approx((1 + 2 + 1 + 0) / 8)
     assert study.overlap(near, near) == 1
-
-
-def test_two_random_embeddings_overlap_by_chance():
     a, b = (study.neighbours(torch.randn(400, 5, generator=rng(seed)), 20) for seed in (0, 1))
     assert study.overlap(a, b) == pytest.approx(20 / 399, abs=0.005)
     assert study.purity(a, torch.arange(400) % 4) == pytest.approx(99 / 399, abs=0.02)

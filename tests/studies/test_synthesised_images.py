@@ -53,8 +53,5 @@ def test_an_image_of_each_class_of_some_models():
     images = torch.stack([task.images[:: CONFIG.images_per_class] for task in tasks])
     found = study.images_of(base64.b64decode(values["png"]), 2)
     assert float((found / 255 - images).abs().max()) <= 0.51 / 255
-
-
-def test_a_picture_keeps_its_images():
     rows = torch.randint(0, 256, (2, 3, 3, 8, 8), generator=rng())
     assert torch.equal(study.images_of(study.png(list(rows / 255)), 2), rows.to(torch.uint8))

@@ -18,9 +18,6 @@ def test_energy_distance_by_hand():
     expected = (2 + 4 + 2 * 11) / 4
     across = torch.cdist(two.view(-1, 1), b.view(-1, 1)).mean()
     assert float(study.energy_distance(two, b)) == pytest.approx(float(2 * across) - expected - 4)
-
-
-def test_energy_distance_of_classes_has_no_bias():
     centres = torch.tensor([[0.0, 0.0, 0.0], [6.0, 0.0, 0.0], [0.0, 6.0, 0.0]])[:, None]
     samples = [centres + torch.randn(3, 8, 3, generator=rng(seed)) for seed in range(200)]
     same = torch.stack([study.energy_distance(a, b) for a, b in pairwise(samples)])
@@ -33,7 +30,7 @@ def test_energy_distance_of_classes_has_no_bias():
     assert float(study.energy_distance(samples[0], samples[1] + 3)) > 1
 
 
-def test_features_are_standardised_over_all_sets():
+def test_features_are_standardised_over_all_sets_and_pairs_have_kinds():
     pool, images = tiny_pool(2), torch.rand(6, 3, 16, 16, generator=rng())
     features = study.common_features([pool[0], pool[1]], images)
     assert torch.equal(features, torch.cat([pool[i].features(images) for i in range(2)], dim=1))
@@ -42,9 +39,6 @@ def test_features_are_standardised_over_all_sets():
     assert float(both.mean(0).abs().max()) < 1e-5
     varying = features.std(0) > 1e-3
     assert both.var(0)[varying] * both.shape[1] == pytest.approx(1, abs=1e-3)
-
-
-def test_kinds_of_pairs():
     a, b, c = tiny_model(0), tiny_model(1, first_class=3), tiny_model(2, first_class=9)
     other = tiny_model(3, domain="other")
     pairs = [(a, a), (a, b), (a, c), (a, other)]
@@ -76,10 +70,6 @@ def test_means_of_models_drawn_anew_by_hand():
     assert found["near"][0] == 1
     assert found["near"][1:].isna().all()  # one pair has no spread
     assert study.resampled_means(values, {"none": own & near}, draws)["none"].isna().all()
-
-
-def test_the_interval_covers_the_mean_it_estimates():
-    """Distances |x − y| of models on a line: the mean over all pairs is known."""
     covered = 0
     for seed in range(60):
         random = np.random.default_rng(seed)

@@ -18,22 +18,16 @@ def trained(data):
     return ModelPool([model.describe() for model in models], lambda about: models[int(about["name"][-1])])
 
 
-def test_shuffled_labels_keep_the_images_and_lose_the_classes(tiny_dataset):
+def test_shuffled_labels_first_images_and_noise(tiny_dataset):
     found = study.shuffled(tiny_dataset, rng())
     assert found.offsets == tiny_dataset.offsets
     pictures = [sorted(map(bytes, data.images.flatten(1).numpy())) for data in (found, tiny_dataset)]
     assert pictures[0] == pictures[1]
     stayed = (found.images == tiny_dataset.images).flatten(1).all(1).float().mean()
     assert stayed < 0.05
-
-
-def test_first_images_of_each_class(tiny_dataset):
     found = study.first_of_each(tiny_dataset, 3)
     assert found.offsets == tuple(range(0, 31, 3))
     assert torch.equal(found.class_images(4), tiny_dataset.class_images(4)[:3])
-
-
-def test_noise_has_a_colour_of_its_class(tiny_dataset):
     found = study.coloured_noise(tiny_dataset, 7, rng())
     assert found.class_names == tiny_dataset.class_names
     assert (found.images.dtype, tuple(found.images.shape)) == (torch.uint8, (70, 3, 16, 16))

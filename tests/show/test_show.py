@@ -1,3 +1,5 @@
+"""Plots by what is drawn in them, tables by what is written."""
+
 import math
 from pathlib import Path
 
@@ -9,6 +11,7 @@ import pytest
 import torch
 
 from freelib.show import plots, style
+from freelib.show.tables import plus_minus, rounded, save_table, signed
 
 
 @pytest.fixture(autouse=True)
@@ -74,9 +77,6 @@ def test_curves_are_means_over_seeds_with_a_band():
     assert figure.axes[0].lines[0].get_xdata().tolist() == [50, 100]  # several methods: shares of training
     with pytest.raises(ValueError, match="no curve to draw"):
         plots.learning_curves([record(0, [20.0, 30.0]) | {"history": None}])
-
-
-def test_the_mean_and_each_curve():
     axis = plt.subplots()[1]
     plots.mean_and_each(axis, [1, 2], np.array([[1.0, 3.0], [2.0, 6.0]]), "mean", color="C0")
     assert [line.get_ydata().tolist() for line in axis.lines] == [[1, 2], [3, 6], [2, 4]]
@@ -91,9 +91,6 @@ def test_an_image_grid_shows_the_images():
     np.testing.assert_allclose(shown[2], images[2, 0])
     with pytest.raises(ValueError, match="3 images and 1 labels"):
         plots.image_grid(images, ["a"])
-
-
-def test_short_names():
     assert plots.short_name("LATIN SMALL LETTER B") == "b"
     assert plots.short_name("tulip") == "tulip"
     assert plots.short_name("a_very_long_class_name") == "a very long cl"
@@ -111,3 +108,23 @@ def test_a_users_settings_have_no_say_and_the_bytes_are_the_same(tmp_path):
     mpl.rcParams.update({"text.usetex": True, "savefig.bbox": "tight", "font.family": "serif"})
     assert saved(tmp_path / "b") == first
     assert first[0].startswith(b"\x89PNG")
+
+
+def test_numbers_as_text():
+    assert plus_minus([31.24, 5.0, math.nan], [0.75, math.nan, 1.0]) == ["31.2 ± 0.8", "5.0", ""]
+    assert signed([1.24, -0.04, -2.0, math.nan], [0.5, math.nan, 0.06, 1.0]) == ["+1.2 ± 0.5", "+0.0", "−2.0 ± 0.1", ""]
+    assert signed([0.1234], [0.01], 3) == ["+0.123 ± 0.010"]
+    assert rounded([1.26, math.nan], 1) == ["1.3", ""]
+
+
+def test_a_table_is_shown_as_markdown_and_saved_with_its_numbers(tmp_path):
+    cells = pd.DataFrame({"method": ["a|b", "<img\n>"], "accuracy, %": ["31.2 ± 0.8", "1"]})
+    numbers = pd.DataFrame({"accuracy": [31.2345678, 1.0]})
+    table = save_table(cells, tmp_path, "cpu", "t", rows=numbers)
+    shown = table._repr_markdown_()
+    lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in shown.replace("\\|", "/").splitlines()]
+    assert lines[0] == ["method", "accuracy, %"]
+    assert lines[2:] == [["a/b", "31.2 ± 0.8"], ["&lt;img &gt;", "1"]]
+    assert (tmp_path / "cpu/tables/t.md").read_text() == shown + "\n"
+    assert (tmp_path / "cpu/tables/t.csv").read_text() == "accuracy\n31.2346\n1\n"
+    assert repr(table).split()[:6] == ["method", "accuracy,", "%", "a|b", "31.2", "±"]

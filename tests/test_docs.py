@@ -1,8 +1,12 @@
-"""The code that README, CONTRIBUTING and the guide print runs, and the guide's links into the code lead somewhere."""
+"""README, results, CONTRIBUTING, guide, docstrings: code runs, numbers are the records', links lead somewhere."""
 
+import doctest
+import importlib
 import pydoc
 import re
+import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,12 +14,16 @@ import torch
 from PIL import Image
 from tiny_models import tiny_pool
 
+import freelib
 from freelib import PretrainedModel, get_method
+from freelib.datasets.glyphs import GlyphSource
 from freelib.models.backbones import build_backbone
 from freelib.models.pretrained import save_member
 
 ROOT = Path(__file__).parents[1]
 GUIDE = ROOT / "docs" / "guide"
+MOST_WORDS = {"README.md": 1_100, "results/README.md": 2_600}
+SHOWING = [path for path in sorted((ROOT / "freelib").rglob("*.py")) if ">>> " in path.read_text("utf-8")]
 
 
 def python_of(page: str) -> list[str]:
@@ -79,3 +87,48 @@ def test_own_models_are_learned_from_as_printed(monkeypatch, tmp_path, page):
     exec(code.replace("minutes=5", "minutes=0.02, width=8"), scope)
     assert set(scope["answers"]) <= set("abc")
     assert len(scope["answers"]) == 4
+
+
+@pytest.mark.parametrize("path", SHOWING, ids=lambda path: path.stem)
+def test_examples(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FREELIB_CACHE", str(tmp_path))
+    monkeypatch.setattr("freelib.datasets.GlyphSource", partial(GlyphSource, images_per_class=8))  # quicker
+    name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+    found = doctest.testmod(importlib.import_module(name))
+    assert found.attempted > 0
+    assert found.failed == 0
+
+
+@pytest.mark.parametrize("name", freelib.__all__)
+def test_each_name_of_the_public_face_has_an_example(name: str) -> None:
+    assert ">>> " in getattr(freelib, name).__doc__
+    assert len(freelib.__all__) == 20
+
+
+def test_the_numbers_are_those_of_the_records():
+    command = [sys.executable, ROOT / "docs/render.py", "--check"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def prose(page: str) -> str:
+    """A page without its tables, code and headings."""
+    text = re.sub(r"```.*?```", "", (ROOT / page).read_text(encoding="utf-8"), flags=re.DOTALL)
+    return "\n".join(line for line in text.splitlines() if not line.startswith(("|", "    ", "#", "<!--")))
+
+
+@pytest.mark.parametrize("page", MOST_WORDS)
+def test_pages_stay_short(page):
+    assert len((ROOT / page).read_text(encoding="utf-8").split()) <= MOST_WORDS[page]
+    sentences = re.split(r"(?<=[.!?:;])\s+|\n\n|\n- ", prose(page))
+    assert max(len(sentence.split()) for sentence in sentences) <= 40
+
+
+@pytest.mark.parametrize("page", [*MOST_WORDS, "CONTRIBUTING.md"])
+def test_links_lead_to_files(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", text)]
+    missing = [
+        link for link in links if link and "://" not in link and not (ROOT / page).parent.joinpath(link).exists()
+    ]
+    assert missing == []
