@@ -7,25 +7,31 @@ import shutil
 import sys
 from dataclasses import replace
 from functools import partial
+from inspect import unwrap
 from pathlib import Path
 
 import nbformat
+import numpy as np
 import pytest
 import torch
 import yaml
 from click.testing import CliRunner
 from fake_methods import TINY
 from methods.small_methods import small, trainer
-from tiny_models import conv_learner, own, tiny_model, tiny_pool
+from tiny_models import conv_learner, own, rng, tiny_model, tiny_pool
 from torch import nn
 
+from freelib import FewShotClassifier, evaluate, meta_train
 from freelib.cli import main
 from freelib.datasets import load_dataset
-from freelib.datasets.episodes import EpisodeSampler
+from freelib.datasets.episodes import EpisodeSampler, check_labels, checked_images, images_to_float
+from freelib.generator import Generator
 from freelib.inversion import InversionConfig
+from freelib.memory import TaskMemory
 from freelib.methods import get_method
 from freelib.methods.base import MethodConfig
 from freelib.methods.bidf_mkd import BidfMkdConfig
+from freelib.methods.black_box import black_box_model
 from freelib.methods.dro import DroConfig
 from freelib.methods.free import FreeConfig
 from freelib.methods.oracles import OracleConfig, OracleProtonetConfig
@@ -37,6 +43,7 @@ from freelib.models.backbones import build_backbone
 from freelib.models.pool import ModelPool
 from freelib.models.pretrained import save_member
 from freelib.models.pretraining import PoolConfig, pretrain_model, pretrain_pool
+from freelib.run.execute import run_units
 from freelib.run.learners import save_learner
 from freelib.run.notebooks import clean, write_notebook
 from freelib.run.profiles import get_profile
@@ -408,7 +415,90 @@ CALLS = {
     "steps": (lambda d: conv_learner().adapt(X, Y, steps=-1), "steps must be at least 0, got -1"),
     "gap among prototypes": (lambda d: adapted(X[:2], Y[:2] * 2, head="prototypes"), "expected without gaps"),
     "few classes": (lambda d: trainer("oracle_maml", dataset=d.subset(range(4)))(), "too few for n_way=5"),
+    "few classes of episodes": (lambda d: EpisodeSampler(d, n_way=11), "10 classes, too few for n_way=11"),
+    "few images": (lambda d: EpisodeSampler(d, n_shot=10), ("24 images, too few for", "= 25")),
+    "no shots": (lambda d: EpisodeSampler(d, n_shot=0), "at least 1, got 5, 0 and 15"),
+    "no episode -1": (lambda d: EpisodeSampler(d, n_query=1).episode(-1), "there is no episode -1"),
+    "take -1": (lambda d: EpisodeSampler(d, n_query=1).take(-1), "at least 0, got -1 and 0"),
+    "no episodes": (lambda d: evaluate(conv_learner(), EpisodeSampler(d), 0), "at least 1, got 0"),
+    "large integers": (lambda d: images_to_float(torch.tensor([255])), "uint8 in 0…255 or float", TypeError),
+    # without the tests' own check of types
+    "list of labels": (lambda d: unwrap(check_labels)(X, [0, 1]), ("Labels are a tensor", "got a list")),
+    "NumPy labels": (lambda d: unwrap(check_labels)(X, Y.numpy()), ("Labels are a tensor", "a ndarray")),
+    "NumPy images": (lambda d: unwrap(checked_images)(X.numpy(), 3), ("are a tensor", "got a ndarray float32")),
+    "bytes to a model": (lambda d: ONE(X.mul(255).byte()), ("Images are (n, 3, H, W), float", "16) torch.uint8")),
+    "gray to a model": (lambda d: ONE(X[:, :1]), "float in [0, 1], got (5, 1, 16, 16)"),
+    "image to a model": (lambda d: ONE(X[0]), "float in [0, 1], got (3, 16, 16)"),
+    "memory of nothing": (lambda d: TaskMemory(image_size=16, batches_per_class=0), "at least 1 batch a class, got 0"),
+    "no directions": (lambda d: black_box_model(ONE, rng=rng(), directions=0), "directions must be at least 1"),
+    "no step": (lambda d: black_box_model(ONE, rng=rng(), mu=0.0), "and mu above 0"),
+    "generator of 30": (lambda d: Generator(30), "multiple of 4, got 30"),
+    "a table's learner": (lambda d: classifier("maml").fit(X.flatten(1), Y), "Images are (n, 3, H, W) here, got (5, 7"),
+    "no features": (lambda d: trainer("pool_features", ModelPool.from_models([NO_LAYER]))(), "own has no f", TypeError),
+    "a model diverges": (lambda d: pretrained(d, learning_rate=1e30), "lower learning_rate=1e+30", ArithmeticError),
+    "adapting diverges": (lambda d: adapted(X, Y, inner_lr=1e30), "scores are not finite", ArithmeticError),
+    "another's network": (lambda d: save_member(own(), Path("p")), "own is a custom module; a pool on disk holds only"),
+    "as conv4": (lambda d: save_member(own(arch="conv4"), Path("p")), "own is a custom module; a pool on disk holds"),
 }
+
+
+def classifier(head="prototypes"):
+    return FewShotClassifier(conv_learner(head))
+
+
+def linear(n=3, channels=3):
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * 8 * 8, n))
+
+
+def infinite(**about):
+    module = linear()
+    nn.init.constant_(module[1].weight[0], INF)
+    return [own(module, **about)]
+
+
+class Inverse(nn.Module):
+    def forward(self, x):
+        return 1 / (0 * x)
+
+
+NO_LAYER = own(nn.Sequential(nn.Conv2d(3, 3, 8), nn.Flatten()), arch="conv4")
+ONE_CHANNEL = {"mean": (0.5,), "std": (0.2,), "name": "gray", "domain": "g"}
+CONV4 = build_backbone("conv4", n_way=7, width=4, image_size=16)
+NO_POOLS = [
+    (lambda: [], "at least one model, got none"),
+    (lambda: [tiny_model(), tiny_model()], "a name of its own"),
+    (lambda: [own(), own(name="other")], "own and other both have a class 'a'. Give each a domain"),
+    (lambda: [own(), own(linear(3, 1), **ONE_CHANNEL)], "not gray of 1 and own of 3"),
+    (infinite, "own: 1.weight is not finite"),
+    (lambda: infinite(arch="conv4"), "own: 1.weight is not finite"),
+    (lambda: [own(nn.Sequential(linear(), nn.Unflatten(1, (3, 1))))], "give (2, 3, 1), expected"),
+    (lambda: [own(CONV4, arch="conv4", image_size=16)], "give (2, 7), expected logits (2, 3)"),
+    (lambda: [own(linear(channels=1))], "own can't answer images"),
+    (lambda: [own(nn.Sequential(linear(), Inverse()))], "the logits of a black image are not finite"),
+]
+NOT_LEARNT = [
+    (X, list("abc"), "inconsistent numbers of samples"),
+    (X[0], ["a"], "Images are (n, 3, H, W) here, got (3, 16, 16)"),
+    (255 * X, list("abcde"), "Float images are in"),
+    (["nowhere.png"], ["a"], "nowhere.png is"),
+    (X, np.linspace(0, 1, 5), "Unknown label type"),
+]
+NOT_TRAINED = [
+    ({"minutes": 0}, "minutes must be above 0"),
+    ({"minutes": 1, "method": "free"}, "minutes are for pool_distillation: free is sized by its settings"),
+    ({"minutes": 1, "epochs": 3}, "minutes choose epochs"),
+    ({"method": "oracle_maml"}, "oracle_maml needs real images"),
+    ({"rounds": 3}, "method pool_distillation has no field rounds"),
+]
+DRIFTING = Unit("t", "fake_methods:Drifting", "cifar-fs", 1, 3)
+NOT_RUN = [
+    (DRIFTING, {"n_way": 25}, "validation split has 16 classes, too few"),
+    (replace(DRIFTING, selection="test"), {"n_way": 25}, "test split has 20 classes"),
+    (replace(DRIFTING, n_shot=6), {}, "too few for n_shot"),
+    (replace(DRIFTING, method="fake_methods:Shotless"), {"shots": (1, 6)}, "too few for n_shot"),  # served as well
+    (replace(DRIFTING, overrides={"turns": 1}), {}, "turns"),
+    (replace(DRIFTING, dataset="cub"), {}, "cub"),
+]
 
 
 def case(name, call, words, error=ValueError, prepare=lambda: None):
@@ -429,8 +519,8 @@ def cases():
         yield case(f"learner {name}", "evaluate l", said, 2, partial(changed, **changes))
     for value in (NAN, INF):
         yield case(f"learner of {value}", "evaluate l", "is not finite", 2, partial(weighted, value))
-    yield case("learner overflows", "evaluate l --dataset cifar-fs --n-query 3", "scores are not finite", 1,
-               partial(changed, rule={"inner_lr": 1e30}))  # fmt: skip
+    overflow = partial(changed, rule={"inner_lr": 1e30})
+    yield case("learner overflows", "evaluate l --dataset cifar-fs --n-query 3", "scores are not finite", 1, overflow)
     for name, (content, said) in PROFILES.items():
         write = partial(made, "mine.yaml", partial(text, f"datasets: [cub]\n{content}".encode()))
         yield case(f"profile {name}", lambda d: get_profile("mine.yaml", "a"), said, prepare=write)
@@ -445,29 +535,27 @@ def cases():
         yield case(f"{name} {said}", call, said)
     for name, rate in DIVERGED:
         call = partial(lambda n, r, d: trainer(n, dataset=d, **{r: 1e30})(), name, rate)
-        yield case(
-            f"{name} diverges by {rate}", call, ("Training diverged: after round", f"{rate}=1e+30"), ArithmeticError
-        )
-    yield case(
-        "a model diverges", lambda d: pretrained(d, learning_rate=1e30), "lower learning_rate=1e+30", ArithmeticError
-    )
-    yield case("adapting diverges", lambda d: adapted(X, Y, inner_lr=1e30), "scores are not finite", ArithmeticError)
+        said = "Training diverged: after round", f"{rate}=1e+30"
+        yield case(f"{name} diverges by {rate}", call, said, ArithmeticError)
     for name, (shown, said) in ADAPTED.items():
         yield case(f"shown {name}", partial(lambda shown, d: adapted(*shown), shown), said)
-    for name, (call, said) in CALLS.items():
-        yield case(name, call, said)
-    featureless = own(nn.Sequential(nn.Conv2d(3, 3, 8), nn.Flatten()), arch="conv4")
-    yield case("no features", lambda d: trainer("pool_features", ModelPool.from_models([featureless]))(),
-               "own has no features", TypeError)  # fmt: skip
+    yield from (case(name, *of) for name, of in CALLS.items())
+    for models, said in NO_POOLS:
+        yield case(f"no pool: {said}", partial(lambda models, d: ModelPool.from_models(models()), models), said)
+    for images, y, said in NOT_LEARNT:
+        yield case(f"not learnt: {said}", partial(lambda x, y, d: classifier().fit(x, y), images, y), said)
+    for arguments, said in NOT_TRAINED:
+        yield case(f"meta_train: {said}", partial(lambda given, d: meta_train(tiny_pool(), **given), arguments), said)
+    for unit, changes, said in NOT_RUN:
+        call = partial(lambda unit, changes, d: run_units([unit], replace(TINY, **changes), "r"), unit, changes)
+        yield case(f"not run: {said}", call, said, FileNotFoundError if unit.dataset == "cub" else ValueError)
     for changes in ({"round": -1}, {"round": 99}, {"round": "2"}):
-        yield case(
-            f"state {changes}", lambda d: resumed(), "is said to be of round", prepare=partial(tampered, **changes)
-        )
-    yield case("state of other parts", lambda d: resumed(), "does not fit this run",
-               prepare=partial(tampered, parts={"student": {}}))  # fmt: skip
-    yield case(
-        "state of epoch -1", lambda d: resumed("pool_distillation"), "is said to be of round -1", prepare=distilled
-    )
+        tamper = partial(tampered, **changes)
+        yield case(f"state {changes}", lambda d: resumed(), "is said to be of round", prepare=tamper)
+    tamper = partial(tampered, parts={"student": {}})
+    yield case("state of other parts", lambda d: resumed(), "does not fit this run", prepare=tamper)
+    again = partial(resumed, "pool_distillation")
+    yield case("state of epoch -1", lambda d: again(), "is said to be of round -1", prepare=distilled)
 
 
 TABLE = list(cases())

@@ -103,6 +103,8 @@ def test_images_show_their_ink_in_the_same_pose_at_every_size():
 
 
 def test_glyphs_and_their_scripts_are_loaded_without_any_folder(tmp_path, monkeypatch):
+    source = find_source("glyphs-signs")
+    assert (source.name, source.images_per_class) == ("glyphs-signs", 200)
     monkeypatch.delenv("FREELIB_DATA", raising=False)
     monkeypatch.setattr("freelib.datasets.GlyphSource", partial(GlyphSource, images_per_class=3))
     data = load_dataset("glyphs", "validation", cache=tmp_path)
@@ -119,5 +121,3 @@ def test_glyphs_and_their_scripts_are_loaded_without_any_folder(tmp_path, monkey
     signs = {split: names[:1] for split, names in class_lists("glyphs-signs").items()}
     found = load_cached(GlyphSource(signs, 3, "glyphs-signs"), "test", 28, tmp_path)
     assert (found.name, found.image_size, found.counts) == ("glyphs-signs", 28, (3,))
-    source = find_source("glyphs-signs")
-    assert (source.name, source.images_per_class) == ("glyphs-signs", 200)

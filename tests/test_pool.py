@@ -1,12 +1,177 @@
+"""Pre-trained models by themselves, on disk, and as a pool."""
+
+import json
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
-from tiny_models import flat, own, rng, tiny_model, tiny_pool
+from tiny_models import OwnNet, flat, own, rng, tiny_model, tiny_pool
 from torch import nn
 
 from freelib.models import pretrained
 from freelib.models.backbones import build_backbone
+from freelib.models.metadata import check_metadata
 from freelib.models.pool import ModelPool
 from freelib.models.pretrained import save_member
+from freelib.storage import load_tensors, save_tensors
+
+NAN, INF = float("nan"), float("inf")
+IMAGES = torch.rand(4, 3, 16, 16, generator=rng())
+
+
+class Vgg(nn.Module):
+    """`features` is a layer here, not a method."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features, self.classifier = nn.Conv2d(3, 2, 3), nn.Linear(72, 3)
+
+    def forward(self, x):
+        return self.classifier(self.features(x).flatten(1))
+
+
+def test_a_model_normalises_for_itself():
+    model = tiny_model()
+    x = (IMAGES - torch.tensor(model.mean).view(3, 1, 1)) / torch.tensor(model.std).view(3, 1, 1)
+    torch.testing.assert_close(model(IMAGES), model.module(x))
+    assert model.n_way == 5
+    assert model.classes[1] == ("tiny", "class 1")
+
+
+def test_the_weights_are_frozen_and_the_module_in_eval_mode(tmp_path):
+    trainable = build_backbone("conv4", n_way=3, width=4, image_size=16).train()
+    save_member(tiny_model(), tmp_path)
+    for model in (own(trainable, image_size=16), ModelPool.load(tmp_path)[0]):
+        before = flat(model.module.state_dict().values())
+        model(IMAGES.clone().requires_grad_()).sum().backward()
+        assert not any(p.requires_grad or p.grad is not None for p in model.module.parameters())
+        assert not any(m.training for m in model.module.modules())
+        assert torch.equal(flat(model.module.state_dict().values()), before)
+
+
+def test_features_come_from_the_modules_own_method_or_from_the_last_linear_layer_that_runs():
+    model = tiny_model()
+    assert torch.equal(model.features(IMAGES), model.module.features(model.transform(IMAGES)))
+    net = own()
+    features, head = net.features(IMAGES), net.module.head
+    torch.testing.assert_close(features @ head.weight.T + head.bias, net(IMAGES))
+    assert not head._forward_pre_hooks
+    assert own(Vgg()).features(IMAGES).shape == (4, 72)
+    without = own(nn.Sequential(nn.Conv2d(3, 3, 8), nn.Flatten()))
+    assert without(IMAGES).shape == (4, 3)
+    with pytest.raises(TypeError, match=r"own has no features\(\) and no linear layer"):
+        without.features(IMAGES)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("class_names", "cat"), ("class_names", ["a", "b", "a"]), ("class_names", ["a"]), ("class_names", 5),
+        ("class_names", {"a": 1, "b": 2}), ("std", (0.2, 0.0, 0.2)), ("std", (NAN,) * 3), ("std", (INF,) * 3),
+        ("std", "0.2"), ("mean", (NAN,) * 3), ("mean", (127,) * 3), ("mean", None), ("mean", [None]),
+        ("accuracy", 87.0), ("accuracy", NAN), ("accuracy", "high"), ("image_size", -4), ("image_size", 32.7),
+        ("image_size", "32"), ("arch", None), ("domain", 3),
+        ("accuracy", 10**400), ("options", [1]), ("interpolation", "hamming"),
+    ],
+)  # fmt: skip
+def test_metadata_that_cannot_be_are_named(name, value):
+    about = {"class_names": ["a", "b"], "mean": [0.5], "std": [0.2], "image_size": np.int64(32)}
+    check_metadata("own", about | {"std": np.full(1, 0.2, dtype=np.float32)})
+    with pytest.raises(ValueError, match=rf"^own: {name} must be .*, got"):
+        check_metadata("own", about | {name: value})
+
+
+def test_metadata_of_numpy_are_kept_as_plain_numbers_and_a_refused_network_is_not_touched():
+    half = list(np.full(3, 0.5))
+    model = own(mean=half, std=half, accuracy=half[0], class_names=list(np.array(["a", "b", "c"])))
+    assert {type(name) for name in model.class_names} == {str}
+    assert {type(value) for value in (*model.mean, *model.std, model.accuracy)} == {float}
+    module = OwnNet().train()
+    for settings in ({"accuracy": 87.0}, {"std": (0.2,)}):
+        with pytest.raises(ValueError, match=r"own: (accuracy|mean and std)"):
+            own(module, **settings)
+    assert module.training
+    assert all(p.requires_grad for p in module.parameters())
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A folder of two stored models, and the metadata file of the first."""
+    for seed in range(2):
+        save_member(tiny_model(seed, accuracy=0.5), tmp_path)
+    return tmp_path / "tiny-conv4-0000.json"
+
+
+def edit(file: Path, **changes) -> None:
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+
+
+def test_a_model_comes_back_with_the_same_bits(stored):
+    for seed, model in enumerate(ModelPool.load(stored.parent)):
+        original = tiny_model(seed, accuracy=0.5)
+        assert model.describe() == original.describe()
+        state = original.module.state_dict()
+        assert all(torch.equal(value, state[name]) for name, value in model.module.state_dict().items())
+        torch.testing.assert_close(model(IMAGES), original(IMAGES))
+    description = json.loads(stored.read_text())
+    del description["accuracy"], description["weights_digest"]
+    stored.write_text(json.dumps(description))
+    pool = ModelPool.load(stored.parent)
+    assert pool[0].accuracy is None
+    assert pool.best() is pool[1]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"mean": None}, {"std": [0, 0, 0]}, {"class_names": 5}, {"class_names": [1, 2]}, {"image_size": "32"},
+        {"image_size": 0}, {"width": "4"}, {"width": -4}, {"arch": "foo"}, {"arch": ["conv4"]},
+        {"domain": None}, {"accuracy": "high"}, {"seconds": "long"}, {"training": []}, {"name": "../other"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_stored_metadata_that_cannot_be_are_named(stored, changes):
+    edit(stored, **changes)
+    with pytest.raises(ValueError, match=r"tiny-conv4-0000\.json(: | describes)"):
+        ModelPool.load(stored.parent)
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-10])
+
+
+def swap(file: Path) -> None:
+    file.write_bytes((file.parent / "tiny-conv4-0001.safetensors").read_bytes())
+
+
+def widen(file: Path) -> None:
+    digest = save_tensors(file, tiny_model(width=8).module.state_dict())
+    edit(file.with_suffix(".json"), weights_digest=digest)
+
+
+def spoil(file: Path) -> None:
+    weights = load_tensors(file)
+    weights["encoder.0.conv.weight"][0] = NAN
+    edit(file.with_suffix(".json"), weights_digest=save_tensors(file, weights))
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "words"),
+    [
+        (cut, ValueError, "no whole safetensors file"),
+        (swap, ValueError, r"other weights than its \.json describes"),
+        (Path.unlink, FileNotFoundError, "is missing"),
+        (widen, ValueError, "does not hold the weights of a conv4"),
+        (spoil, ValueError, r"0000\.safetensors: encoder\.0\.conv\.weight is not finite"),
+    ],
+)
+def test_damaged_missing_and_foreign_weights_are_named(stored, damage, error, words):
+    damage(stored.with_suffix(".safetensors"))
+    pool = ModelPool.load(stored.parent)
+    with pytest.raises(error, match=words):
+        pool[0]
+    assert pool[1](IMAGES).shape == (4, 5)
 
 
 @pytest.fixture
@@ -15,10 +180,6 @@ def folder(tmp_path):
     for i in range(3):
         save_member(tiny_model(i, first_class=i, accuracy=0.5 + 0.1 * (i % 2)), tmp_path / "pool")
     return tmp_path / "pool"
-
-
-def linear(n: int = 3, channels: int = 3) -> nn.Module:
-    return nn.Sequential(nn.Flatten(), nn.Linear(channels * 8 * 8, n))
 
 
 def test_weights_are_read_when_they_are_asked_for_and_few_are_kept(folder, monkeypatch):
@@ -125,39 +286,3 @@ def test_the_digest_sees_weights_and_metadata_but_not_where_a_pool_comes_from(fo
             pass
 
     assert len(ModelPool.from_models([own(nn.Sequential(nn.Flatten(), Noting(192, 3)))]).digest) == 16
-
-
-def infinite() -> nn.Module:
-    module = linear()
-    with torch.no_grad():
-        module[1].weight[0, 0] = torch.inf
-    return module
-
-
-class Inverse(nn.Module):
-    def forward(self, x):
-        return 1 / (0 * x)
-
-
-GRAY = {"mean": (0.5,), "std": (0.2,), "name": "gray", "domain": "g"}
-CONV4 = build_backbone("conv4", n_way=7, width=4, image_size=16)
-
-
-@pytest.mark.parametrize(
-    ("models", "words"),
-    [
-        (lambda: [], "at least one model, got none"),
-        (lambda: [tiny_model(), tiny_model()], "a name of its own"),
-        (lambda: [own(), own(name="other")], "own and other both have a class 'a'. Give each a domain"),
-        (lambda: [own(), own(linear(3, 1), **GRAY)], "not gray of 1 and own of 3"),
-        (lambda: [own(infinite())], r"own: 1\.weight is not finite"),
-        (lambda: [own(infinite(), arch="conv4")], r"own: 1\.weight is not finite"),
-        (lambda: [own(nn.Sequential(linear(), nn.Unflatten(1, (3, 1))))], r"give \(2, 3, 1\), expected"),
-        (lambda: [own(CONV4, arch="conv4", image_size=16)], r"give \(2, 7\), expected logits \(2, 3\)"),
-        (lambda: [own(linear(channels=1))], "own can't answer images"),
-        (lambda: [own(nn.Sequential(linear(), Inverse()))], "the logits of a black image are not finite"),
-    ],
-)
-def test_models_that_make_no_pool(models, words):
-    with pytest.raises(ValueError, match=words):
-        ModelPool.from_models(models())

@@ -110,12 +110,12 @@ def script(tiny_dataset, tmp_path):
 
 
 def test_a_plain_script_trains_in_its_own_process_and_several_want_a_guard(script, stored, tmp_path):
-    _, errors = (process := script(PLAIN, QUICK, 1)).communicate(timeout=100)
-    assert process.returncode == 0, errors
-    assert lasting(files_of(tmp_path / "pool")) == lasting(files_of(stored[0]))
     _, errors = (process := script(PLAIN, QUICK, 2)).communicate(timeout=100)
     assert process.returncode == 1
     assert 'behind if __name__ == "__main__":, or pre-train with workers=1' in errors
+    _, errors = (process := script(PLAIN, QUICK, 1)).communicate(timeout=100)
+    assert process.returncode == 0, errors
+    assert lasting(files_of(tmp_path / "pool")) == lasting(files_of(stored[0]))
 
 
 def test_processes_do_not_outlive_a_killed_parent(script, tmp_path):
@@ -135,6 +135,8 @@ class Deadly(PoolConfig):
 
 
 def test_an_error_in_a_process_comes_out_and_ends_the_rest(tiny_dataset, tmp_path, monkeypatch):
+    with pytest.raises(RuntimeError, match="A process that pre-trained models of tiny died"):
+        pretrain_pool(tiny_dataset, Deadly(**vars(QUICK)), tmp_path, workers=2)
     begun = []
 
     def fails(dataset, index, **_):
@@ -148,8 +150,6 @@ def test_an_error_in_a_process_comes_out_and_ends_the_rest(tiny_dataset, tmp_pat
     with pytest.raises(OSError, match="disk is full"):
         pretrain_pool(tiny_dataset, replace(QUICK, n_models=50), tmp_path, workers=2)
     assert len(begun) < 25
-    with pytest.raises(RuntimeError, match="A process that pre-trained models of tiny died"):
-        pretrain_pool(tiny_dataset, Deadly(**vars(QUICK)), tmp_path, workers=2)
 
 
 @pytest.mark.parametrize(

@@ -68,21 +68,6 @@ def test_from_a_pool_to_a_learner(tiny_dataset, monkeypatch, capsys):
     assert meta_train(tiny_pool(), method="random", width=4).config == make_config("random", {"width": 4})
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ({"minutes": 0}, "minutes must be above 0"),
-        ({"minutes": 1, "method": "free"}, "minutes are for pool_distillation: free is sized by its settings"),
-        ({"minutes": 1, "epochs": 3}, "minutes choose epochs"),
-        ({"method": "oracle_maml"}, "oracle_maml needs real images"),
-        ({"rounds": 3}, "method pool_distillation has no field rounds"),
-    ],
-)
-def test_what_does_not_fit(arguments, words):
-    with pytest.raises(ValueError, match=words):
-        meta_train(tiny_pool(), **arguments)
-
-
 def test_the_time_left_follows_the_pace_so_far(monkeypatch):
     now = iter([100.0, 110.0, 112.0])
     monkeypatch.setattr(budget.time, "perf_counter", lambda: next(now))

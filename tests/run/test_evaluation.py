@@ -1,12 +1,27 @@
+"""Accuracies of episodes, and the statistics over episodes and seeds."""
+
+import math
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
+from scipy.stats import t as student
 from torch import nn
 
 from freelib import EpisodeSampler, MetaLearner
 from freelib.models.backbones import build_backbone
+from freelib.run import statistics
 from freelib.run.evaluation import Score, evaluate, evaluate_centres, mean_and_interval, paired_difference
+from freelib.run.statistics import (
+    compare,
+    episode_means,
+    mean_over_seeds,
+    one_seed_floor,
+    pool_size,
+    reported_values,
+    significance,
+)
 
 
 class Cheater:
@@ -57,11 +72,6 @@ def test_intervals_and_paired_comparisons_by_hand():
         paired_difference(a, b[:2])
 
 
-def test_no_episodes_is_an_error(tiny_dataset):
-    with pytest.raises(ValueError, match="at least 1, got 0"):
-        evaluate(Cheater(tiny_dataset, True), EpisodeSampler(tiny_dataset, n_query=6), 0)
-
-
 class Counting(nn.Module):
     """Counts the images that it embeds."""
 
@@ -106,3 +116,117 @@ def test_several_centres_at_once_give_what_each_gives_alone(tiny_dataset):
         torch.testing.assert_close(score.accuracies, alone.accuracies)
     with pytest.raises(ValueError, match="fixed BatchNorm statistics"):
         evaluate_centres(counting_learner(head="maml"), sampler, 12)
+
+
+POOL = {"dataset": "glyphs", "seed": 0, "config": {"n_models": 7}}
+
+
+def record(method="free", seed=0, episodes=(40.0, 60.0), *, pool=POOL, **changes):
+    """What `compare` reads of a record."""
+    base = {
+        "method": method, "seed": seed, "dataset": "glyphs", "data_digest": "d", "n_shot": 1, "config": {},
+        "pool": pool, "n_episodes": len(episodes), "evaluation": {"seed": 1}, "episode_accuracies": list(episodes),
+        "accuracy": sum(episodes) / len(episodes), "accuracy_last": 30.0 + seed, "passes": 100 + 10 * seed,
+        "seconds": {"training": 10.0 + seed, "training_cpu": 20.0 + seed}, "threads": 2,
+    }  # fmt: skip
+    return base | changes
+
+
+def row_of(rows, method, variant=""):
+    (row,) = rows[(rows["method"] == method) & (rows["variant"] == variant)].to_dict("records")
+    return row
+
+
+def test_a_row_is_the_mean_over_episodes_and_seeds():
+    rows = compare([record(seed=0), record(seed=1, episodes=(50.0, 80.0))])
+    row = row_of(rows, "free")
+    assert row["accuracy"] == 57.5
+    assert row["ci95"] == pytest.approx(1.96 * 25 / 2)  # episodes average 45 and 70: deviation 25 / √2, n = 2
+    assert row["seed_spread"] == pytest.approx(15 / 2**0.5)
+    assert (row["n_seeds"], row["n_episodes"], row["last"], row["iterations"]) == (2, 2, 30.5, 105)
+    assert (row["seconds"], row["clock"], row["at_most"], row["models"]) == (20, "training_cpu", False, 1)
+    assert math.isnan(row["difference"])
+    assert math.isnan(row["seed_difference"])
+
+
+def test_differences_are_paired_over_episodes_and_over_seeds():
+    free = [record(seed=s, episodes=(40.0 + s, 60.0 + s)) for s in (0, 1, 2)]
+    dro = [record("dro", s, (43.0 + 2 * s, 61.0 + 2 * s)) for s in (0, 1, 2, 3)]  # seed 3 has no partner
+    row = row_of(compare([*free, *dro]), "dro")
+    assert row["difference"] == pytest.approx(3.0)  # by episode 4 and 2
+    assert row["difference_ci95"] == pytest.approx(1.96 * 2**0.5 / 2**0.5)
+    assert row["seed_difference"] == pytest.approx(3.0)  # by seed 2, 3 and 4
+    assert row["seed_difference_spread"] == pytest.approx(1.0)
+    assert row["seed_difference_ci95"] == pytest.approx(student.ppf(0.975, 2) / 3**0.5)
+
+
+def test_a_deterministic_method_counts_for_every_seed_of_its_pool():
+    free = [record(seed=s, episodes=(40.0 + s, 60.0 + s)) for s in (0, 1)]
+    steady = record("average", 0, (50.0, 50.0))
+    row = row_of(compare([*free, steady]), "average")
+    assert row["difference"] == pytest.approx(-0.5)  # against the mean of both seeds
+    assert row["seed_difference"] == pytest.approx(-0.5)  # 0 and −1
+    assert row["n_seeds"] == 1
+    other_pool = record("average", 0, (50.0, 50.0), pool={**POOL, "seed": 1})
+    row = row_of(compare([*free, other_pool]), "average")
+    assert row["difference"] == pytest.approx(0.0)  # against seed 0 alone
+    assert math.isnan(row["seed_difference"])
+
+
+def test_variants_have_rows_of_their_own_and_no_reported_value(monkeypatch):
+    monkeypatch.setattr(statistics, "reported_values", lambda table: {("glyphs", "free", 1): (33.3, "there")})
+    records = [record(), record(config={"k": 2}, episodes=(44.0, 64.0))]
+    rows = compare(records, variant=lambda r: "k = 2" if r["config"] else "", reported="table1")
+    assert row_of(rows, "free", "k = 2")["difference"] == pytest.approx(4.0)
+    assert [row_of(rows, "free", v)["reported"] for v in ("", "k = 2")] == pytest.approx([33.3, math.nan], nan_ok=True)
+    with pytest.raises(ValueError, match="two records of"):
+        compare(records)
+
+
+def test_the_clock_is_the_one_that_all_records_of_a_row_have():
+    wall = record(seed=1, seconds={"training": 9.0})
+    row = row_of(compare([record(), wall]), "free")
+    assert (row["clock"], row["seconds"]) == ("training", 9.0)
+    bound = record(seconds={"training": 10.0, "monitor": 4.0, "training_cpu": 20.0})
+    row = row_of(compare([bound]), "free")
+    assert (row["clock"], row["seconds"], row["at_most"]) == ("training_cpu", 12.0, True)
+
+
+def test_the_interval_over_seeds_is_students():
+    mean, half_width = mean_over_seeds([1.0, 2.0, 6.0])
+    assert (mean, half_width) == pytest.approx((3, 4.302653 * 7**0.5 / 3**0.5), rel=1e-6)
+    assert math.isnan(mean_over_seeds([2.0])[1])
+    spreads = [(1.0, 3), (2.0, 3), (9.0, 1), (math.nan, 3)]  # one seed, and no spread: they do not count
+    assert one_seed_floor(spreads) == pytest.approx(student.ppf(0.975, 4) * 2.5**0.5)
+    assert one_seed_floor(spreads[:1]) == 0  # too few degrees of freedom
+
+
+@pytest.mark.parametrize(
+    ("over_episodes", "over_seeds", "floor", "expected"),
+    [
+        ((3.0, 1.0), (3.0, 1.0), 0.0, 1),
+        ((3.0, 1.0), (3.0, 4.0), 0.0, 0),  # the seeds disagree
+        ((-3.0, 1.0), (-3.0, 1.0), 9.0, -1),  # the floor is for one seed only
+        ((-3.0, 1.0), (3.0, 1.0), 0.0, 0),
+        ((3.0, 1.0), (math.nan, math.nan), 0.0, 1),
+        ((3.0, 1.0), (math.nan, math.nan), 3.5, 0),
+        ((0.5, 1.0), (math.nan, math.nan), 0.0, 0),
+        ((math.nan, math.nan), (math.nan, math.nan), 0.0, 0),
+    ],
+)
+def test_significance(over_episodes, over_seeds, floor, expected):
+    names = ("difference", "difference_ci95", "seed_difference", "seed_difference_ci95")
+    row = pd.Series([*over_episodes, *over_seeds], index=names)
+    assert significance(row, floor) == expected
+
+
+def test_what_is_reported_and_the_size_of_a_pool():
+    known = reported_values("table1")
+    assert known["cifar-fs", "free", 1][0] == 39.13
+    assert ("cub", "free", 1) not in known  # not known to us: an empty cell
+    mixed = {"parts": [{"take": 3, "config": {"n_models": 9}}, {"config": {"n_models": 4}}]}
+    assert [pool_size(record(pool=pool)) for pool in (POOL, mixed)] == [7, 7]
+    assert math.isnan(pool_size(record(pool=None)))
+    with pytest.raises(ValueError, match="2 different sets of episodes"):
+        episode_means([record(), record(data_digest="e")])
+    assert episode_means([record(), record(episodes=(0.0, 0.0))]).tolist() == [20.0, 30.0]
