@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,10 @@ def test_the_listed_records_are_there(records):
 
 
 def test_each_unit_is_served_by_its_record_and_by_no_other(records):
+    profile_of = cache(partial(get_profile, "cpu"))
     for listed in LISTED["units"]:
         changes = {n: tuple(v) if isinstance(v, list) else v for n, v in listed["profile"].items()}
-        profile = get_profile("cpu", listed["section"])
+        profile = profile_of(listed["section"])
         if "pool" in changes:
             changes["pool"] = {**profile.pool, **changes["pool"]}
         names = ("method", "dataset", "n_shot", "seed", "overrides", "selection")

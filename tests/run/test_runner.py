@@ -104,7 +104,15 @@ def test_the_settings_follow_what_matters():
 
 
 def test_a_record_serves_its_unit_without_the_data(tiny_world, tmp_path, monkeypatch):
-    record = run_unit(DRIFTING, TINY, RecordStore(tmp_path))
+    store = RecordStore(tmp_path)
+    damaged = run_unit(DRIFTING, TINY, store)
+    (path,) = tmp_path.glob("table1/*.json")
+    path.write_text(path.read_text()[:100])
+    with pytest.warns(UserWarning, match="damaged"):
+        record = run_unit(DRIFTING, TINY, store)
+    assert lasting(record) == lasting(damaged)
+    monkeypatch.setattr(runner, "_execute", lambda *_: pytest.fail("ran again"))
+    assert run_unit(DRIFTING, TINY, store) == run_unit(replace(DRIFTING, experiment="table4"), TINY, store) == record
     monkeypatch.delenv("FREELIB_DATA")
     assert Run(replace(DRIFTING, experiment="other"), TINY).is_served_by(record)
     for unit, profile in (
@@ -114,19 +122,9 @@ def test_a_record_serves_its_unit_without_the_data(tiny_world, tmp_path, monkeyp
         (DRIFTING, replace(TINY, pool_seed=7)),
     ):
         assert not Run(unit, profile).is_served_by(record)
-    store = RecordStore(tmp_path)
-    record = run_unit(DRIFTING, TINY, store)
-    monkeypatch.setattr(runner, "_execute", lambda *_: pytest.fail("ran again"))
-    assert run_unit(DRIFTING, TINY, store) == record
-    assert run_unit(replace(DRIFTING, experiment="table4"), TINY, store) == record
-    store = RecordStore(tmp_path)
-    record = run_unit(DRIFTING, TINY, store)
-    (path,) = tmp_path.glob("table1/*.json")
-    path.write_text(path.read_text()[:100])
-    with pytest.warns(UserWarning, match="damaged"):
-        assert lasting(run_unit(DRIFTING, TINY, store)) == lasting(record)
 
 
+LONG = replace(DRIFTING, overrides={"rounds": 8, "pause": 0.3})
 RUN = """
 import sys
 import torch
@@ -142,8 +140,7 @@ run_unit(unit, TINY, RecordStore(sys.argv[1]), message=lambda text: print(text, 
 
 def test_killed_in_the_middle_and_started_again(tiny_world, tmp_path):
     """SIGKILL after some rounds; the second start goes on, and the record is the same as without the kill."""
-    unit = replace(DRIFTING, overrides={"rounds": 8, "pause": 0.3})
-    checkpoint = tiny_world / "checkpoints" / f"{Run(unit, TINY).digest}.pt"
+    unit, checkpoint = LONG, tiny_world / "checkpoints" / f"{Run(LONG, TINY).digest}.pt"
     process = start_python("-c", RUN, tmp_path / "killed")
     assert next(line for line in iter(process.stdout.readline, "") if "round 4" in line)
     process.send_signal(signal.SIGKILL)
@@ -173,8 +170,8 @@ def test_cpu_time_is_recorded_where_the_cpu_trained():
 
 
 def test_two_processes_with_one_unit_make_one_record(tiny_world, tmp_path):
-    both = [start_python("-c", RUN, tmp_path) for _ in range(2)]
-    outputs = [process.communicate()[0] for process in both]
-    assert [process.returncode for process in both] == [0, 0]
-    assert len(RecordStore(tmp_path).all()) == 1
-    assert sorted(bool(output) for output in outputs) == [False, True]  # one computed, the other waited
+    process, notes = start_python("-c", RUN, tmp_path), []
+    assert process.stdout.readline()
+    record = run_unit(LONG, TINY, RecordStore(tmp_path), message=notes.append)  # waits
+    process.communicate()
+    assert (process.returncode, notes, RecordStore(tmp_path).all()) == (0, [], [record])
