@@ -324,7 +324,7 @@ POOLS = [
     ("pool_distillation", GRAY, {"lambda_bn": 0.0}, "Procedural images have 3 channels, not 1: set procedural=0"),
     ("pool_opinions", GRAY, {}, "not 1, and pool_opinions knows no other images: take pool_features"),
     *((name, [called_conv4()], {}, "networks only, and own is another") for name in ("average", "ota", "dro")),
-    ("pool_distillation", FOUR, {"recovered": 5, "procedural": 5}, "of 16 images, got 5 synthesised images and 5"),
+    ("pool_distillation", FOUR, {"recovered": 5, "procedural": 5}, "of 16 images, got 5 synthesised, 0 unlabelled and"),
     ("bidf_mkd", FOUR, {"black_box": True, "lambda_bn": 0.1}, "A black box shows no BatchNorm statistics"),
     ("bidf_mkd", FOUR, {"black_box": True, "precision": "bfloat16"}, "forward differences need float32"),
     ("oracle_maml", FOUR, {}, "oracle_maml learns from real images: give dataset="),

@@ -137,6 +137,7 @@ CASES = [
     ("oracle_maml", 2, {}),
     ("oracle_protonet", 2, {}),
     ("ldfml", 2, {}),
+    ("tgr", 2, {"grouping_steps": 1, "groups": 2, "invert_every": 2}),
 ]
 
 
