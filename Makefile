@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 SAME_BITS := OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce run run-live book bench bench-compiled test test-lib test-notebooks test-browser lint types format notebooks pages lab clean
+.PHONY: help setup reproduce run run-live book bench bench-compiled test test-lib test-notebooks test-browser lint types format notebooks pages hashes sbom lab clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -72,6 +72,17 @@ test-browser: book ## read the book and run a notebook in JupyterLab, in a real 
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[browser]'
 	command -v chromium google-chrome > /dev/null || $(BIN)/python -m playwright install --with-deps chromium
 	$(BIN)/pytest -m browser tests/browser
+
+hashes: $(STAMP) ## pin the hash of every file that constraints.txt leads to, in requirements.txt
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[supply]'
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11.5 --generate-hashes --no-annotate --no-strip-extras --extra dev \
+	    --no-emit-package freelib -c constraints.txt --custom-compile-command 'make hashes' -o requirements.txt pyproject.toml
+
+sbom: $(STAMP) ## what is installed in .venv, with versions and licences, as CycloneDX: build/sbom.json
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[supply]'
+	@mkdir -p build
+	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json $(VENV)
+	@echo $(CURDIR)/build/sbom.json
 
 lint: $(STAMP) ## style and formatting
 	$(BIN)/ruff check

@@ -197,11 +197,20 @@ def test_environment_yml_equals_pyproject() -> None:
 def test_constraints_pin_every_dependency_within_its_range() -> None:
     text = read("constraints.txt")
     pins = ranges([line for line in text.splitlines() if line and not line.startswith("#")])
-    for name, wanted in declared("dev", "docs", "browser").items():
+    for name, wanted in declared("dev", "docs", "browser", "supply").items():
         assert name in pins, f"{name} is in pyproject.toml and not in constraints.txt"
         version = pins[name].removeprefix("==")
         assert Requirement(f"{name}{wanted}").specifier.contains(version), f"{name} {version} is outside {wanted}"
     assert not [name for name in pins if name.startswith(("nvidia-", "cuda-", "triton"))]
+
+
+def test_requirements_pin_the_same_versions_and_a_hash_for_each() -> None:
+    lines = [line for line in read("constraints.txt").splitlines() if not line.startswith("#")]
+    pins, found = ranges(lines), re.findall(r"^(\S[^\n#]*?==\S+)(.*(?:\n .*)*)", read("requirements.txt"), re.MULTILINE)
+    hashed = ranges([pin for pin, _ in found])
+    assert all("--hash=sha256:" in rest for _, rest in found)
+    assert set(declared("dev")) <= set(hashed)
+    assert not {name for name, version in hashed.items() if pins.get(name, version) != version}
 
 
 def test_every_third_party_import_is_declared_and_every_dependency_is_used() -> None:
