@@ -69,6 +69,7 @@ def test_the_cost_at_equal_quality_by_hand():
     seconds = {"five": 1.0, "scratch": 3.0}
     tasks = [[0.9, 1.0, 1.0], [0.1, 0.9, 1.0], [0.1, 0.2, 0.3]]  # reached after 1, after 2, never
     rows = pd.concat([rows_of({"five": [0.8], "scratch": task}, seconds, seed) for seed, task in enumerate(tasks)])
+    (found,) = cost_at_equal_quality(rows, "scratch").to_dict("records")
     assert (found["tasks"], found["reached"], found["iterations"]) == (3, pytest.approx(2 / 3), 2)
 
 
