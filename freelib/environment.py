@@ -127,11 +127,15 @@ def keep_freed_memory() -> bool:
 
 @contextmanager
 def torch_threads(n: int) -> Iterator[None]:
-    """Torch computes with n threads in the body: the bits of a result depend on their number."""
+    """Torch computes with n threads in the body: the bits of a result depend on their number.
+
+    On a GPU cuDNN takes deterministic algorithms there, and no TF32, whose ten bits second-order MAML would see.
+    """
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     try:
-        yield
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
     finally:
         torch.set_num_threads(before)
 

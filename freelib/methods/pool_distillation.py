@@ -160,19 +160,19 @@ def distil_epoch(
     network = learner.backbone.train()
     assert isinstance(network, Backbone)
     n_batches = len(images) // config.batch_size  # what is left over waits for the next epoch
-    rows = torch.randperm(len(images), generator=rng)[: n_batches * config.batch_size]
+    rows = torch.randperm(len(images), generator=rng)[: n_batches * config.batch_size].to(config.device)
+    mirrored = (torch.rand(len(rows), 1, 1, 1, generator=rng) < 0.5).to(config.device)
     totals = torch.zeros(2, device=config.device)
     for number, chosen in enumerate(rows.view(n_batches, -1)):
         for group in optimizer.param_groups:
             group["lr"] = config.lr * one_cycle(epoch * n_batches + number, config.epochs * n_batches)
-        batch = images_to_float(images[chosen].to(config.device))
+        batch = images_to_float(images[chosen])
         if config.flip:
-            mirrored = torch.rand(len(batch), 1, 1, 1, generator=rng).to(config.device) < 0.5
-            batch = torch.where(mirrored, batch.flip(3), batch)
+            batch = torch.where(mirrored[number * len(batch) :][: len(batch)], batch.flip(3), batch)
         inputs = learner.transform(batch).contiguous(memory_format=torch.channels_last)
         with torch.autocast(config.device, torch.bfloat16, enabled=config.precision == "bfloat16"):
             hidden = network.encoder(inputs).flatten(1)
-        hidden, wanted = hidden.float(), targets[chosen.to(config.device)].float()
+        hidden, wanted = hidden.float(), targets[chosen].float()
         relations, embeddings = distillation_losses(hidden, network.head(hidden), wanted)
         loss = config.relation_weight * relations + config.place_weight * embeddings
         optimizer.zero_grad()
@@ -265,7 +265,7 @@ class PoolDistillation(Method):
         if "student" in state:
             learner.backbone.load_state_dict(state["student"])
             optimizer.load_state_dict(state["optimizer"])
-        targets = state["targets"].to(config.device)
+        images, targets = images.to(config.device), state["targets"].to(config.device)
         for epoch in range(state.get("epochs", 0), config.epochs):
             with log.phase("distillation"):
                 relations, embeddings = distil_epoch(run, optimizer, images, targets, epoch)

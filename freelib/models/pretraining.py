@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from freelib.datasets import FewShotDataset
 from freelib.datasets.episodes import images_to_float
-from freelib.environment import end_with_parent, keep_freed_memory, process_context, torch_threads
+from freelib.environment import accelerators, end_with_parent, keep_freed_memory, process_context, torch_threads
 from freelib.models.backbones import ARCHITECTURES, INITS, build_backbone
 from freelib.models.pool import ModelPool
 from freelib.models.pretrained import PretrainedModel, read_description, save_member
@@ -255,16 +256,13 @@ def _pretrain_and_save(dataset: FewShotDataset, index: int, config: PoolConfig, 
 
 
 def _train_in_processes(
-    train: Callable[[FewShotDataset, int], None],
-    dataset: FewShotDataset,
-    indices: Sequence[int],
-    workers: int,
-    tell: Callable[[int], None],
+    train: partial[None], dataset: FewShotDataset, indices: Sequence[int], workers: int, tell: Callable[[int], None]
 ) -> None:
     # As an array the images go through a pipe: a tensor takes shared memory, which containers lack.
     fields = {**vars(dataset), "images": dataset.images.numpy()}
     n, others = min(workers, len(indices)), multiprocessing.active_children()
-    with ProcessPoolExecutor(n, process_context(), _start_child, (fields,)) as executor:
+    gpus = accelerators() if torch.device(train.keywords["config"].device).type == "cuda" else []
+    with ProcessPoolExecutor(n, process_context(), _start_child, (fields, gpus)) as executor:
         try:
             with ThreadPoolExecutor(1) as starter:  # where no interrupt leaves a process half started
                 jobs = starter.submit(lambda: [executor.submit(_train_in_child, train, i) for i in indices]).result()
@@ -287,8 +285,11 @@ def _train_in_processes(
 _child_dataset: FewShotDataset  # each child process's own, set once when it starts
 
 
-def _start_child(fields: dict[str, Any]) -> None:
+def _start_child(fields: dict[str, Any], gpus: list[str]) -> None:
     global _child_dataset
+    if gpus:  # the processes are numbered as they start
+        number = multiprocessing.current_process()._identity[-1]
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
     end_with_parent()
     keep_freed_memory()
     _child_dataset = FewShotDataset(**{**fields, "images": torch.from_numpy(fields["images"])})

@@ -71,11 +71,14 @@ def random_crop_flip(
     draws = n if each else 1
     top, left = torch.randint(0, 2 * padding + 1, (2, draws), generator=rng).expand(2, n)
     mirrored = (torch.rand(draws, generator=rng) < (0.5 if flip else 0.0)).expand(n)
-    top, left, mirrored = (drawn.to(images.device) for drawn in (top, left, mirrored))
+    drawn = torch.stack([top, left, mirrored.long()])
+    if images.is_cuda:  # one copy, which nothing waits for
+        drawn = drawn.pin_memory().to(images.device, non_blocking=True)
+    top, left, mirrored = drawn.to(images.device)
     arange = partial(torch.arange, device=images.device)
     rows = top[:, None] + arange(height)  # (n, H), in the padded image
     columns = arange(width).expand(n, width)
-    columns = left[:, None] + torch.where(mirrored[:, None], width - 1 - columns, columns)  # (n, W)
+    columns = left[:, None] + torch.where(mirrored[:, None] > 0, width - 1 - columns, columns)  # (n, W)
     padded = F.pad(images, [padding] * 4)
     # One flat gather over pixels, channels last: its backward is one scatter of whole pixels.
     pixels = padded.permute(0, 2, 3, 1).reshape(-1, images.shape[1])
