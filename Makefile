@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 SAME_BITS := OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce run run-live book bench bench-compiled test test-lib test-notebooks test-browser lint types format notebooks pages hashes sbom lab clean
+.PHONY: help setup reproduce run run-live book bench bench-compiled test test-lib test-notebooks test-browser test-gpu lint types format notebooks pages hashes sbom lab clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -83,6 +83,9 @@ sbom: $(STAMP) ## what is installed in .venv, with versions and licences, as Cyc
 	@mkdir -p build
 	$(BIN)/cyclonedx-py environment --pyproject pyproject.toml --output-reproducible -o build/sbom.json $(VENV)
 	@echo $(CURDIR)/build/sbom.json
+
+test-gpu: $(STAMP) ## on a machine with a GPU: the CPU's numbers, and a table of seconds to paste into an issue
+	$(BIN)/pytest -m gpu -s tests/methods/test_gpu.py
 
 lint: $(STAMP) ## style and formatting
 	$(BIN)/ruff check

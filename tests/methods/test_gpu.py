@@ -80,7 +80,7 @@ def test_replay(timed, second_order):
         student = conv_learner()
         student.backbone.to(device)
         optimizer = make_optimizer("adam", list(student.params.values()), 1e-3)
-        episodes = [random_episode(seed, 3).to(device) for seed in range(7)]
+        episodes = [random_episode(1, 3, seed=seed).to(device) for seed in range(7)]
         return torch.stack(maml_step(student, episodes, optimizer, steps=3, second_order=second_order)).cpu()
 
     torch.testing.assert_close(*on_both(work, timed), **CLOSE)
