@@ -50,6 +50,11 @@ def test_networks_compute_what_the_literatures_do():
     y = F.conv2d(x, block.conv.weight, block.conv.bias, padding=1)
     y = F.batch_norm(y, None, None, block.norm.weight, block.norm.bias, training=True)
     torch.testing.assert_close(block(x), F.max_pool2d(F.relu(y), 2))
+    before = torch.get_rng_state()
+    a, b, c = (build_backbone("conv4", width=4, seed=seed).state_dict() for seed in (3, 3, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert not torch.equal(a["head.weight"], c["head.weight"])
 
 
 @pytest.mark.parametrize("arch", ARCHITECTURES)
@@ -66,18 +71,10 @@ def test_students_use_the_batch_and_teachers_their_memory(arch):
         torch.testing.assert_close(teacher(x)[:2], teacher(x[:2]))
 
 
-def test_the_seed_makes_the_weights_and_torchs_own_generator_stays():
-    before = torch.get_rng_state()
-    a, b, c = (build_backbone("conv4", width=4, seed=seed).state_dict() for seed in (3, 3, 4))
-    assert torch.equal(torch.get_rng_state(), before)
-    assert all(torch.equal(a[name], b[name]) for name in a)
-    assert not torch.equal(a["head.weight"], c["head.weight"])
-
-
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.5)
 
 
-def test_images_are_resized_and_normalised_by_channel():
+def test_it_serves_training_wherever_it_was_made_and_can_be_copied():
     x = torch.rand(2, 3, 8, 8, generator=rng(), dtype=torch.float64)
     out = ImageTransform(MEAN, STD, 8)(x)
     for c in range(3):
@@ -88,9 +85,6 @@ def test_images_are_resized_and_normalised_by_channel():
     assert torch.equal(transform(x), transform(small))
     flat = torch.full((1, 3, 5, 7), 0.5)
     torch.testing.assert_close(transform(flat)[:, 0], torch.zeros(1, 8, 8))
-
-
-def test_it_serves_training_wherever_it_was_made_and_can_be_copied():
     transform = ImageTransform(MEAN, STD, 4)
     with torch.inference_mode():
         transform(torch.rand(1, 3, 4, 4))

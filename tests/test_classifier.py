@@ -108,7 +108,7 @@ def test_images_of_every_form_give_the_same_answer(tmp_path):
     assert classifier.predict_proba(large).shape == (30, 5)
 
 
-def test_rejection_by_hand():
+def test_rejection_by_hand_and_what_other_learners_cannot_do(tmp_path):
     """With a class left out, its highest cosines with the others' prototypes.
 
     AUROC of the highest score on glyph test classes, 5 known and 5 unseen (100 episodes): pool distillation of 10
@@ -125,6 +125,12 @@ def test_rejection_by_hand():
     for share, labels, words in ((1.5, y, "in \\(0, 1\\)"), (0.1, y % 2, "three classes or more")):
         with pytest.raises(ValueError, match=words):
             FewShotClassifier(learner(), reject=share).fit(table, labels)
+    method = get_method("pool_features")
+    ensemble = FewShotClassifier(method.meta_train(tiny_pool(), method.Config(), seed=0)).fit(SHOWN, Y)
+    assert ensemble.predict(ASKED).shape == (30,)
+    with pytest.raises(ValueError, match="one network of freelib's"):
+        ensemble.save_pretrained(tmp_path / "a")
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.parametrize("kind", LEARNERS)
@@ -165,12 +171,3 @@ def test_a_damaged_folder_is_named(tmp_path, old, new):
     file.write_text(file.read_text().replace(old, new, 1))
     with pytest.raises(ValueError, match=r"Expecting|holds no whole FewShotClassifier"):
         FewShotClassifier.from_pretrained(tmp_path)
-
-
-def test_what_other_learners_cannot_do(tmp_path):
-    method = get_method("pool_features")
-    ensemble = FewShotClassifier(method.meta_train(tiny_pool(), method.Config(), seed=0)).fit(SHOWN, Y)
-    assert ensemble.predict(ASKED).shape == (30,)
-    with pytest.raises(ValueError, match="one network of freelib's"):
-        ensemble.save_pretrained(tmp_path / "a")
-    assert not (tmp_path / "a").exists()

@@ -103,12 +103,15 @@ def test_a_data_set_of_ones_own_goes_where_a_built_in_one_does(run, tmp_path, mo
     assert (gone.code, "no data set is called 'pets'; known are glyphs" in gone.err) == (2, True)
 
 
-def test_methods(run):
+def test_methods_and_tables(run):
     rows = json.loads(run("methods", "--json").out)
     assert [row["name"] for row in rows] == list(METHODS)
     assert all(row["citation"] and row["needs"] for row in rows)
     assert "CVPR 2024" in run("methods").out
     assert json.loads(run("methods", "--fields", "free", "--json").out)["adapt_steps"] == 5
+    rows = [{"a_b": 0.12345, "c": {"x": 1, "y": 2}, "d": 0}, {"a_b": None, "c": ["x", "y"], "d": 0}]
+    lines = [line.split() for line in table(rows, "a_b", "c").splitlines()]
+    assert lines == [["a", "b", "c"], ["0.123", "1/2"], ["None", "x,", "y"]]
 
 
 def test_from_a_pool_to_an_accuracy(run, tmp_path):
@@ -152,12 +155,18 @@ def test_a_damaged_pool_is_listed_beside_the_others(run, tmp_path, monkeypatch):
     assert [row["models"] for row in json.loads(run("pool", "list", "--json").out)] == [0, 1]
 
 
-def test_a_method_in_the_folder_where_one_is(run, tmp_path):
+def test_a_method_in_the_folder_and_the_profiles_one_pool_for_all_seeds(run, tmp_path, monkeypatch):
     words = "from freelib.methods.random import Random\n\n\nclass Mine(Random):\n    title = 'Mine'\n"
     (tmp_path / "of_this_folder.py").write_text(words)
     trained = run("train", "of_this_folder:Mine", "--out", "l")
     assert trained.code == 0, trained.err
     assert "Mine trained" in trained.out
+    set_smoke(replace(TINY, pool_seed=0), tmp_path, monkeypatch)
+    for seed in ("0", "3"):
+        assert run("train", "random", "--seed", seed, "--out", seed).code == 0
+    first, second = (json.loads((tmp_path / seed / "learner.json").read_text()) for seed in ("0", "3"))
+    assert first["pool_digest"] == second["pool_digest"]
+    assert first["seed"] != second["seed"]
 
 
 def test_training_and_evaluation_use_the_cores_as_a_runs_workers_do(run, monkeypatch):
@@ -181,15 +190,6 @@ def test_training_and_evaluation_use_the_cores_as_a_runs_workers_do(run, monkeyp
         assert run("evaluate", "l", *words).code == 0
         assert torch.get_num_threads() == 2
     assert (seen, kept) == ([(1, 2)] * 2, [1] * 3)
-
-
-def test_all_seeds_train_on_the_profiles_one_pool(run, monkeypatch, tmp_path):
-    set_smoke(replace(TINY, pool_seed=0), tmp_path, monkeypatch)
-    for seed in ("0", "3"):
-        assert run("train", "random", "--seed", seed, "--out", seed).code == 0
-    first, second = (json.loads((tmp_path / seed / "learner.json").read_text()) for seed in ("0", "3"))
-    assert first["pool_digest"] == second["pool_digest"]
-    assert first["seed"] != second["seed"]
 
 
 def test_a_home_is_found_and_folders_of_the_environment_are_made_absolute(run, monkeypatch, tmp_path):
@@ -221,12 +221,6 @@ def test_control_characters_from_a_file_do_not_reach_the_terminal(run, tmp_path,
     assert (refused.code, "\x1b" in refused.err) == (2, False)
 
 
-def test_a_table_shows_some_columns_of_rows():
-    rows = [{"a_b": 0.12345, "c": {"x": 1, "y": 2}, "d": 0}, {"a_b": None, "c": ["x", "y"], "d": 0}]
-    lines = [line.split() for line in table(rows, "a_b", "c").splitlines()]
-    assert lines == [["a", "b", "c"], ["0.123", "1/2"], ["None", "x,", "y"]]
-
-
 def test_reproduce_and_notebooks_pass_on_what_was_asked(run, monkeypatch, tmp_path):
     asked = {}
     outcomes = [Outcome("01_x", Path("kept.ipynb"), "ValueError: no"), Outcome("02_y", Path("y.ipynb"), None)]
@@ -243,9 +237,6 @@ def test_reproduce_and_notebooks_pass_on_what_was_asked(run, monkeypatch, tmp_pa
     assert asked["offered"] == {"DATASETS": ["cub"], "SHOTS": [1, 5]}
     assert (asked["required"], asked["only"], asked["profile"]) == ({"X": 0.001}, ("01_x",), "smoke")
     assert (asked["notebooks"], asked["results"]) == (Path("notebooks"), Path("results"))
-
-
-def test_notebooks_are_listed_or_executed(run, monkeypatch, tmp_path):
     cell = nbformat.v4.new_code_cell("N = 3", metadata={"tags": ["parameters"]})
     write_notebook(clean(nbformat.v4.new_notebook(cells=[cell])), tmp_path / "notebooks" / "01_x.ipynb")
     assert json.loads(run("notebooks", "--json").out) == [{"name": "01_x", "parameters": {"N": 3}}]

@@ -235,7 +235,7 @@ def equal(a, b) -> bool:
     return all(torch.equal(getattr(a, f.name), getattr(b, f.name)) for f in fields(a))
 
 
-def test_an_episode_holds_what_its_indices_say(tiny_dataset):
+def test_the_same_seed_gives_the_same_episodes_in_any_order(tiny_dataset):
     sampler = EpisodeSampler(tiny_dataset, n_way=3, n_shot=2, n_query=4, seed=5)
     episode, rows = sampler.episode(7), sampler.indices(7)
     assert episode.support.shape == (6, 3, 16, 16)
@@ -244,6 +244,22 @@ def test_an_episode_holds_what_its_indices_say(tiny_dataset):
     assert episode.support_labels.tolist() == [0, 0, 1, 1, 2, 2]
     assert episode.query_labels.tolist() == [0] * 4 + [1] * 4 + [2] * 4
     assert {getattr(episode.to("meta"), f.name).device.type for f in fields(episode)} == {"meta"}
+
+    def make(seed):
+        return EpisodeSampler(tiny_dataset, n_way=2, n_query=3, seed=seed)
+
+    walked = list(make(1).take(6))
+    assert all(equal(make(1).episode(i), walked[i]) for i in (5, 0, 3))
+    assert all(equal(a, b) for a, b in zip(make(1).take(2, start=4), walked[4:], strict=True))
+    assert not equal(make(2).episode(0), walked[0])
+    everything = {tuple(make(seed).indices(i).flatten().tolist()) for seed in range(10) for i in range(50)}
+    assert len(everything) == 500
+    batch = make(1).batch(4, start=1)
+    assert batch.support.shape == (4, 2, 3, 16, 16)
+    assert torch.equal(batch.query[2], walked[3].query)
+    assert torch.equal(batch.query_labels[0], class_major_labels(2, 3))
+    one, five = (EpisodeSampler(tiny_dataset, n_shot=shots, n_query=5) for shots in (1, 5))
+    assert torch.equal(one.indices(3)[:, 0], five.indices(3)[:, 0])
 
 
 def test_rows_are_distinct_images_of_distinct_classes_and_every_one_comes_up(tiny_dataset):
@@ -271,24 +287,6 @@ def test_rows_are_distinct_images_of_distinct_classes_and_every_one_comes_up(tin
 )
 def test_episodes_are_those_that_were_always_drawn(tiny_dataset, seed, i, rows):
     assert EpisodeSampler(tiny_dataset, n_way=2, n_shot=1, n_query=2, seed=seed).indices(i).tolist() == rows
-
-
-def test_the_same_seed_gives_the_same_episodes_in_any_order(tiny_dataset):
-    def make(seed):
-        return EpisodeSampler(tiny_dataset, n_way=2, n_query=3, seed=seed)
-
-    walked = list(make(1).take(6))
-    assert all(equal(make(1).episode(i), walked[i]) for i in (5, 0, 3))
-    assert all(equal(a, b) for a, b in zip(make(1).take(2, start=4), walked[4:], strict=True))
-    assert not equal(make(2).episode(0), walked[0])
-    everything = {tuple(make(seed).indices(i).flatten().tolist()) for seed in range(10) for i in range(50)}
-    assert len(everything) == 500
-    batch = make(1).batch(4, start=1)
-    assert batch.support.shape == (4, 2, 3, 16, 16)
-    assert torch.equal(batch.query[2], walked[3].query)
-    assert torch.equal(batch.query_labels[0], class_major_labels(2, 3))
-    one, five = (EpisodeSampler(tiny_dataset, n_shot=shots, n_query=5) for shots in (1, 5))
-    assert torch.equal(one.indices(3)[:, 0], five.indices(3)[:, 0])
 
 
 def test_images_become_float_and_back():

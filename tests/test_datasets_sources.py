@@ -60,7 +60,7 @@ def test_every_form_gives_the_same_tensor(form, tmp_path, monkeypatch, load):
     assert torch.allclose(torch.tensor(data.std).double(), deviation, atol=1e-7)
 
 
-def test_splits_share_the_normalisation_of_train_and_any_size_may_be_asked_for(tmp_path, load):
+def test_splits_share_the_normalisation_of_train_and_follow_the_published_rule(tmp_path, load):
     write_parquet(tmp_path / "cub.parquet", rows())
     train, validation, test = (load("cub", split, size=32) for split in CLASSES)
     assert (validation.class_names, test.class_names) == (("cow",), ("doe",))
@@ -68,6 +68,11 @@ def test_splits_share_the_normalisation_of_train_and_any_size_may_be_asked_for(t
     assert np.array_equal(test.images.numpy(), stack((picture("doe", i) for i in range(COUNT)), 32))
     assert load("cub", "test").image_size == 84
     assert load("cub", "test", size=20).image_size == 20
+    lists = class_lists("cub")
+    every = sorted(c for names in lists.values() for c in names)
+    assert lists["train"] == tuple(every[::2])
+    assert lists["validation"] == tuple(every[1::4])
+    assert lists["test"] == tuple(every[3::4])
 
 
 def test_images_are_squeezed_averaged_and_made_rgb_and_their_order_does_not_depend_on_reading():
@@ -179,14 +184,6 @@ def test_shipped_lists_have_the_published_sizes_and_do_not_overlap(name, counts,
     assert tuple(map(len, lists.values())) == counts
     assert len(set().union(*lists.values())) == sum(counts)
     assert example in lists[split]
-
-
-def test_cub_split_follows_the_published_rule():
-    lists = class_lists("cub")
-    every = sorted(c for names in lists.values() for c in names)
-    assert lists["train"] == tuple(every[::2])
-    assert lists["validation"] == tuple(every[1::4])
-    assert lists["test"] == tuple(every[3::4])
 
 
 def parquet_with(change: Callable[[list[dict]], object], drop: str | None = None) -> Callable[[Path], None]:

@@ -56,23 +56,23 @@ def test_the_processor_tells_its_family_where_it_can(monkeypatch, told, name):
 
 
 FAULTS = """
-import resource, sys, torch
+import resource, torch
 from freelib.environment import keep_freed_memory
 torch.set_num_threads(1)
-if sys.argv[1] == "keep":
-    assert keep_freed_memory()
-for step in range(10):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    blocks = [torch.ones(10 * 2**20) for _ in range(4)]
-    del blocks
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+for keeps in (False, True):
+    assert not keeps or keep_freed_memory()
+    for step in range(10):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        blocks = [torch.ones(10 * 2**20) for _ in range(4)]
+        del blocks
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="mallopt is glibc's")
 def test_freed_memory_is_kept_for_the_next_tensor():
     """Page faults of taking and freeing 4 x 40 MiB for the tenth time."""
-    keeps, returns = (int(start_python("-c", FAULTS, how).communicate()[0]) for how in ("keep", "return"))
+    returns, keeps = map(int, start_python("-c", FAULTS).communicate()[0].split())
     assert keeps < returns / 10
 
 
@@ -93,18 +93,16 @@ def count(total=3):
             progress(done, total)
 
 
-def test_lines_where_there_is_no_terminal_a_bar_where_there_is_one(stderr, monkeypatch):
-    count()
-    assert stderr.getvalue() == "work: 0/3\nwork: 3/3 busy\n"
-    monkeypatch.setattr(stderr, "isatty", lambda: True, raising=False)
-    count()
-    assert stderr.getvalue().count("\r") > 1
-
-
-def test_off_and_file(stderr, monkeypatch, tmp_path):
+def test_progress_is_lines_a_bar_a_file_or_nothing(stderr, monkeypatch, tmp_path):
     monkeypatch.setenv("FREELIB_PROGRESS", "off")
     count()
     monkeypatch.setenv("FREELIB_PROGRESS", str(tmp_path / "lines"))
     count()
     assert stderr.getvalue() == ""
     assert (tmp_path / "lines").read_text() == "work: 0/3\nwork: 3/3 busy\n"
+    monkeypatch.delenv("FREELIB_PROGRESS")
+    count()
+    assert stderr.getvalue() == "work: 0/3\nwork: 3/3 busy\n"
+    monkeypatch.setattr(stderr, "isatty", lambda: True, raising=False)
+    count()
+    assert stderr.getvalue().count("\r") > 1

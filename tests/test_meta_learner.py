@@ -57,16 +57,13 @@ def test_first_order_outer_gradient_is_the_gradient_at_the_adapted_weights(head)
     assert moved == (set(learner.params) if head == "maml" else {"head.weight", "head.bias"})
 
 
-def test_query_loss_gives_loss_and_accuracy():
+def test_query_loss_gives_loss_and_accuracy_and_prototypes_learn_through_their_features():
     learner, task = smooth_learner(), TASK
     adapted = learner.inner_loop(task.support, task.support_labels, steps=2)
     logits = learner.forward(adapted, task.query)
     loss, accuracy = learner.query_loss(task, steps=2)
     torch.testing.assert_close(loss.detach(), F.cross_entropy(logits, task.query_labels).detach())
     assert float(accuracy) == pytest.approx(int((logits.argmax(1) == task.query_labels).sum()) / 12)
-
-
-def test_prototypes_learn_through_their_features():
     learner, task = smooth_learner("prototypes"), TASK
     features = learner.backbone.features(torch.cat([task.support, task.query]))
     logits = prototype_logits(features[:6], task.support_labels, features[6:])

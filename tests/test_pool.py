@@ -31,26 +31,12 @@ class Vgg(nn.Module):
         return self.classifier(self.features(x).flatten(1))
 
 
-def test_a_model_normalises_for_itself():
+def test_a_model_normalises_for_itself_and_its_features_are_its_own():
     model = tiny_model()
     x = (IMAGES - torch.tensor(model.mean).view(3, 1, 1)) / torch.tensor(model.std).view(3, 1, 1)
     torch.testing.assert_close(model(IMAGES), model.module(x))
     assert model.n_way == 5
     assert model.classes[1] == ("tiny", "class 1")
-
-
-def test_the_weights_are_frozen_and_the_module_in_eval_mode(tmp_path):
-    trainable = build_backbone("conv4", n_way=3, width=4, image_size=16).train()
-    save_member(tiny_model(), tmp_path)
-    for model in (own(trainable, image_size=16), ModelPool.load(tmp_path)[0]):
-        before = flat(model.module.state_dict().values())
-        model(IMAGES.clone().requires_grad_()).sum().backward()
-        assert not any(p.requires_grad or p.grad is not None for p in model.module.parameters())
-        assert not any(m.training for m in model.module.modules())
-        assert torch.equal(flat(model.module.state_dict().values()), before)
-
-
-def test_features_come_from_the_modules_own_method_or_from_the_last_linear_layer_that_runs():
     model = tiny_model()
     assert torch.equal(model.features(IMAGES), model.module.features(model.transform(IMAGES)))
     net = own()
@@ -62,6 +48,17 @@ def test_features_come_from_the_modules_own_method_or_from_the_last_linear_layer
     assert without(IMAGES).shape == (4, 3)
     with pytest.raises(TypeError, match=r"own has no features\(\) and no linear layer"):
         without.features(IMAGES)
+
+
+def test_the_weights_are_frozen_and_the_module_in_eval_mode(tmp_path):
+    trainable = build_backbone("conv4", n_way=3, width=4, image_size=16).train()
+    save_member(tiny_model(), tmp_path)
+    for model in (own(trainable, image_size=16), ModelPool.load(tmp_path)[0]):
+        before = flat(model.module.state_dict().values())
+        model(IMAGES.clone().requires_grad_()).sum().backward()
+        assert not any(p.requires_grad or p.grad is not None for p in model.module.parameters())
+        assert not any(m.training for m in model.module.modules())
+        assert torch.equal(flat(model.module.state_dict().values()), before)
 
 
 @pytest.mark.parametrize(
@@ -201,7 +198,7 @@ def test_weights_are_read_when_they_are_asked_for_and_few_are_kept(folder, monke
     assert pool[0].device.type == "cpu"  # read for itself
 
 
-def test_a_pool_is_a_sequence(folder):
+def test_a_pool_is_a_sequence_that_is_drawn_from_without_repetition(folder):
     models = [tiny_model(i, first_class=i) for i in range(4)]
     pool = ModelPool.from_models(models)
     assert all(ours is model for ours, model in zip(pool, models, strict=True))
@@ -220,9 +217,6 @@ def test_a_pool_is_a_sequence(folder):
     assert ModelPool.joined([first]) is first
     with pytest.raises(ValueError, match="name of its own"):
         ModelPool.joined([first, first])
-
-
-def test_models_are_drawn_without_repetition_by_the_generator_alone(folder):
     pool = ModelPool.load(folder)
     draws = [pool.sample(2, rng(seed)) for seed in range(10)]
     for seed, (one, other) in enumerate(draws):

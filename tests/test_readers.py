@@ -60,9 +60,6 @@ def test_a_folder_becomes_a_pool(folder):
     assert not second.module.training
     assert not any(p.requires_grad for p in second.module.parameters())
     assert second.features(images).shape == (4, 72)
-
-
-def test_a_class_that_two_models_share_needs_a_domain(folder):
     write(folder, "second", **OTHER | {"class_names": ["c", "d"]})
     with pytest.raises(ValueError, match=r"first and second both have a class 'c'"):
         read_pool(folder, ARCHITECTURES)
@@ -181,13 +178,17 @@ def tied(n: int) -> nn.Module:
     return net
 
 
-def test_of_tied_weights_a_file_may_have_one(folder):
+def test_a_lacking_library_is_named_and_of_tied_weights_a_file_may_have_one(folder, monkeypatch):
     net = tied(3)
     remove(folder, "first.pt")
     save_model(net, str(folder / "first.safetensors"))
     assert torch.equal(read_pool(folder, {"flat": tied, "conv": conv_net})[0].module[1].weight, net[0].weight)
     with pytest.raises(RuntimeError, match="Missing key"):
         load_weights(net, {"3.weight": net[3].weight})
+    write(folder, "first", arch="timm/resnet18")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ValueError, match=r"timm is not installed .*: pip install 'freelib\[timm\]'"):
+        read_pool(folder)
 
 
 IMAGES = torch.rand(3, 3, 40, 40, generator=rng())
@@ -275,13 +276,6 @@ def test_a_mixed_folder_becomes_a_pool_of_the_command_line(tmp_path, monkeypatch
     ):
         result = CliRunner().invoke(main, words.split())
         assert (result.exit_code, said in result.output) == (code, True), result.output
-
-
-def test_a_library_that_lacks_is_named_with_what_installs_it(folder, monkeypatch):
-    write(folder, "first", arch="timm/resnet18")
-    monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(ValueError, match=r"timm is not installed .*: pip install 'freelib\[timm\]'"):
-        read_pool(folder)
 
 
 def changed(file: Path, **changes) -> None:

@@ -80,7 +80,7 @@ def test_from_one_model_it_learns_to_be_distilled_in_few_steps(tiny_dataset):
     assert "replay_batches" not in history
 
 
-def test_with_black_boxes_it_learns_from_objects_that_can_only_be_called():
+def test_with_black_boxes_it_learns_from_objects_that_can_only_be_called(tiny_dataset):
     pool, apis = boxed(tiny_pool(4))
     train = trainer("bidf_mkd", pool, rounds=2, black_box=True, directions=6)
     first = train()
@@ -88,10 +88,7 @@ def test_with_black_boxes_it_learns_from_objects_that_can_only_be_called():
     assert sum(api.calls for api in apis) == 2 * 2 * (2 * (1 + 6) + 1)
     assert first.log.history["images_asked"] == [2 * 20 * (2 * (1 + 6) + 1)] * 2
     assert_same_run(train(), first)
-
-
-def test_a_black_box_gives_images_of_the_wanted_classes(tiny_dataset):
-    settings = {"rounds": 1, "adapt_steps": 60, "ngf": 8, "z_dim": 16, "images_per_class": 5}
+    settings = {"rounds": 1, "adapt_steps": 40, "ngf": 8, "z_dim": 16, "images_per_class": 5}
     settings |= {"black_box": True, "directions": 20, "replay_scope": "none"}
     history = trainer("bidf_mkd", trained_pool(tiny_dataset), **settings)().log.history
     assert history["teacher_agreement"][0] > 0.5  # 0.2 is chance

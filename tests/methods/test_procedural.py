@@ -27,7 +27,7 @@ def test_amplitudes_fall_as_asked(exponent):
     assert slope(fields) == pytest.approx(exponent, abs=0.25)
 
 
-def test_masks_and_textures():
+def test_masks_textures_zooms_and_patches():
     masks = shapes(300, 16, rng())
     assert masks.shape == (300, 1, 16, 16)
     assert 0 <= masks.min() < 0.01
@@ -37,6 +37,19 @@ def test_masks_and_textures():
     flat = x.permute(0, 2, 3, 1).reshape(-1, 3)
     brightness, colour = flat.mean(1).var(), (flat[:, 0] - flat[:, 2]).div(2).var()
     assert brightness > 4 * colour
+    ramp = torch.linspace(0, 1, 32).expand(64, 1, 32, 32)
+    zoomed = random_zoom(ramp, rng(), smallest=0.5)
+    width = zoomed[:, 0, 0, -1] - zoomed[:, 0, 0, 0]  # of the window, by the ramp's values
+    assert 0.45 < width.min() < 0.6
+    assert 0.9 < width.max() <= 1.0
+    torch.testing.assert_close(zoomed[:, 0, 0], zoomed[:, 0, 5])  # nothing turns
+    torch.testing.assert_close(random_zoom(IMAGES, rng(), smallest=1.0), IMAGES, atol=1e-5, rtol=0)
+    mask = paste_patches(torch.zeros(400, 1, 32, 32), torch.ones(400, 1, 32, 32), rng())[:, 0]
+    area = mask.mean((1, 2))
+    assert 0.07 < area.min() < 0.13
+    assert 0.4 < area.max() < 0.55
+    rectangles = mask.amax(2)[:, :, None] * mask.amax(1)[:, None, :]
+    assert torch.equal(mask, rectangles)
 
 
 def test_images_have_the_colours_and_layers_asked_for():
@@ -56,25 +69,6 @@ def test_images_have_the_colours_and_layers_asked_for():
 
 
 IMAGES = torch.rand(40, 3, 16, 16, generator=rng())
-
-
-def test_a_zoom_shows_a_window():
-    ramp = torch.linspace(0, 1, 32).expand(64, 1, 32, 32)
-    zoomed = random_zoom(ramp, rng(), smallest=0.5)
-    width = zoomed[:, 0, 0, -1] - zoomed[:, 0, 0, 0]  # of the window, by the ramp's values
-    assert 0.45 < width.min() < 0.6
-    assert 0.9 < width.max() <= 1.0
-    torch.testing.assert_close(zoomed[:, 0, 0], zoomed[:, 0, 5])  # nothing turns
-    torch.testing.assert_close(random_zoom(IMAGES, rng(), smallest=1.0), IMAGES, atol=1e-5, rtol=0)
-
-
-def test_a_patch_is_a_rectangle_of_a_tenth_to_a_half():
-    mask = paste_patches(torch.zeros(400, 1, 32, 32), torch.ones(400, 1, 32, 32), rng())[:, 0]
-    area = mask.mean((1, 2))
-    assert 0.07 < area.min() < 0.13
-    assert 0.4 < area.max() < 0.55
-    rectangles = mask.amax(2)[:, :, None] * mask.amax(1)[:, None, :]
-    assert torch.equal(mask, rectangles)
 
 
 def test_mixtures_are_reproducible_and_come_from_the_images():

@@ -117,9 +117,6 @@ def test_on_a_tiny_pool_the_pixels_are_learned_and_become_harder(tiny_dataset):
     assert set(log.seconds) == {"recovery", "meta_training"}
     assert sum(log.history["harder"][:5]) == 0
     assert sum(log.history["harder"][5:]) >= 1
-
-
-def test_calibration_is_a_switch_that_training_does_not_see():
     learner, other = (trainer("purer", icfil=icfil)() for icfil in (True, False))
     assert (type(learner), type(other)) == (CalibratedLearner, MetaLearner)
     assert torch.equal(weights(learner), weights(other))

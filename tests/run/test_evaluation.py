@@ -147,9 +147,15 @@ def test_a_row_is_the_mean_over_episodes_and_seeds():
     assert (row["seconds"], row["clock"], row["at_most"], row["models"]) == (20, "training_cpu", False, 1)
     assert math.isnan(row["difference"])
     assert math.isnan(row["seed_difference"])
+    wall = record(seed=1, seconds={"training": 9.0})
+    row = row_of(compare([record(), wall]), "free")
+    assert (row["clock"], row["seconds"]) == ("training", 9.0)
+    bound = record(seconds={"training": 10.0, "monitor": 4.0, "training_cpu": 20.0})
+    row = row_of(compare([bound]), "free")
+    assert (row["clock"], row["seconds"], row["at_most"]) == ("training_cpu", 12.0, True)
 
 
-def test_differences_are_paired_over_episodes_and_over_seeds():
+def test_episodes_seeds_and_deterministic_methods_are_paired():
     free = [record(seed=s, episodes=(40.0 + s, 60.0 + s)) for s in (0, 1, 2)]
     dro = [record("dro", s, (43.0 + 2 * s, 61.0 + 2 * s)) for s in (0, 1, 2, 3)]  # seed 3 has no partner
     row = row_of(compare([*free, *dro]), "dro")
@@ -158,9 +164,6 @@ def test_differences_are_paired_over_episodes_and_over_seeds():
     assert row["seed_difference"] == pytest.approx(3.0)  # by seed 2, 3 and 4
     assert row["seed_difference_spread"] == pytest.approx(1.0)
     assert row["seed_difference_ci95"] == pytest.approx(student.ppf(0.975, 2) / 3**0.5)
-
-
-def test_a_deterministic_method_counts_for_every_seed_of_its_pool():
     free = [record(seed=s, episodes=(40.0 + s, 60.0 + s)) for s in (0, 1)]
     steady = record("average", 0, (50.0, 50.0))
     row = row_of(compare([*free, steady]), "average")
@@ -173,7 +176,7 @@ def test_a_deterministic_method_counts_for_every_seed_of_its_pool():
     assert math.isnan(row["seed_difference"])
 
 
-def test_variants_have_rows_of_their_own_and_no_reported_value(monkeypatch):
+def test_what_is_reported_and_the_size_of_a_pool(monkeypatch):
     monkeypatch.setattr(statistics, "reported_values", lambda table: {("glyphs", "free", 1): (33.3, "there")})
     records = [record(), record(config={"k": 2}, episodes=(44.0, 64.0))]
     rows = compare(records, variant=lambda r: "k = 2" if r["config"] else "", reported="table1")
@@ -181,15 +184,15 @@ def test_variants_have_rows_of_their_own_and_no_reported_value(monkeypatch):
     assert [row_of(rows, "free", v)["reported"] for v in ("", "k = 2")] == pytest.approx([33.3, math.nan], nan_ok=True)
     with pytest.raises(ValueError, match="two records of"):
         compare(records)
-
-
-def test_the_clock_is_the_one_that_all_records_of_a_row_have():
-    wall = record(seed=1, seconds={"training": 9.0})
-    row = row_of(compare([record(), wall]), "free")
-    assert (row["clock"], row["seconds"]) == ("training", 9.0)
-    bound = record(seconds={"training": 10.0, "monitor": 4.0, "training_cpu": 20.0})
-    row = row_of(compare([bound]), "free")
-    assert (row["clock"], row["seconds"], row["at_most"]) == ("training_cpu", 12.0, True)
+    known = reported_values("table1")
+    assert known["cifar-fs", "free", 1][0] == 39.13
+    assert ("cub", "free", 1) not in known  # not known to us: an empty cell
+    mixed = {"parts": [{"take": 3, "config": {"n_models": 9}}, {"config": {"n_models": 4}}]}
+    assert [pool_size(record(pool=pool)) for pool in (POOL, mixed)] == [7, 7]
+    assert math.isnan(pool_size(record(pool=None)))
+    with pytest.raises(ValueError, match="2 different sets of episodes"):
+        episode_means([record(), record(data_digest="e")])
+    assert episode_means([record(), record(episodes=(0.0, 0.0))]).tolist() == [20.0, 30.0]
 
 
 def test_the_interval_over_seeds_is_students():
@@ -218,15 +221,3 @@ def test_significance(over_episodes, over_seeds, floor, expected):
     names = ("difference", "difference_ci95", "seed_difference", "seed_difference_ci95")
     row = pd.Series([*over_episodes, *over_seeds], index=names)
     assert significance(row, floor) == expected
-
-
-def test_what_is_reported_and_the_size_of_a_pool():
-    known = reported_values("table1")
-    assert known["cifar-fs", "free", 1][0] == 39.13
-    assert ("cub", "free", 1) not in known  # not known to us: an empty cell
-    mixed = {"parts": [{"take": 3, "config": {"n_models": 9}}, {"config": {"n_models": 4}}]}
-    assert [pool_size(record(pool=pool)) for pool in (POOL, mixed)] == [7, 7]
-    assert math.isnan(pool_size(record(pool=None)))
-    with pytest.raises(ValueError, match="2 different sets of episodes"):
-        episode_means([record(), record(data_digest="e")])
-    assert episode_means([record(), record(episodes=(0.0, 0.0))]).tolist() == [20.0, 30.0]

@@ -33,7 +33,7 @@ def written(source, path, **settings):
     return path
 
 
-def test_parameters_are_names_and_plain_literals(tmp_path):
+def test_parameters_are_plain_literals_that_fit(tmp_path):
     source = 'A = 1  # help\nB = [1, "x"]\nC = None\n# why\nD = -1.5\nE: str = "../results"\nF = [\n    1,\n]'
     assert parameters(written(source, tmp_path / "n.ipynb")) == {
         "A": 1, "B": [1, "x"], "C": None, "D": -1.5, "E": "../results", "F": [1],
@@ -46,9 +46,6 @@ def test_parameters_are_names_and_plain_literals(tmp_path):
         written("A = 1", tmp_path / f"{name}.ipynb")
     assert [path.stem for path in find_notebooks(tmp_path)] == ["00_a", "01_b"]
     assert [path.stem for path in find_notebooks(tmp_path, ("01_b.ipynb",))] == ["01_b"]
-
-
-def test_unknown_and_unfitting_parameters():
     defaults = {"PROFILE": "smoke", "N": 3, "X": 0.5, "SHOTS": None, "L": [1]}
     check_parameters({"PROFILE": "cpu", "N": 4, "X": 1, "SHOTS": [1, 5], "L": []}, defaults, "n")
     check_parameters({"N": None}, defaults, "n")

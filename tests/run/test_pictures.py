@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,19 +18,26 @@ from freelib import FewShotClassifier, load_learner, meta_train, save_learner
 COLOURS = {"blue": (40, 60, 220), "green": (50, 200, 60), "red": (220, 40, 50)}
 
 
-@pytest.fixture(autouse=True)
-def folder(run):
-    """The current folder has a learner, pictures of three colours, and three to be named."""
-    noise = np.random.default_rng(0)
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory):
+    """A folder with a learner, pictures of three colours, and three to be named."""
+    folder, noise = tmp_path_factory.mktemp("stored"), np.random.default_rng(0)
     for name, colour in COLOURS.items():
         for place in (f"shown/{name}/0.png", f"shown/{name}/1.jpg", f"asked/{name}.png"):
-            Path(place).parent.mkdir(parents=True, exist_ok=True)
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
             pixels = np.clip(np.array(colour) + noise.normal(0, 20, (30, 24, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(place)
-    Path("shown/red/._0.png").write_bytes(b"a Mac's")
+            Image.fromarray(pixels).save(folder / place)
+    (folder / "shown/red/._0.png").write_bytes(b"a Mac's")
     settings = {"procedural": 64, "mixed": 0, "recovered": 0, "epochs": 2, "batch_size": 16, "width": 4, "embedding": 8}
     learner, pool = meta_train(tiny_pool(), **settings), tiny_pool()
-    save_learner(learner, "l", method="pool_distillation", config=learner.config, seed=0, pool=pool)
+    save_learner(learner, folder / "l", method="pool_distillation", config=learner.config, seed=0, pool=pool)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def here(stored, run, tmp_path):
+    """The current folder is a copy of the stored one."""
+    shutil.copytree(stored, tmp_path, dirs_exist_ok=True)
 
 
 def by_hand() -> FewShotClassifier:

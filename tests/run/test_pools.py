@@ -158,9 +158,6 @@ def test_a_pool_that_changed_is_noticed_and_one_of_ones_own_is_given(tiny_world,
     images = torch.rand(5, 3, 16, 16, generator=rng())
     again = load_learner(tmp_path, pool=pool)
     assert torch.equal(again.embed(images), learner.embed(images))
-
-
-def test_a_config_of_another_method_is_refused_before_anything_is_written(tiny_world, tmp_path):
     learner = saved(tmp_path / "a", "random", width=8)
     with pytest.raises(ValueError, match="PurerConfig is no config of random"):
         save_learner(

@@ -11,7 +11,7 @@ from freelib.run.units import Unit, fitted, grid, make_config, parse_overrides, 
 BFLOAT16 = ("purer", "bidf_mkd", "free", "oracle_protonet")
 
 
-def test_a_profile_is_found_by_its_name_and_one_of_ones_own_is_taken_as_it_is(tmp_path):
+def test_a_profile_is_found_and_experiments_lay_their_settings_over_it(tmp_path):
     mine = Profile(name="mine", datasets=("glyphs",))
     assert get_profile(mine) is mine
     assert {get_profile(name).name for name in PROFILES} == set(PROFILES) == {"smoke", "cpu", "paper"}
@@ -19,9 +19,6 @@ def test_a_profile_is_found_by_its_name_and_one_of_ones_own_is_taken_as_it_is(tm
     file.write_text("datasets: [glyphs]\nseeds: [4]\noverrides: {free: {align_lr: 1e-3}}")
     mine = get_profile(str(file))
     assert (mine.name, mine.seeds, mine.method_fields("free", 1)) == ("mine", (4,), {"align_lr": 0.001})
-
-
-def test_an_experiment_lays_its_own_settings_over_the_rest():
     profile = Profile(
         name="mine",
         datasets=("glyphs",),
@@ -99,7 +96,7 @@ class Fading:
     rate: float = 1.0
 
 
-def test_grid_is_the_product_in_order():
+def test_a_unit_takes_profile_then_method_then_its_own_settings():
     units = grid("table1", ["a", "b"], ["d", "e"], [1, 5], [0, 1])
     assert len(units) == 16
     expected = [("a", "d", 1, 0), ("a", "d", 1, 1), ("a", "d", 5, 0), ("b", "e", 5, 1)]
@@ -113,9 +110,6 @@ def test_grid_is_the_product_in_order():
         ("average", 1, 0),
         ("average", 5, 0),
     ]
-
-
-def test_a_unit_says_what_it_is_and_takes_profile_then_method_then_its_own():
     assert Unit("table1", "free", "glyphs", 1, 0).name == "table1: free on glyphs, 1-shot, seed 0"
     unit = Unit("table4", "free", "glyphs", 5, 2, {"rounds": 3, "k": 1}, selection="last")
     assert unit.name == "table4: free on glyphs, 5-shot, seed 2 (k=1, rounds=3, selection=last)"
@@ -123,6 +117,14 @@ def test_a_unit_says_what_it_is_and_takes_profile_then_method_then_its_own():
     assert (config.n_shot, config.n_query, config.width, config.rounds, config.monitor_every) == (5, 3, 4, 4, 2)
     assert unit_config(Unit("t", DRIFTING, "cifar-fs", 5, 0, {"rounds": 9}), TINY).rounds == 9
     assert not hasattr(unit_config(Unit("t", "random", "cifar-fs", 1, 0), TINY), "monitor_every")  # which it lacks
+    words = ["rounds=3", "lr=1e-3", "arch=resnet10", "flag=true", "none=None", "nil=null", "list=[1, 2]", "text=a=b"]
+    assert parse_overrides(words) == {
+        "rounds": 3, "lr": 0.001, "arch": "resnet10", "flag": True, "none": None, "nil": None, "list": [1, 2],
+        "text": "a=b",
+    }  # fmt: skip
+    assert fitted(Fading, {"rate": "-inf"}, "Fading").rate == float("-inf")
+    with pytest.raises(ValueError, match="Fading: Expected `float`"):
+        fitted(Fading, {"rate": "nan"}, "Fading")
 
 
 @pytest.mark.parametrize(
@@ -134,14 +136,3 @@ def test_values_are_fitted_to_the_field(given, stored):
     value = getattr(make_config(DRIFTING, given), name)
     assert value == stored
     assert type(value) is type(stored)
-
-
-def test_overrides_from_words_and_records():
-    words = ["rounds=3", "lr=1e-3", "arch=resnet10", "flag=true", "none=None", "nil=null", "list=[1, 2]", "text=a=b"]
-    assert parse_overrides(words) == {
-        "rounds": 3, "lr": 0.001, "arch": "resnet10", "flag": True, "none": None, "nil": None, "list": [1, 2],
-        "text": "a=b",
-    }  # fmt: skip
-    assert fitted(Fading, {"rate": "-inf"}, "Fading").rate == float("-inf")
-    with pytest.raises(ValueError, match="Fading: Expected `float`"):
-        fitted(Fading, {"rate": "nan"}, "Fading")

@@ -80,7 +80,7 @@ DETERMINE = [
 ]  # fmt: skip
 
 
-def test_complete_fills_with_null(store, tmp_path):
+def test_complete_fills_with_null_and_damage_is_set_aside(store, tmp_path):
     record = complete(fields())
     assert tuple(record) == ("schema", *FIELDS[1:])
     assert record["history"] is None
@@ -90,6 +90,15 @@ def test_complete_fills_with_null(store, tmp_path):
     with pytest.raises(RecordError, match="lacks"):
         store.put(fields())
     assert list(tmp_path.iterdir()) == []
+    path = store.put(complete(fields()))
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 7', 1))
+    with pytest.warns(UserWarning, match="digest"):
+        assert store.get(path.stem) is None
+    path = store.put(complete(fields()))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
+    with pytest.raises(RecordSchemaError, match="schema 99"):
+        store.get(path.stem)
+    assert path.exists()
 
 
 @pytest.mark.parametrize(
@@ -142,18 +151,6 @@ def test_what_is_no_file_is_set_aside_unread(store, make):
     with pytest.warns(UserWarning, match="is no regular file"):
         assert store.all() == []
     assert [left.name for left in path.parent.iterdir()] == [f"{path.name}.damaged"]
-
-
-def test_a_changed_number_is_damage_and_another_schema_an_error(store):
-    path = store.put(complete(fields()))
-    path.write_text(path.read_text().replace('"seed": 0', '"seed": 7', 1))
-    with pytest.warns(UserWarning, match="digest"):
-        assert store.get(path.stem) is None
-    path = store.put(complete(fields()))
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"schema": 99}))
-    with pytest.raises(RecordSchemaError, match="schema 99"):
-        store.get(path.stem)
-    assert path.exists()
 
 
 def test_sigkill_while_writing_leaves_a_whole_record(store, tmp_path):

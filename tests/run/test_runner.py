@@ -101,6 +101,13 @@ def test_the_settings_follow_what_matters():
     settings = [str(Run(unit, profile).settings) for unit, profile in zip(units, profiles, strict=True)]
     assert len(set(settings)) == 4
     assert str(Run(DRIFTING, replace(TINY, workers=5, threads=2)).settings) == settings[0]
+    log = TrainingLog(earlier={"training": 50.0, "training_cpu": 40.0})
+    began = {name: now - 5 for name, now in clocks().items()}
+    assert time_spent(log, began, "cpu") == pytest.approx({"training": 55, "training_cpu": 45}, abs=3)
+    assert time_spent(log, began, "cuda:0") == pytest.approx({"training": 55}, abs=3)
+    columns = {"loss": [1.0, float("nan"), float("inf")], "monitor_score": [30.12345678]}
+    found = runner._history(columns, "validation")
+    assert found == {"loss": [1.0, None, None], "validation_accuracy": [30.1235]}
 
 
 def test_a_record_serves_its_unit_without_the_data(tiny_world, tmp_path, monkeypatch):
@@ -157,16 +164,6 @@ def test_killed_in_the_middle_and_started_again(tiny_world, tmp_path):
         assert seconds["training"] >= 8 * 0.3  # of both sittings
         assert 0 < seconds["training_cpu"] < seconds["training"] - 1  # the pauses take no CPU time
         assert 0 < seconds["monitor_cpu"] < seconds["training_cpu"]
-
-
-def test_cpu_time_is_recorded_where_the_cpu_trained():
-    log = TrainingLog(earlier={"training": 50.0, "training_cpu": 40.0})
-    began = {name: now - 5 for name, now in clocks().items()}
-    assert time_spent(log, began, "cpu") == pytest.approx({"training": 55, "training_cpu": 45}, abs=3)
-    assert time_spent(log, began, "cuda:0") == pytest.approx({"training": 55}, abs=3)
-    columns = {"loss": [1.0, float("nan"), float("inf")], "monitor_score": [30.12345678]}
-    found = runner._history(columns, "validation")
-    assert found == {"loss": [1.0, None, None], "validation_accuracy": [30.1235]}
 
 
 def test_two_processes_with_one_unit_make_one_record(tiny_world, tmp_path):

@@ -42,14 +42,11 @@ def points(axis):
     ]
 
 
-def test_dots_stand_at_the_accuracies():
+def test_dots_stand_at_the_accuracies_and_differences_have_their_intervals():
     (axis,) = plots.dot_plot(rows()).axes
     assert points(axis) == [(30.0, 0.0), (50.0, 1.0), (33.0, 0.0)]
     assert [label.get_text() for label in axis.get_yticklabels()] == ["FREE", "MAML"]
     assert [round(float(x), 6) for x in axis.containers[0][2][0].get_segments()[0][:, 0]] == [29.0, 31.0]
-
-
-def test_differences_have_both_intervals_and_the_floor():
     (axis,) = plots.difference_plot(rows(), ["base", "changed"], "points", floor=2.0).axes
     assert (20.0, 0.0) in points(axis)
     segments = [

@@ -72,7 +72,7 @@ def test_replay_and_a_test_episode_are_the_references(work, reference):
     torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=0)
 
 
-def test_costs_are_counted():
+def test_costs_are_counted_and_records_read():
     a, b = torch.ones(3, 4), torch.ones(4, 5)
     found = cost(lambda: a @ b)
     assert (found["flops"], found["bytes"]) == (2 * 3 * 4 * 5, 4 * (12 + 20 + 15))
@@ -80,6 +80,12 @@ def test_costs_are_counted():
         a.T.view(4, 3)[1:]
     assert traffic.bytes == 0  # views move nothing
     assert spread([4.0, 1.0, 2.0, 3.0, 5.0]) == {"median": 3.0, "low": 2.0, "high": 4.0}
+    # no reference is named, so that a measurement would fail
+    found = benchmark_records(Size(), "nowhere", ROOT / "results", "cpu")
+    listed = dict(map(reversed, json.loads((ROOT / "tests/committed_records.json").read_text())["measurements"]))
+    assert [listed[record["config_digest"]] for record in found] == [
+        *(piece for piece in PIECES for _ in VARIANTS[piece]), "round", "round", "round",
+    ]  # fmt: skip
 
 
 def test_large_operations_are_timed_by_kind(monkeypatch):
@@ -126,15 +132,6 @@ def test_rounds_with_pools_on_disk_are_timed(tmp_path):
     assert len(list((tmp_path / "6").glob("*.safetensors"))) == 6
     assert all(x["seconds"] > 0 for x in found.values())
     assert 100 < found[4]["peak_memory_mib"] <= found[6]["peak_memory_mib"]
-
-
-def test_the_committed_records_are_read():
-    """No reference is named, so that a measurement would fail."""
-    found = benchmark_records(Size(), "nowhere", ROOT / "results", "cpu")
-    listed = dict(map(reversed, json.loads((ROOT / "tests/committed_records.json").read_text())["measurements"]))
-    assert [listed[record["config_digest"]] for record in found] == [
-        *(piece for piece in PIECES for _ in VARIANTS[piece]), "round", "round", "round",
-    ]  # fmt: skip
 
 
 def test_records_hold_medians_and_are_read_again(tmp_path, monkeypatch):

@@ -85,7 +85,7 @@ def test_means_of_models_drawn_anew_by_hand():
     assert covered > 50
 
 
-def test_neighbours_by_hand():
+def test_neighbours_by_hand_and_tsne():
     features = torch.tensor([[0.0], [1.0], [3.0], [7.0]])
     near = neighbours.neighbours(features, 2)
     assert [sorted(row) for row in near.tolist()] == [[1, 2], [0, 2], [0, 1], [1, 2]]
@@ -96,9 +96,6 @@ def test_neighbours_by_hand():
     a, b = (neighbours.neighbours(torch.randn(400, 5, generator=rng(seed)), 20) for seed in (0, 1))
     assert neighbours.overlap(a, b) == pytest.approx(20 / 399, abs=0.005)
     assert neighbours.purity(a, torch.arange(400) % 4) == pytest.approx(99 / 399, abs=0.02)
-
-
-def test_tsne_keeps_two_clusters_apart():
     clusters = torch.randn(2, 20, 8, generator=rng()) + torch.tensor([0.0, 30.0]).view(2, 1, 1)
     points = np.array(neighbours.tsne(clusters.flatten(0, 1))).reshape(2, 20, 2)
     gap = np.linalg.norm(points[0].mean(0) - points[1].mean(0))

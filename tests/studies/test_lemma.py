@@ -34,7 +34,7 @@ def move(heads, step):
     return torch.cat([p.flatten() for p in heads.learner.params.values()])
 
 
-def test_the_terms_by_hand():
+def test_the_terms_and_the_expected_displacement_by_hand():
     heads, tasks = lemma.small_problem("tanh", seed=3)
     total, ascent = lemma.predicted_terms(heads, tasks)
     torch.testing.assert_close(total, sum(gradient(heads, task) for task in tasks))
@@ -48,9 +48,6 @@ def test_the_terms_by_hand():
         return (sum(found).square().sum() - sum(g.square().sum() for g in found)) / 2
 
     assert float(ascent @ direction) == pytest.approx(float(pairs(1e-5) - pairs(-1e-5)) / 2e-5, rel=1e-6)
-
-
-def test_the_expected_displacement_is_the_mean_over_all_orders():
     heads, tasks = lemma.small_problem("tanh", seed=1)
     moves = []
     for order in permutations(tasks):
@@ -99,9 +96,6 @@ def test_rounds_of_sequential_and_joint_steps_by_a_loop():
         assert rows[kind].tolist() == pytest.approx(curve, rel=1e-9)
     assert rows["difference"].tolist() == pytest.approx((rows["sequential"] - rows["summed"]).tolist())
     assert rows[["sequential_cosine", "summed_cosine"]].abs().max(axis=None) <= 1
-
-
-def test_sequential_steps_raise_the_inner_product():
-    """What Theorem 1 is about: after equal numbers of plain steps the tasks' gradients agree more."""
+    # what Theorem 1 is about: after equal numbers of plain steps the tasks' gradients agree more
     gaps = lemma.training(n_seeds=8, rate=0.2, rounds=30, n_tasks=3).groupby("seed")["difference"].mean()
     assert gaps.mean() > 2.5 * gaps.sem()  # beyond the 95 % interval of Student's t with 7 degrees of freedom
