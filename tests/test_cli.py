@@ -140,21 +140,6 @@ def test_from_a_pool_to_an_accuracy(run, tmp_path):
     assert row["accuracy"] == summary["accuracy"] is not None
 
 
-def test_a_damaged_pool_is_listed_beside_the_others(run, tmp_path, monkeypatch):
-    pools = tmp_path / "cache" / "pools"
-    assert run("pool", "pretrain", "--folder", str(pools / "whole"), "--set", "n_models=1").code == 0
-    (pools / "bad").mkdir()
-    (pools / "bad" / "m.json").write_text("{")
-    monkeypatch.setenv("FREELIB_CACHE", str(tmp_path / "cache"))
-    listed = run("pool", "list")
-    assert listed.code == 0
-    _, bad, whole = listed.out.splitlines()
-    assert "bad" in bad
-    assert "damaged: " in bad
-    assert "conv4" in whole
-    assert [row["models"] for row in json.loads(run("pool", "list", "--json").out)] == [0, 1]
-
-
 def test_a_method_in_the_folder_and_the_profiles_one_pool_for_all_seeds(run, tmp_path, monkeypatch):
     words = "from freelib.methods.random import Random\n\n\nclass Mine(Random):\n    title = 'Mine'\n"
     (tmp_path / "of_this_folder.py").write_text(words)
@@ -202,7 +187,7 @@ def test_a_home_is_found_and_folders_of_the_environment_are_made_absolute(run, m
     assert (os.environ["FREELIB_DATA"], os.environ["FREELIB_CACHE"]) == (f"{tmp_path}/d", f"{tmp_path}/c")
 
 
-def test_control_characters_from_a_file_do_not_reach_the_terminal(run, tmp_path, monkeypatch):
+def test_what_a_file_says_is_shown_without_control_characters_and_damage_is_listed(run, tmp_path, monkeypatch):
     assert run("pool", "pretrain", "--folder", "p", "--set", "n_models=1").code == 0
     (file,) = (tmp_path / "p").glob("*.json")
     model = json.loads(file.read_text())
@@ -219,6 +204,18 @@ def test_control_characters_from_a_file_do_not_reach_the_terminal(run, tmp_path,
     file.write_text(json.dumps(model | {"arch": "\x1b[2J"}))
     refused = run("pool", "show", "p")
     assert (refused.code, "\x1b" in refused.err) == (2, False)
+    pools = tmp_path / "cache" / "pools"
+    assert run("pool", "pretrain", "--folder", str(pools / "whole"), "--set", "n_models=1").code == 0
+    (pools / "bad").mkdir()
+    (pools / "bad" / "m.json").write_text("{")
+    monkeypatch.setenv("FREELIB_CACHE", str(tmp_path / "cache"))
+    listed = run("pool", "list")
+    assert listed.code == 0
+    _, bad, whole = listed.out.splitlines()
+    assert "bad" in bad
+    assert "damaged: " in bad
+    assert "conv4" in whole
+    assert [row["models"] for row in json.loads(run("pool", "list", "--json").out)] == [0, 1]
 
 
 def test_reproduce_and_notebooks_pass_on_what_was_asked(run, monkeypatch, tmp_path):

@@ -179,7 +179,7 @@ def tracked_files() -> list[Path]:
     return [path for name in listing.stdout.split("\0") if name and (path := ROOT / name).is_file()]
 
 
-def test_environment_yml_equals_pyproject() -> None:
+def test_environment_and_constraints_are_those_of_pyproject() -> None:
     environment = yaml.safe_load(read("environment.yml"))
     lines = [line for line in environment["dependencies"] if isinstance(line, str)]
     (pip,) = (line["pip"] for line in environment["dependencies"] if not isinstance(line, str))
@@ -192,9 +192,6 @@ def test_environment_yml_equals_pyproject() -> None:
     conda.pop("pip")
     expected = {CONDA_NAMES.get(name, name): version for name, version in declared("dev", "docs").items()}
     assert conda == expected
-
-
-def test_constraints_pin_every_dependency_within_its_range() -> None:
     text = read("constraints.txt")
     pins = ranges([line for line in text.splitlines() if line and not line.startswith("#")])
     for name, wanted in declared("dev", "docs", "browser", "supply").items():
@@ -237,7 +234,7 @@ def test_every_file_of_the_package_is_installed() -> None:
     assert all(data & set(package.glob(pattern)) for pattern in patterns)
 
 
-def test_one_version_everywhere() -> None:
+def test_one_version_everywhere_and_every_command_and_notebook_is_named() -> None:
     version = freelib.__version__
     project = pyproject()
     assert project["project"]["dynamic"] == ["version"]
@@ -246,9 +243,6 @@ def test_one_version_everywhere() -> None:
     assert citation["version"] == version
     changelog = read("CHANGELOG.md")
     assert re.findall(r"^## \[(\d[^\]]*)\]", changelog, re.MULTILINE)[0] == version
-
-
-def test_readme_and_makefile_know_the_two_commands_and_readme_and_workflow_every_notebook() -> None:
     readme, makefile, workflow = (read(name) for name in ("README.md", "Makefile", "workflow/Snakefile"))
     for target in ("reproduce", "test"):
         assert f"make {target}" in readme

@@ -179,7 +179,7 @@ def test_adapting_lowers_the_loss_and_leaves_no_trace_where_gradients_are_discar
     assert torch.equal(flat(a.generator.parameters()), flat(b.generator.parameters()))
 
 
-def test_augmentation_and_precision():
+def test_augmentation_precision_and_size():
     model = tiny_model()
     task = meta_generator(replace(TINY, augment_padding=0, augment_flip=False)).adapt(model, None, rng())
     torch.testing.assert_close(model(task.images), task.teacher_logits)
@@ -188,9 +188,6 @@ def test_augmentation_and_precision():
     assert half.images.dtype == half.losses.dtype == torch.float32
     torch.testing.assert_close(half.losses, full.losses, atol=0.1, rtol=0.1)
     assert not torch.equal(half.images, full.images)
-
-
-def test_pictures_are_shrunk_to_a_smaller_models_size_and_never_enlarged():
     large = MetaGenerator(TINY, image_size=32)
     for size in (16, 24, 32, 48):
         task = large.adapt(tiny_model(image_size=size), None, rng())

@@ -112,19 +112,7 @@ def test_ready_says_whether_an_episode_can_be_drawn(size, scope, expected):
             kept.episode(*size, rng(), scope=scope)
 
 
-def test_images_of_another_size_are_resized():
-    kept = memory()
-    big = task(0, 0, size=32)
-    big.images.copy_(torch.rand(big.images.shape, generator=rng()))
-    kept.add([big])
-    expected = F.interpolate(big.images, (16, 16), mode="bilinear", antialias=True)
-    episode = kept.episode(5, 1, 3, rng())
-    assert episode.query.shape == (15, 3, 16, 16)
-    for image in episode.query:
-        assert (expected - image).abs().amax((1, 2, 3)).min() <= 0.5 / 255 + 1e-6
-
-
-def test_a_saved_state_comes_back():
+def test_a_saved_state_comes_back_and_images_of_another_size_are_resized():
     kept, other = memory(batches_per_class=2), memory(batches_per_class=2)
     kept.add([task(i, 40 * i, first_class=i) for i in range(3)])
     buffer = io.BytesIO()
@@ -138,6 +126,15 @@ def test_a_saved_state_comes_back():
     for one in (kept, other):
         one.add([task(7, 200)])
     assert torch.equal(kept.episode(5, 1, 2, rng(4)).query, other.episode(5, 1, 2, rng(4)).query)
+    kept = memory()
+    big = task(0, 0, size=32)
+    big.images.copy_(torch.rand(big.images.shape, generator=rng()))
+    kept.add([big])
+    expected = F.interpolate(big.images, (16, 16), mode="bilinear", antialias=True)
+    episode = kept.episode(5, 1, 3, rng())
+    assert episode.query.shape == (15, 3, 16, 16)
+    for image in episode.query:
+        assert (expected - image).abs().amax((1, 2, 3)).min() <= 0.5 / 255 + 1e-6
 
 
 class Scripted(MetaLearner):
@@ -186,13 +183,26 @@ def test_replay_stops_by_patience_or_at_its_cap(tiny_dataset, script, patience, 
     assert history[0] == (2.0, pytest.approx(script[0]))
 
 
-def test_replay_raises_accuracy(tiny_dataset):
+def test_replay_raises_accuracy_unless_it_is_switched_off_or_the_memory_too_small(tiny_dataset):
     learner = conv_learner(width=8, seed=0, inner_lr=0.05, mean=(0.4,) * 3, std=(0.2,) * 3)
     config = ReplayConfig(replay_lr=0.005, replay_batches=25, replay_episodes=4, replay_patience=0)
     accuracy = [a for _, a in run(tiny_dataset, learner, config)]
     assert sum(accuracy[-5:]) / 5 > sum(accuracy[:5]) / 5 + 0.1
     assert sum(accuracy[-5:]) / 5 > 0.6
     assert all(p.grad is None for p in learner.params.values())
+    learner = conv_learner(width=8)
+    before = flat(learner.params.values())
+    assert run(tiny_dataset, learner, ReplayConfig(replay_scope="none")) == []
+    assert run(tiny_dataset, learner, ReplayConfig(), n_query=24) == []
+    assert run(tiny_dataset, learner, ReplayConfig(replay_scope="within"), n_way=6) == []
+    assert torch.equal(flat(learner.params.values()), before)
+    ends = []
+    for second_order in (True, False):
+        learner = conv_learner(width=8, inner_lr=0.1)
+        config = ReplayConfig(replay_batches=2, replay_episodes=2, second_order=second_order)
+        run(tiny_dataset, learner, config, inner_steps=2)
+        ends.append(flat(learner.params.values()))
+    assert not torch.equal(*ends)
 
 
 def test_an_outer_step_is_adam_on_the_mean_gradient():
@@ -207,19 +217,3 @@ def test_an_outer_step_is_adam_on_the_mean_gradient():
     torch.testing.assert_close([p.detach() for p in learner.params.values()], HandAdam(0.01).step(start, gradients))
     assert loss == pytest.approx(float(mean.detach()), rel=1e-6)
     assert accuracy == pytest.approx(sum(float(a) for _, a in results) / 4)
-
-
-def test_there_is_no_replay_where_it_is_switched_off_or_the_memory_too_small(tiny_dataset):
-    learner = conv_learner(width=8)
-    before = flat(learner.params.values())
-    assert run(tiny_dataset, learner, ReplayConfig(replay_scope="none")) == []
-    assert run(tiny_dataset, learner, ReplayConfig(), n_query=24) == []
-    assert run(tiny_dataset, learner, ReplayConfig(replay_scope="within"), n_way=6) == []
-    assert torch.equal(flat(learner.params.values()), before)
-    ends = []
-    for second_order in (True, False):
-        learner = conv_learner(width=8, inner_lr=0.1)
-        config = ReplayConfig(replay_batches=2, replay_episodes=2, second_order=second_order)
-        run(tiny_dataset, learner, config, inner_steps=2)
-        ends.append(flat(learner.params.values()))
-    assert not torch.equal(*ends)

@@ -72,7 +72,7 @@ def test_a_test_has_the_same_accuracies_either_way(head, arch, tiny_dataset, mon
     assert calls == [(i, 7) for i in range(1, 8)]
 
 
-def test_on_a_cpu_and_for_prototypes_the_loop_stays():
+def test_where_the_loop_stays_plain():
     assert not vmap.batches_episodes(learner())
     for head in ("maml", "prototypes"):
         student = conv_learner(head)
@@ -88,6 +88,11 @@ def test_on_a_cpu_and_for_prototypes_the_loop_stays():
     task = replace(task, support_labels=task.support_labels + 1)
     with pytest.raises(ValueError, match="Labels must lie in 0…4, got 1…5"):
         vmap.predictions(learner(), [task], steps=1)
+    assert weight_names(build_backbone("conv4", width=4)) is None
+    assert weight_names(build_backbone("conv4", width=4, batch_stats=True, embeds=True)) is None
+    assert weight_names(build_backbone("resnet10", width=4, batch_stats=True)) is None
+    assert weight_names(nn.Linear(3, 5)) is None
+    assert len(weight_names(build_backbone("conv4", width=4, batch_stats=True)) or []) == 14
 
 
 class Normed(nn.Module):
@@ -159,14 +164,6 @@ def test_the_outer_gradient_is_autograds(size: int, n_shot: int, steps: int) -> 
     ours, theirs = (torch.autograd.grad(each, list(learner.params.values())) for each in (loss, expected))
     for name, a, b in zip(learner.params, ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-8, atol=1e-11, msg=lambda m, n=name: f"{n}: {m}")
-
-
-def test_only_a_conv4_on_batch_statistics_is_written_out() -> None:
-    assert weight_names(build_backbone("conv4", width=4)) is None
-    assert weight_names(build_backbone("conv4", width=4, batch_stats=True, embeds=True)) is None
-    assert weight_names(build_backbone("resnet10", width=4, batch_stats=True)) is None
-    assert weight_names(nn.Linear(3, 5)) is None
-    assert len(weight_names(build_backbone("conv4", width=4, batch_stats=True)) or []) == 14
 
 
 @pytest.mark.parametrize("settings", [{"head": "anil"}, {"second_order": False}, {"learned": True}])

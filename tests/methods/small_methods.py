@@ -12,9 +12,10 @@ from freelib.methods.black_box import black_box_model
 SMALL = {
     "width": 4, "n_query": 3, "inner_steps": 1, "test_steps": 2, "rounds": 3, "warmup_rounds": 1,
     "meta_batch": 2, "adapt_steps": 2, "images_per_class": 4, "z_dim": 8, "ngf": 4, "generator_lr": 0.01,
-    "augment_padding": 1, "distill_steps": 1, "grouping_steps": 2, "groups": 2, "replay_episodes": 2, "replay_patience": 2, "replay_batches": 2,
-    "round_steps": 2, "round_batches": 2, "episodes": 2, "recovered": 30, "procedural": 40, "mixed": 30,
-    "epochs": 3, "batch_size": 16, "embedding": 12, "monitor_every": 1, "checkpoint_every": 1,
+    "augment_padding": 1, "distill_steps": 1, "grouping_steps": 2, "groups": 2, "replay_episodes": 2,
+    "replay_patience": 2, "replay_batches": 2, "round_steps": 2, "round_batches": 2, "episodes": 2, "recovered": 30,
+    "procedural": 40, "mixed": 30, "epochs": 3, "batch_size": 16, "embedding": 12, "monitor_every": 1,
+    "checkpoint_every": 1,
 }  # fmt: skip
 """Fields of the methods' configs; those that one does not have are left out of it."""
 

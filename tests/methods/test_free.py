@@ -43,7 +43,7 @@ def test_switches_have_an_effect(plain, switch):
     assert torch.isfinite(weights(other)).all()
 
 
-def test_the_gradients_agreement_is_measured_without_disturbing(plain):
+def test_measuring_and_generators_from_scratch(plain):
     measured = train(measure_every=2)
     assert torch.equal(weights(measured), weights(plain))
     assert measured.log.history["measured_round"] == [2, 4]
@@ -52,9 +52,6 @@ def test_the_gradients_agreement_is_measured_without_disturbing(plain):
         history = train(tiny_pool(n_models), rounds=1, measure_every=1, meta_batch=meta_batch).log.history
         assert history["round"] == [1, 2]
         assert not {"measured_round", "inner_product", "cosine"} & set(history)
-
-
-def test_a_generator_from_scratch_costs_its_steps_and_learns_nothing_between_models(plain):
     settings = {"recovery": "scratch", "scratch_steps": 3}
     log = train(**settings).log
     assert log.iterations == 4 * 2 * 3

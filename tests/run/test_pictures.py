@@ -102,7 +102,13 @@ def test_exported_files_answer_as_the_learner_does(run):
     assert [json.loads(text) for text in told] == [list(COLOURS)] * 2
 
 
-def test_doctor(run, monkeypatch, tmp_path):
+def test_doctor_and_a_dry_run(run, tmp_path, monkeypatch):
+    before = sorted(tmp_path.rglob("*"))
+    told = json.loads(run("train", "free", "--out", "new", "--dry-run", "--set", "rounds=7", "--json").out)
+    assert told == {"method": "free", "pool": "glyphs, profile smoke", "models": 10, "rounds": 7, "seconds": None}
+    assert "seconds: not known" in run("train", "free", "--out", "new", "--dry-run").out
+    assert json.loads(run("train", "--out", "new", "--minutes", "2", "--dry-run", "--json").out)["seconds"] == 120
+    assert sorted(tmp_path.rglob("*")) == before
     monkeypatch.setenv("FREELIB_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("FREELIB_DATA", raising=False)
     (tmp_path / "cache").mkdir()
@@ -116,12 +122,3 @@ def test_doctor(run, monkeypatch, tmp_path):
     assert rows["data set glyphs"]["found"]
     assert (rows["data set cub"]["found"], "FREELIB_DATA" in rows["data set cub"]["advice"]) == (None, True)
     assert "threads" in run("doctor").out
-
-
-def test_a_dry_run_leaves_nothing(run, tmp_path):
-    before = sorted(tmp_path.rglob("*"))
-    told = json.loads(run("train", "free", "--out", "new", "--dry-run", "--set", "rounds=7", "--json").out)
-    assert told == {"method": "free", "pool": "glyphs, profile smoke", "models": 10, "rounds": 7, "seconds": None}
-    assert "seconds: not known" in run("train", "free", "--out", "new", "--dry-run").out
-    assert json.loads(run("train", "--out", "new", "--minutes", "2", "--dry-run", "--json").out)["seconds"] == 120
-    assert sorted(tmp_path.rglob("*")) == before

@@ -107,14 +107,11 @@ def test_a_users_settings_have_no_say_and_the_bytes_are_the_same(tmp_path):
     assert first[0].startswith(b"\x89PNG")
 
 
-def test_numbers_as_text():
+def test_a_table_is_shown_as_markdown_and_saved_with_its_numbers(tmp_path):
     assert plus_minus([31.24, 5.0, math.nan], [0.75, math.nan, 1.0]) == ["31.2 ± 0.8", "5.0", ""]
     assert signed([1.24, -0.04, -2.0, math.nan], [0.5, math.nan, 0.06, 1.0]) == ["+1.2 ± 0.5", "+0.0", "−2.0 ± 0.1", ""]
     assert signed([0.1234], [0.01], 3) == ["+0.123 ± 0.010"]
     assert rounded([1.26, math.nan], 1) == ["1.3", ""]
-
-
-def test_a_table_is_shown_as_markdown_and_saved_with_its_numbers(tmp_path):
     cells = pd.DataFrame({"method": ["a|b", "<img\n>"], "accuracy, %": ["31.2 ± 0.8", "1"]})
     numbers = pd.DataFrame({"accuracy": [31.2345678, 1.0]})
     table = save_table(cells, tmp_path, "cpu", "t", rows=numbers)

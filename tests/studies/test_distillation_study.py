@@ -30,7 +30,7 @@ def sampler(dataset, n_shot=2):
     return EpisodeSampler(dataset, n_way=5, n_shot=n_shot, n_query=4, seed=0)
 
 
-def test_without_a_step_it_is_the_nearest_class_mean(tiny_dataset):
+def test_without_a_step_it_is_the_nearest_class_mean_and_steps_are_the_learners(tiny_dataset):
     learner = student()
     before = {name: value.clone() for name, value in learner.backbone.state_dict().items()}
     found = distillation.score_steps(learner, sampler(tiny_dataset), 6)
@@ -46,19 +46,6 @@ def test_without_a_step_it_is_the_nearest_class_mean(tiny_dataset):
     expected = 10 * normalize(means, dim=1) / features.norm(dim=1).mean()
     assert torch.allclose(stepping.backbone.head.weight, expected, atol=1e-6)
     assert not stepping.backbone.head.bias.any()
-
-
-@pytest.mark.parametrize("head", ["anil", "maml"])
-def test_steps_go_down_the_loss_of_the_support_set(tiny_dataset, head):
-    episode, stepping = sampler(tiny_dataset).episode(0), distillation.with_class_head(student(), 5)
-    distillation.predictions(stepping, episode, head, 0)  # sets the class means
-    stepping.inner_lr = 0.5  # an untrained network's features are much alike
-    images, labels = episode.support, episode.support_labels
-    losses = [cross_entropy(stepping.adapt(images, labels, steps=steps).logits(images), labels) for steps in (0, 5, 20)]
-    assert losses[0] > losses[1] > losses[2]
-
-
-def test_the_steps_are_the_learners_and_only_maml_moves_the_network(tiny_dataset):
     learner, episode = student(), sampler(tiny_dataset).episode(0)
     stepping = distillation.with_class_head(learner, 5)
     rule = ("inner_lr", "inner_steps", "precision")
@@ -70,6 +57,16 @@ def test_the_steps_are_the_learners_and_only_maml_moves_the_network(tiny_dataset
         moved = {name for name, value in adapted.items() if not torch.equal(value, stepping.params[name])}
         assert "head.weight" in moved
         assert any(not name.startswith("head.") for name in moved) == (head == "maml")
+
+
+@pytest.mark.parametrize("head", ["anil", "maml"])
+def test_steps_go_down_the_loss_of_the_support_set(tiny_dataset, head):
+    episode, stepping = sampler(tiny_dataset).episode(0), distillation.with_class_head(student(), 5)
+    distillation.predictions(stepping, episode, head, 0)  # sets the class means
+    stepping.inner_lr = 0.5  # an untrained network's features are much alike
+    images, labels = episode.support, episode.support_labels
+    losses = [cross_entropy(stepping.adapt(images, labels, steps=steps).logits(images), labels) for steps in (0, 5, 20)]
+    assert losses[0] > losses[1] > losses[2]
 
 
 def test_a_kept_student_is_measured_and_a_lost_one_trained_again(tiny_world, tmp_path):
