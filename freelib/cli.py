@@ -431,14 +431,14 @@ def train(
 
     A run that was stopped goes on from its last checkpoint: one is written every checkpoint_every rounds, and
     sooner where 5 seconds have passed, or a hundred times what writing takes, if that is more. With --minutes it
-    begins anew. --dry-run tells seconds by the records in the folder `results`, in proportion to rounds or images.
+    begins anew. --dry-run tells seconds by the records in the folder `results`, as `freelib plan` does.
     """
     from dataclasses import replace
 
     from freelib.environment import keep_freed_memory
     from freelib.methods import get_method
-    from freelib.run.budget import forecast
     from freelib.run.learners import train_learner
+    from freelib.run.plan import forecast
     from freelib.run.profiles import get_profile
     from freelib.run.units import Unit, parse_overrides
 
@@ -588,6 +588,25 @@ def reproduce(
     offered = {name: list(values) for name, values in choices.items() if values}
     folders = {"notebooks": notebooks, "results": results}
     report(run(profile, only, offered=offered, required=parse_overrides(parameter), **folders), as_json)
+
+
+@main.command(short_help="Say what the runs of all notebooks will take.")
+@profile_option
+@click.option("--dataset", "DATASETS", multiple=True, type=DATASET, help="Instead of the profile's.")
+@click.option("--workers", default=8, type=AT_LEAST_1, help="Cores at work, for the wall-clock time.")
+@click.option("--notebooks", default="notebooks", type=FOLDER, help="Folder of the notebooks.")
+@results_option
+@json_option
+def plan(profile: str, workers: int, notebooks: Path, results: Path, as_json: bool, DATASETS: tuple[str, ...]) -> None:
+    """Say what the runs of all notebooks will take: core-hours, wall-clock time, memory, disk. Nothing is run.
+
+    Hours are those of the processor of most records in RESULTS, by a model that is fitted to them; its error on
+    held-out records is told. Measurements in notebooks that are no runs, and decoded images, are not in it.
+    """
+    from freelib.run.plan import summary
+
+    told = summary(profile, notebooks, results, workers, **({"DATASETS": list(DATASETS)} if DATASETS else {}))
+    emit(told, as_json, "\n".join(f"{name.replace('_', ' ')}: {cell(value)}" for name, value in told.items()))
 
 
 @main.command(short_help="List the notebooks, or execute the committed ones again.")

@@ -17,6 +17,7 @@ GLYPH_DOMAINS = tuple(f"glyphs-{script}" for script in SCRIPTS)
 
 NATIVE_SIZE = {"glyphs": 32, "cifar-fs": 32, "mini-imagenet": 84, "cub": 84}
 NATIVE_SIZE |= dict(zip(GLYPH_DOMAINS, (32, 24, 28), strict=True))
+IMAGES_PER_CLASS = {"glyphs": 600, "cifar-fs": 600, "mini-imagenet": 600, "cub": 59} | dict.fromkeys(GLYPH_DOMAINS, 200)
 
 
 def split_of(word: str) -> str | None:

@@ -8,7 +8,6 @@ import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,11 +24,8 @@ from freelib.methods.pool_distillation import PoolDistillation
 from freelib.models.pool import ModelPool
 from freelib.progress import Progress
 from freelib.run.evaluation import evaluate
-from freelib.run.pools import pool_config
-from freelib.run.profiles import Profile
-from freelib.run.records import RecordStore, training_seconds
-from freelib.run.units import Unit, make_config, unit_config
-from freelib.storage import Checkpoint, plain
+from freelib.run.units import make_config
+from freelib.storage import Checkpoint
 
 KINDS = ("recovered", "procedural", "mixed")
 PHASES = ("recovery", "images", "answers", "distillation")
@@ -222,25 +218,3 @@ def _monitor(validation: FewShotDataset, config: Any) -> Monitor:
         return found.mean
 
     return score
-
-
-def forecast(unit: Unit, profile: Profile, pool: Path | None, minutes: float | None) -> dict[str, Any]:
-    """Pool, models, rounds or images, and seconds of a training; None for what is not known.
-
-    seconds: the minutes', else in proportion to rounds or images those of the method's record below the folder
-      `results` that has most settings in common
-    """
-
-    def work(config: Mapping[str, Any]) -> int:
-        return config.get("rounds") or sum(config.get(kind, 0) for kind in KINDS)
-
-    config = plain(asdict(unit_config(unit, profile)))
-    models = len(ModelPool.load(pool)) if pool else pool_config(unit.dataset, profile).n_models
-    about = {"method": unit.method, "pool": str(pool or f"{unit.dataset}, profile {profile.name}"), "models": models}
-    if minutes is not None:
-        return about | {"seconds": 60 * minutes}
-    records = [record for folder in sorted(Path("results").glob("*/records")) for record in RecordStore(folder).all()]
-    alike = [r for r in records if r["method"] == unit.method and training_seconds(r) > 0 and work(r["config"])]
-    told = max(alike, key=lambda r: sum(r["config"].get(n) == v for n, v in config.items()), default=None)
-    seconds = round(training_seconds(told) * work(config) / work(told["config"])) if told else None
-    return about | {"rounds" if "rounds" in config else "images": work(config), "seconds": seconds}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 import os
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import replace
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -25,9 +27,22 @@ from freelib.run.records import Record, RecordStore
 from freelib.run.runner import Run, run_unit
 from freelib.run.units import Unit
 
+_asked: ContextVar[list[tuple[Unit, Profile]] | None] = ContextVar("asked", default=None)
+
 
 class GridError(RuntimeError):
     """Some units failed; the records of the others are written."""
+
+
+@contextmanager
+def listing() -> Iterator[list[tuple[Unit, Profile]]]:
+    """In the body `run_units` runs nothing and gives no records: what it is asked for is put into this list."""
+    asked: list[tuple[Unit, Profile]] = []
+    token = _asked.set(asked)
+    try:
+        yield asked
+    finally:
+        _asked.reset(token)
 
 
 def run_units(
@@ -57,6 +72,9 @@ def run_units(
     >>> f"{record['accuracy']:.1f} ± {record['accuracy_ci95']:.1f} %"
     '37.9 ± 0.8 %'
     """
+    if (asked := _asked.get()) is not None:
+        asked += [(unit, profile) for unit in units]
+        return []
     store = RecordStore(Path(results) / profile.name / "records")
     runs = [Run(unit, profile, cache) for unit in units]
     known = _found(runs, store.all())

@@ -6,7 +6,7 @@ compared in notebook 06.
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -29,7 +29,7 @@ from freelib.run.measure import measured
 from freelib.run.pools import get_pool
 from freelib.run.records import Record
 from freelib.run.runner import TEST_SEED, VALIDATION_SEED, Run, learner_file
-from freelib.storage import Checkpoint, digest_of, load_tensors, save_tensors
+from freelib.storage import Checkpoint, digest_of, load_tensors, plain, save_tensors
 
 REVISION = PoolDistillation.revision
 SCALE = 10.0
@@ -55,7 +55,7 @@ def variant(
 
     `extra` is as `score_centres` gives it. Raises what `measured` raises.
     """
-    about = {"group": group, "label": label, "real": real, **asdict(config), **_episodes(run, "validation")}
+    about = {"group": group, "label": label, "real": real, **plain(config), **_episodes(run, "validation")}
 
     def make() -> dict[str, Any]:
         return score_centres(run, variant_student(run, config, n_stored=n_stored, real=real), "validation")
@@ -68,7 +68,7 @@ def centring(run: Run, results: str | Path) -> Record:
 
     `extra` is as `score_centres` gives it. Raises what `measured` raises.
     """
-    about = {**asdict(run.settings["config"]), **_episodes(run, "test")}
+    about = {**plain(run.settings["config"]), **_episodes(run, "test")}
 
     def make() -> dict[str, Any]:
         return score_centres(run, trained_student(run), "test")
@@ -82,7 +82,7 @@ def adapting(run: Run, results: str | Path) -> Record:
     `extra["episodes"]` holds `score_steps` by the number of shots; `steps` and `lr` are the inner loop's.
     Raises what `measured` raises.
     """
-    about = {**asdict(run.settings["config"]), **_episodes(run, "test")}
+    about = {**plain(run.settings["config"]), **_episodes(run, "test")}
 
     def make() -> dict[str, Any]:
         learner, n = trained_student(run), run.profile.n_episodes

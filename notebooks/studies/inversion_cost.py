@@ -28,6 +28,7 @@ from freelib.run.pools import get_pool
 from freelib.run.records import Record
 from freelib.run.runner import Run
 from freelib.run.units import fitted
+from freelib.storage import plain
 
 WAYS = {
     "five": "meta-initialised generator (FIve)",
@@ -79,7 +80,8 @@ def meta_training_record(run: Run, results: str | Path) -> Record:
 def _record(name: str, kind: type, measure: Callable[..., Any], run: Run, results: str | Path) -> Record:
     own: Any = fitted(kind, run.profile.measurements.get(name, {}), name)
     config = run.settings["config"]
-    inversion = {item.name: getattr(config, item.name) for item in fields(InversionConfig)}
+    names = {item.name for item in fields(InversionConfig)}
+    inversion = {name: value for name, value in plain(config).items() if name in names}
     keyed = {**asdict(own), **inversion, "meta_batch": config.meta_batch}
 
     def make() -> dict[str, Any]:

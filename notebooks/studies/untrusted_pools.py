@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -141,5 +141,5 @@ def accuracies(run: Run, names: Sequence[str], methods: Sequence[str], results: 
                 found[name] = str(error)
         return found
 
-    about["configs"] = {name: asdict(config) for name, config in configs.items()}
+    about["configs"] = {name: plain(config) for name, config in configs.items()}
     return measured(run, "untrusted pool", about, make, results)

@@ -1,4 +1,4 @@
-"""Sizes that fill a budget, by value; one call from a pool to a learner; forecasts."""
+"""Sizes that fill a budget, by value; one call from a pool to a learner."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import time
 
 import pytest
 import torch
-from fake_methods import TINY
 from tiny_models import flat, tiny_pool
 
 from freelib import meta_train
@@ -14,7 +13,7 @@ from freelib.methods import get_method
 from freelib.progress import Progress
 from freelib.run import budget
 from freelib.run.budget import TimeLeft, chosen_sizes, measured_rates, seconds_of_phases
-from freelib.run.units import Unit, make_config
+from freelib.run.units import make_config
 
 # as measured for 40 teachers on one core (issue and records of CIFAR-FS): seconds an image
 RATES = {"recovery": 7e-3, "warmup": 6.0, "images": 4e-4, "answers": 4e-3, "distillation": 3e-4}
@@ -79,16 +78,3 @@ def test_the_time_left_follows_the_pace_so_far(monkeypatch):
     left.save({"targets": 0, "epochs": 1})  # 7 of 15 in 12
     assert shown == ["15 s left", "20 s left", "14 s left"]
     assert left.load() is None
-
-
-@pytest.mark.parametrize(("method", "sizes"), [("free", {"rounds": 100}), ("random", {"images": 0})])
-def test_forecasts_are_in_proportion_to_the_committed_records(method, sizes, monkeypatch):
-    unit = Unit("train", method, "cifar-fs", 1, 0, {"rounds": 100} if "rounds" in sizes else {})
-    told = budget.forecast(unit, TINY, None, None)
-    assert (told["pool"], told["models"]) == ("cifar-fs, profile tiny", 2)
-    assert told | sizes == told
-    if method == "random":
-        assert told["seconds"] is None
-    else:
-        twice = Unit("train", method, "cifar-fs", 1, 0, {"rounds": 200})
-        assert 100 < told["seconds"] == pytest.approx(budget.forecast(twice, TINY, None, None)["seconds"] / 2, abs=1)
