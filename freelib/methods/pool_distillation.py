@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,6 +27,9 @@ from freelib.models.pool import ModelPool, check_batchnorm
 from freelib.models.transform import resized
 from freelib.settings import check_above_zero, check_at_least, check_one_of, later
 from freelib.storage import digest_of, tensors_digest
+
+MODELS_AT_ONCE = 16
+"""Models that are in memory together while they answer."""
 
 
 @dataclass(frozen=True)
@@ -141,8 +145,14 @@ def ensemble_embeddings(pool: ModelPool, config: PoolDistillationConfig, images:
 
     Axes that the ensemble does not have are 0.
     """
-    ensemble = ProbabilityEnsemble(pool, temperature=config.temperature, teach=config.teach, precision=config.precision)
-    answers = torch.cat([ensemble.answers(part).half().cpu() for part in images.split(1024)])
+    ensemble_of = partial(
+        ProbabilityEnsemble, temperature=config.temperature, teach=config.teach, precision=config.precision
+    )
+    columns = []
+    for start in range(0, len(pool), MODELS_AT_ONCE):  # so that a pool of any size fits into memory
+        members = ensemble_of(pool[start : start + MODELS_AT_ONCE])
+        columns.append(torch.cat([members.answers(part).half().cpu() for part in images.split(1024)]))
+    answers, ensemble = torch.cat(columns, 1), ensemble_of([])
     rng = torch.Generator().manual_seed(stream_seed(seed, "axes"))
     # Features are thousands of numbers wide: fewer rows keep the decomposition short.
     rows = torch.randperm(len(answers), generator=rng)[: 8000 if answers.shape[1] < 1000 else 2000]

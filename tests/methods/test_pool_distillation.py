@@ -9,6 +9,7 @@ from tiny_models import own, rng, tiny_model, tiny_pool
 from torch import nn
 
 import freelib.datasets
+from freelib.datasets.episodes import images_to_uint8
 from freelib.methods import pool_distillation as module
 from freelib.methods.base import build_student, stream_seed
 from freelib.methods.ensemble import ProbabilityEnsemble
@@ -127,3 +128,11 @@ def test_golden(learner):
     assert history["places_loss"] == pytest.approx([0.9644, 0.9647, 0.9583], abs=5e-4)
     assert set(learner.log.seconds) == {"recovery", "images", "answers", "distillation"}
     assert learner.log.iterations == 2 * 2  # a round to warm up, one to keep
+
+
+def test_a_pool_answers_in_parts_as_it_would_at_once(monkeypatch):
+    found = []
+    for at_once in (16, 2):
+        monkeypatch.setattr(module, "MODELS_AT_ONCE", at_once)
+        found.append(module.ensemble_embeddings(tiny_pool(5), TINY, images_to_uint8(IMAGES), seed=0))
+    assert torch.equal(*found)
