@@ -406,6 +406,7 @@ def methods(fields: str | None, as_json: bool) -> None:
 @set_option
 @click.option("--select-on", type=DATASET, help="Select the checkpoint on its meta-validation classes.")
 @click.option("--minutes", type=float, help="Fit pool_distillation into this time, whatever the profile sets.")
+@click.option("--tensorboard", type=FOLDER, help="Folder for what TensorBoard shows of the training, live.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be run.")
 @json_option
 def train(
@@ -420,6 +421,7 @@ def train(
     settings: tuple[str, ...],
     select_on: str | None,
     minutes: float | None,
+    tensorboard: Path | None,
     dry_run: bool,
     as_json: bool,
 ) -> None:
@@ -433,6 +435,7 @@ def train(
     sooner where 5 seconds have passed, or a hundred times what writing takes, if that is more. With --minutes it
     begins anew. --dry-run tells seconds by the records in the folder `results`, as `freelib plan` does.
     """
+    from contextlib import nullcontext
     from dataclasses import replace
 
     from freelib.environment import keep_freed_memory
@@ -440,6 +443,7 @@ def train(
     from freelib.run.learners import train_learner
     from freelib.run.plan import forecast
     from freelib.run.profiles import get_profile
+    from freelib.run.tensorboard import tensorboard as shown_in
     from freelib.run.units import Unit, parse_overrides
 
     chosen = get_profile(profile)
@@ -453,7 +457,8 @@ def train(
         return
     keep_freed_memory()
     how: dict[str, Any] = {"select_on": select_on, "minutes": minutes, "screen": screen}
-    learner, seconds = train_learner(unit, chosen, out, pool_folder=pool_folder, **how)
+    with shown_in(tensorboard) if tensorboard else nullcontext():
+        learner, seconds = train_learner(unit, chosen, out, pool_folder=pool_folder, **how)
     row = {"learner": str(out), "method": method, "seconds": round(seconds, 1)}
     row["selected_round"] = learner.selected_round
     emit(row, as_json, f"{get_method(method).title} trained in {seconds:.1f} s, saved in {out}")

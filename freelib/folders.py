@@ -16,6 +16,16 @@ def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
     return user_cache_path("freelib", appauthor=False, opinion=False)
 
 
+MODELS = Path(__file__).parents[1] / "results" / "models"
+"""Pools and learners that come with a checkout of the project."""
+IN_A_CLONE = "a git clone of freelib has some in results/models"
+
+
+def named_folder(folder: str | Path) -> Path:
+    """The folder, or, where it is not there, the one of that name in MODELS, if any."""
+    return there if not Path(folder).exists() and (there := MODELS / folder).is_dir() else Path(folder)
+
+
 def registrations_folder() -> Path:
     """Where data sets of one's own are registered: $FREELIB_CACHE/datasets, else the user's data folder."""
     given = os.environ.get("FREELIB_CACHE")

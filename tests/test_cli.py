@@ -1,14 +1,17 @@
 import json
 import os
 import signal
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import nbformat
 import pytest
 import torch
 import yaml
+from click.shell_completion import ShellComplete
 from fake_methods import TINY, Drifting
 from processes import start_command, start_python
 from tiny_models import tiny_model
@@ -152,6 +155,29 @@ def test_a_method_in_the_folder_and_the_profiles_one_pool_for_all_seeds(run, tmp
     first, second = (json.loads((tmp_path / seed / "learner.json").read_text()) for seed in ("0", "3"))
     assert first["pool_digest"] == second["pool_digest"]
     assert first["seed"] != second["seed"]
+
+
+def test_the_shell_completes_verbs_options_and_choices():
+    completion = ShellComplete(main, {}, "freelib", "_FREELIB_COMPLETE")
+
+    def offered(line, begun):
+        return [item.value for item in completion.get_completions(line.split(), begun)]
+
+    assert offered("pool", "pre") == ["pretrain"]
+    assert offered("train free --out x", "--min") == ["--minutes"]
+    assert offered("train free --profile", "") == ["smoke", "cpu", "paper"]
+
+
+def test_tensorboard_is_shown_what_a_training_logs(run, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    train = ("train", "fake_methods:Drifting", "--out", "l", "--set", "rounds=2", "--tensorboard", "board")
+    assert "pip install tensorboard" in run(*train).err
+    writer = MagicMock()
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", writer)
+    assert run(*train).code == 0
+    writer.SummaryWriter.assert_called_once_with(Path("board"))
+    told = writer.SummaryWriter.return_value.__enter__.return_value.add_scalar.call_args_list
+    assert [(name, step) for name, _, step in (call.args for call in told)] == [("size", 1), ("size", 2)]
 
 
 def test_training_and_evaluation_use_the_cores_as_a_runs_workers_do(run, monkeypatch):

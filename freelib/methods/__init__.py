@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -38,6 +39,8 @@ __all__ = ["METHODS", "Method", "MethodConfig", "describe_methods", "get_method"
 def get_method(name: str) -> Method:
     """The method of that name, or the class at an import path "package.module:Class", also in the current folder.
 
+    In the kernels of `freelib reproduce` that is the folder where the command was started, $FREELIB_METHODS.
+
     Raises ValueError for an unknown name, a path that can't be imported, and a class that is not a Method or
     lacks something that a Method has (such as a Config that is a dataclass).
 
@@ -48,7 +51,7 @@ def get_method(name: str) -> Method:
     module_name, _, class_name = path.partition(":")
     if not class_name:
         raise ValueError(f"Unknown method {name!r}: known are {', '.join(METHODS)}, or give package.module:Class.")
-    if name not in METHODS and (here := str(Path.cwd())) not in sys.path:
+    if name not in METHODS and (here := os.environ.get("FREELIB_METHODS", str(Path.cwd()))) not in sys.path:
         sys.path.append(here)
     try:
         found = getattr(importlib.import_module(module_name), class_name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,9 @@ from freelib.storage import Checkpoint, digest_of, tensors_digest
 
 SAVE_AFTER = 5.0
 """Seconds after which a state is saved at the end of a round; a hundred times what saving takes, if more."""
+
+LOGGER = logging.getLogger(__name__)
+"""Told of every value of a log, by name, at level INFO."""
 
 Monitor = Callable[[int, MetaLearner], float | None]
 """A validation check: scores the learner after a round, the higher the better; None: no score."""
@@ -64,6 +68,7 @@ class TrainingLog(Kept):
         """Adds one number to each named column."""
         for name, value in values.items():
             self.history.setdefault(name, []).append(float(value))
+        LOGGER.info("%s", {name: self.history[name][-1] for name in values})
 
     @contextmanager
     def phase(self, name: str, *, processor: bool = False) -> Iterator[None]:

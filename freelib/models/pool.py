@@ -12,6 +12,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor, nn
 
+from freelib.folders import IN_A_CLONE, named_folder
 from freelib.models.pretrained import PretrainedModel, check_answers, load_member, read_description
 from freelib.storage import check_file_name, tensors_digest
 
@@ -110,18 +111,20 @@ class ModelPool(Sequence[PretrainedModel]):
     def load(
         cls, folder: Path | str, *, names: Sequence[str] | None = None, device: torch.device | str = "cpu"
     ) -> ModelPool:
-        """The pool in a folder. Only the metadata is read; the weights follow when they are asked for.
+        """The pool in a folder, or one of those in results/models of a checkout, such as "cifar-fs-40".
+
+        Only the metadata is read; the weights follow when they are asked for.
 
         `names` are the members wanted, in order; without it, all that the folder has, sorted by name.
 
         Raises FileNotFoundError where the folder has no member, ValueError where a metadata file is damaged
         or a name leads to another folder.
         """
-        folder = Path(folder)
+        folder = named_folder(folder)
         there = sorted(folder.glob("*.json"))
         files = there if names is None else [folder / f"{check_file_name(name)}.json" for name in names]
         if not files:
-            raise FileNotFoundError(f"No pool in {folder}: it has no <model>.json. `freelib pool --help` tells more.")
+            raise FileNotFoundError(f"No pool in {folder}: `freelib pool -h` tells more; {IN_A_CLONE}.")
         return cls([read_description(file) for file in files], lambda d: load_member(folder, d).to(device))
 
     def to(self, device: torch.device | str) -> ModelPool:

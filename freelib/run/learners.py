@@ -13,7 +13,7 @@ import msgspec
 
 from freelib.datasets import load_dataset
 from freelib.datasets.unlabelled import images_of
-from freelib.folders import check_writable
+from freelib.folders import IN_A_CLONE, check_writable, named_folder
 from freelib.meta_learner import MetaLearner
 from freelib.methods import METHODS, get_method
 from freelib.methods.base import MethodConfig, student_backbone
@@ -161,7 +161,7 @@ def train_learner(
             own = pool_seed(profile, unit.seed)
             pool, pool_folder = pretrain_into(unit.dataset, profile, own, progress=bar)
     else:
-        pool = ModelPool.load(pool_folder, device=config.device)
+        pool = ModelPool.load(pool_folder := named_folder(pool_folder), device=config.device)
     if screen:
         pool, pool_folder = screened(pool, folder / "pool").to(config.device), folder / "pool"
     _check_room(folder, **saved_as, pool_digest=pool.digest)
@@ -197,7 +197,7 @@ def read_description(folder: str | Path) -> Description:
     """What `learner.json` says. Raises FileNotFoundError, ValueError where the file is missing or damaged."""
     file = Path(folder) / "learner.json"
     if not file.exists():
-        raise FileNotFoundError(f"there is no learner in {folder}: `freelib train` makes one")
+        raise FileNotFoundError(f"there is no learner in {folder}: `freelib train` makes one; {IN_A_CLONE}")
     try:
         return msgspec.convert(read_metadata(file), Description)
     except (msgspec.ValidationError, ValueError) as error:
@@ -205,7 +205,9 @@ def read_description(folder: str | Path) -> Description:
 
 
 def load_learner(folder: str | Path, *, pool: ModelPool | None = None, allow_custom: bool = False) -> MetaLearner:
-    """The learner in a folder, which may come from a stranger: only methods of freelib's own are used.
+    """The learner in a folder, or in results/models of a checkout, such as "pool_distillation/cifar-fs".
+
+    It may come from a stranger: only methods of freelib's own are used.
 
     `pool` is what a learner of kind "pool" was made of, where it is not read from its folder. With
     `allow_custom=True` a method "module:Class" that the file names is imported, which runs code of that
@@ -228,6 +230,7 @@ def load_learner(folder: str | Path, *, pool: ModelPool | None = None, allow_cus
     >>> load_learner(folder).inner_steps
     10
     """
+    folder = named_folder(folder)
     description = read_description(folder)
     method = description.method
     if description.kind == "custom":

@@ -93,6 +93,7 @@ def execute(path: Path, given: Mapping[str, Any], *, threads: int) -> tuple[Note
         environment = {
             "OMP_NUM_THREADS": str(threads),
             "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+            "FREELIB_METHODS": os.environ.get("FREELIB_METHODS", str(Path.cwd())),
             "FREELIB_PROGRESS": "off" if asked == "off" else str(Path(asked or progress).resolve()),
         }
         try:

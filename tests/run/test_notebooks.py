@@ -217,6 +217,16 @@ def test_no_kernel_of_another_environment_is_taken(folder, monkeypatch):
     assert executed.cells[1].outputs[0].text == f"{sys.executable} None\n"
 
 
+def test_a_kernel_finds_a_method_where_the_command_was_started(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    words = "from freelib.methods.random import Random\n\n\nclass Mine(Random):\n    title = 'Mine'\n"
+    (folder / "of_the_start.py").write_text(words)
+    path = with_body(folder, "import freelib\nprint(freelib.get_method('of_the_start:Mine').title)")
+    executed, error = execute(path, {}, threads=1)
+    assert error is None
+    assert executed.cells[1].outputs[0].text == "Mine\n"
+
+
 def test_progress_is_shown_and_the_environment_stays(folder, monkeypatch, capfd):
     monkeypatch.delenv("FREELIB_PROGRESS", raising=False)
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
