@@ -68,6 +68,10 @@ test-notebooks: $(STAMP) ## run the notebooks on the committed records and compa
 	$(SAME_BITS) FREELIB_WORKERS=1 $(BIN)/pytest --nbval-lax --nbval-current-env -p no:cacheprovider -W ignore \
 	    -n 2 --dist loadfile --no-loadscope-reorder --durations=5 notebooks
 
+test-cluster: $(STAMP) ## the graph on a Slurm of this machine, a node killed in the middle; needs root, slurmctld, slurmd, munge
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[cluster]'
+	PATH="$(CURDIR)/$(BIN):/usr/sbin:$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest -m cluster -s tests/cluster
+
 test-browser: book ## read the book and run a notebook in JupyterLab, in a real browser
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[browser]'
 	command -v chromium google-chrome > /dev/null || $(BIN)/python -m playwright install --with-deps chromium

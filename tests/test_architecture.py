@@ -11,14 +11,14 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "freelib"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-MOST_LINES = 12_800
+MOST_LINES = 12_810
 """Of all Python in the package. Lower it whenever the package shrinks.
 
 What reproduces the paper has 9,900 of them; the rest reads other people's models and pictures, checks them, and
 keeps and exports a learner.
 """
 
-MOST_TEST_LINES = 10_650
+MOST_TEST_LINES = 10_775
 """Of all Python in tests/. Lower it too: a value is checked once, and what is checked alike shares a test."""
 
 GROUND = {"environment", "folders", "progress", "settings", "storage"}

@@ -15,6 +15,9 @@ from typing import Any
 
 import nbformat
 import torch
+from sklearn.feature_extraction import DictVectorizer
+from sklearn.linear_model import HuberRegressor
+from sklearn.pipeline import make_pipeline
 from torch.utils.flop_counter import FlopCounterMode
 
 from freelib.datasets.class_lists import IMAGES_PER_CLASS
@@ -100,7 +103,8 @@ def _parts(fields: Fields) -> list[dict[str, Any]]:
     return found
 
 
-def _size(fields: Fields) -> float:
+def image_size(fields: Fields) -> float:
+    """Side of a record's images in pixels, the mean over its data sets."""
     sizes = {part["dataset"]: part["image_size"] for part in fields["pool"].get("parts", [fields["pool"]])}
     return float(sum(sizes.values()) / len(sizes))
 
@@ -157,9 +161,10 @@ def training_alone(phases: Mapping[str, float]) -> float:
     return sum(seconds for phase, seconds in phases.items() if phase not in ("test", "pretraining"))
 
 
-def earlier_runs(results: str | Path = "results") -> list[Record]:
-    """The records of runs, of all profiles, below a folder of results. Raises ValueError where there are none."""
-    records = [record for folder in sorted(Path(results).glob("*/records")) for record in RecordStore(folder).all()]
+def earlier_runs(results: str | Path = "results", profile: str = "*") -> list[Record]:
+    """The records of runs, of one profile or all, below a folder of results. Raises ValueError where there is none."""
+    folders = sorted(Path(results).glob(f"{profile}/records"))
+    records = [record for folder in folders for record in RecordStore(folder).all()]
     if runs := [r for r in records if r["evaluation"] and "training" in (r["seconds"] or {})]:
         return runs
     raise ValueError(f"there is no record of a run in {results}: costs are told by earlier records.")
@@ -173,16 +178,11 @@ class Costs:
     """
 
     def __init__(self, runs: Iterable[Record]) -> None:
-        # as they are imported they draw from Python's random numbers
-        from sklearn.feature_extraction import DictVectorizer
-        from sklearn.linear_model import HuberRegressor
-        from sklearn.pipeline import make_pipeline
-
         runs = list(runs)
         phases = [(run, phase, seconds, work(run)[phase]) for run in runs for phase, seconds in spent(run).items()]
         self.cpu: str = Counter(run["cpu"] for run in runs).most_common(1)[0][0]
         self.phases = {(run["method"], phase) for run, phase, *_ in phases}
-        self.peaks = [(run["method"], run["peak_memory_mib"], _size(run)) for run in runs]
+        self.peaks = [(run["method"], run["peak_memory_mib"], image_size(run)) for run in runs]
         self.model = make_pipeline(DictVectorizer(sparse=False), HuberRegressor(alpha=0.01, max_iter=5000))
         targets = [math.log(seconds / max(count, 1)) for *_, seconds, count in phases]
         self.model.fit([_features(run, phase, run["cpu"]) for run, phase, *_ in phases], targets)
@@ -201,11 +201,11 @@ class Costs:
         """Peak memory of a run: the most of its method's records, where what is above the least of all ∝ pixels."""
         least = min(peak for _, peak, _ in self.peaks)
         own = [(peak - least) / size**2 for method, peak, size in self.peaks if method == fields["method"]]
-        return least + max(own, default=0) * _size(fields) ** 2
+        return least + max(own, default=0) * image_size(fields) ** 2
 
 
 def _features(fields: Fields, phase: str, cpu: str) -> dict[str, float]:
-    c, size = fields["config"], _size(fields)
+    c, size = fields["config"], image_size(fields)
     features = {cpu: 1.0, "size": math.log(size / 32)}
     if phase == "pretraining":
         return features | {phase: 1.0, "float32": float(_parts(fields)[0]["config"]["precision"] == "float32")}
@@ -248,7 +248,7 @@ def jobs(served: Mapping[str, Sequence[Asked]], costs: Costs) -> dict[str, dict[
             own = {"memory_mib": costs.memory_mib(alone), "bytes": 4 * whole["weights"]}
             found[needs[-1]] = {"needs": [], "seconds": seconds, "threads": whole["n"], **own}
         told, c = [costs.seconds(settings_of(*each)) for each in units], fields["config"]
-        weights = network_size(c.get("arch", "conv4"), c.get("width"), round(_size(fields)))[1]
+        weights = network_size(c.get("arch", "conv4"), c.get("width"), round(image_size(fields)))[1]
         own = {"memory_mib": costs.memory_mib(fields), "bytes": 4 * weights * len(units)}
         seconds = training_alone(told[0]) + sum(each.get("test", 0.0) for each in told)
         found[f"run-{key}"] = {"needs": needs, "seconds": seconds or None, "threads": 1, **own}

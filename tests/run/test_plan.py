@@ -29,7 +29,7 @@ NOTEBOOKS = ROOT / "notebooks"
 
 @pytest.fixture(scope="module")
 def records():
-    return earlier_runs(ROOT / "results")
+    return earlier_runs(ROOT / "results", "cpu")
 
 
 @pytest.fixture(scope="module")
