@@ -16,8 +16,7 @@ def cache_folder(cache: str | os.PathLike[str] | None = None) -> Path:
     return user_cache_path("freelib", appauthor=False, opinion=False)
 
 
-MODELS = Path(__file__).parents[1] / "results" / "models"
-"""Pools and learners that come with a checkout of the project."""
+MODELS = Path(__file__).parents[1] / "results" / "models"  # weights that come with a checkout of the project
 IN_A_CLONE = "a git clone of freelib has some in results/models"
 
 

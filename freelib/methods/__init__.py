@@ -39,8 +39,6 @@ __all__ = ["METHODS", "Method", "MethodConfig", "describe_methods", "get_method"
 def get_method(name: str) -> Method:
     """The method of that name, or the class at an import path "package.module:Class", also in the current folder.
 
-    In the kernels of `freelib reproduce` that is the folder where the command was started, $FREELIB_METHODS.
-
     Raises ValueError for an unknown name, a path that can't be imported, and a class that is not a Method or
     lacks something that a Method has (such as a Config that is a dataclass).
 

@@ -24,8 +24,7 @@ from freelib.storage import Checkpoint, digest_of, tensors_digest
 SAVE_AFTER = 5.0
 """Seconds after which a state is saved at the end of a round; a hundred times what saving takes, if more."""
 
-LOGGER = logging.getLogger(__name__)
-"""Told of every value of a log, by name, at level INFO."""
+LOGGER = logging.getLogger(__name__)  # is told every value of a log, at level INFO
 
 Monitor = Callable[[int, MetaLearner], float | None]
 """A validation check: scores the learner after a round, the higher the better; None: no score."""

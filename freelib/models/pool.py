@@ -111,9 +111,7 @@ class ModelPool(Sequence[PretrainedModel]):
     def load(
         cls, folder: Path | str, *, names: Sequence[str] | None = None, device: torch.device | str = "cpu"
     ) -> ModelPool:
-        """The pool in a folder, or one of those in results/models of a checkout, such as "cifar-fs-40".
-
-        Only the metadata is read; the weights follow when they are asked for.
+        """The pool in a folder, or the one of that name in results/models of a checkout. Weights are read when needed.
 
         `names` are the members wanted, in order; without it, all that the folder has, sorted by name.
 

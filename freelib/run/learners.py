@@ -205,13 +205,11 @@ def read_description(folder: str | Path) -> Description:
 
 
 def load_learner(folder: str | Path, *, pool: ModelPool | None = None, allow_custom: bool = False) -> MetaLearner:
-    """The learner in a folder, or in results/models of a checkout, such as "pool_distillation/cifar-fs".
+    """The learner in a folder, or the one of that name in results/models of a checkout, "pool_distillation/cifar-fs".
 
-    It may come from a stranger: only methods of freelib's own are used.
-
-    `pool` is what a learner of kind "pool" was made of, where it is not read from its folder. With
-    `allow_custom=True` a method "module:Class" that the file names is imported, which runs code of that
-    module.
+    It may come from a stranger: only methods of freelib's own are used. `pool` is what a learner of kind "pool"
+    was made of, where it is not read from its folder. With `allow_custom=True` a method "module:Class" that the
+    file names is imported, which runs code of that module.
 
     Raises FileNotFoundError, ValueError where its files, or the pool that it is made of, are missing, damaged
     or not finite, ValueError for a method that is not registered, and TypeError for a student that is no network of
