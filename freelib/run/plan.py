@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import numpy as np
 import torch
+from scipy.optimize import least_squares
 from sklearn.feature_extraction import DictVectorizer
-from sklearn.linear_model import HuberRegressor
-from sklearn.pipeline import make_pipeline
 from torch.utils.flop_counter import FlopCounterMode
 
 from freelib.datasets.class_lists import IMAGES_PER_CLASS
@@ -183,9 +183,13 @@ class Costs:
         self.cpu: str = Counter(run["cpu"] for run in runs).most_common(1)[0][0]
         self.phases = {(run["method"], phase) for run, phase, *_ in phases}
         self.peaks = [(run["method"], run["peak_memory_mib"], image_size(run)) for run in runs]
-        self.model = make_pipeline(DictVectorizer(sparse=False), HuberRegressor(alpha=0.01, max_iter=5000))
-        targets = [math.log(seconds / max(count, 1)) for *_, seconds, count in phases]
-        self.model.fit([_features(run, phase, run["cpu"]) for run, phase, *_ in phases], targets)
+        self.columns = DictVectorizer(sparse=False)
+        found = self.columns.fit_transform([_features(run, phase, run["cpu"]) for run, phase, *_ in phases])
+        rates = [math.log(seconds / max(count, 1)) for *_, seconds, count in phases]
+        n = found.shape[1]
+        x, y = np.vstack([found, 0.1 * np.eye(n)]), np.append(rates, np.zeros(n))  # a slight ridge
+        how = {"loss": "soft_l1", "f_scale": 0.1, "xtol": 1e-14, "ftol": 1e-14, "gtol": 1e-12}  # outliers count less
+        self.weights = least_squares(lambda w: x @ w - y, np.zeros(n), jac=lambda w: x, **how).x
 
     def seconds(self, fields: Fields, cpu: str | None = None) -> dict[str, float]:
         """CPU seconds of each phase of a run by its record's fields; of a method without records, of the pool alone.
@@ -194,7 +198,7 @@ class Costs:
         """
         own = {phase for method, phase in self.phases if method == fields["method"]} | {"pretraining"}
         counts = {phase: count for phase, count in work(fields).items() if phase in own and count}
-        rates = self.model.predict([_features(fields, phase, cpu or self.cpu) for phase in counts])
+        rates = self.columns.transform([_features(fields, phase, cpu or self.cpu) for phase in counts]) @ self.weights
         return {phase: count * math.exp(rate) for (phase, count), rate in zip(counts.items(), rates, strict=True)}
 
     def memory_mib(self, fields: Fields) -> float:
