@@ -36,10 +36,12 @@ DEVIATION = (0.2, 0.3)
 """Of a measure, a logarithm, over good members: at least, and at most where bad ones may be among them."""
 FEWEST = 5
 """Members of one architecture and domain: fewer are not held against each other."""
+OWN = ("spread", "rank", "weight_norm", "noise_response")
 SOURCES = 32  # members, at most, whose synthesised images all others are shown
 
 COLUMNS = (
-    *("name", "arch", "parameters", "classes", "statistics", "gradients", "ms_per_image", "spread", "rank"),
+    *("name", "arch", "parameters", "classes", "statistics", "gradients", "ms_per_image"),
+    *("spread", "rank", "weight_norm", "noise_response"),
     *("agreement", "teacher_accuracy", "claimed", "distance", "verdict"),
 )
 
@@ -88,24 +90,32 @@ def statistics_gap(model: PretrainedModel, images: Tensor) -> list[float]:
 def facts(model: PretrainedModel, images: Tensor) -> tuple[dict[str, Any], Tensor, Tensor]:
     """What is known of a member from running it; its kernel over the images, `(n²,)`; its logits.
 
-    `spread` is the deviation of its logits over images, `rank` how many directions its features take up.
+    `spread` is the deviation of its logits over images, `rank` how many directions its features take up,
+    `weight_norm` the mean squared norm of a neuron's weights over layers, in their geometric mean, and
+    `noise_response` one minus the cosine of centred features with those of images with noise of deviation 0.1.
+    A network that has learned little, or a few images by heart, has small weights and features that noise
+    leaves as they are.
     Raises ValueError, and whatever someone's own network raises, where it can't be used.
     """
     check_answers(model)
-    parts, start = images.to(model.device).split(128), time.perf_counter()
+    noise = 0.1 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    parts, noisy = (x.to(model.device).split(128) for x in (images, (images + noise).clamp(0, 1)))
+    start = time.perf_counter()
     with torch.no_grad():
         logits = torch.cat([model(part) for part in parts])
         seconds = time.perf_counter() - start
         try:
-            features = torch.cat([model.features(part) for part in parts]).double()
+            features, shaken = (torch.cat([model.features(x) for x in xs]).double() for xs in (parts, noisy))
         except TypeError:
-            features = logits.double()
+            features, shaken = logits.double(), torch.cat([model(x) for x in noisy]).double()
     if not (logits.isfinite().all() and features.isfinite().all()):
         raise ValueError("its answers or features are not finite")
     with torch.enable_grad():
         gradients = model(parts[0][:2].clone().requires_grad_()).requires_grad
     energy = torch.linalg.svdvals(features - features.mean(0)).square()
     unit = F.normalize(features, dim=1)
+    kept = F.cosine_similarity(features - features.mean(0), shaken - shaken.mean(0))
+    weights = [p.flatten(1).square().sum(1).mean().log() for p in model.module.parameters() if p.ndim > 1]
     kernel = (unit - unit.mean(0)) @ (unit - unit.mean(0)).T
     row = {
         "statistics": any(getattr(layer, "running_mean", None) is not None for layer in model.module.modules()),
@@ -113,6 +123,8 @@ def facts(model: PretrainedModel, images: Tensor) -> tuple[dict[str, Any], Tenso
         "ms_per_image": 1000 * seconds / len(images),
         "spread": float((logits - logits.mean(1, keepdim=True)).std()),
         "rank": float(energy.sum().square() / energy.square().sum()),
+        "weight_norm": float(torch.stack(weights).mean().exp()) if weights else torch.nan,
+        "noise_response": float(1 - kept.mean()),
     }
     return row, F.normalize(kernel.flatten(), dim=0), logits
 
@@ -200,7 +212,7 @@ def _hold_against_the_rest(pool: ModelPool, rows: list[dict[str, Any]], pairs: T
     for members in groups.values():
         if len(members) < FEWEST:
             continue
-        own = torch.tensor([[rows[i]["spread"], rows[i]["rank"]] for i in members]).log()
+        own = torch.tensor([[rows[i][name] for name in OWN] for i in members]).log()
         among = pairs[:, members][:, :, members]
         found = distances(own, torch.cat([among[:1].log(), among[1:], among[1:].mT]))
         for i, distance, agreement in zip(members, found.tolist(), among[0].nanmean(1).tolist(), strict=True):

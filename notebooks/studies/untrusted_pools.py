@@ -27,6 +27,8 @@ from freelib.storage import digest_of, plain
 
 KINDS = ("shuffled labels", "other data", "random weights", "false accuracy")
 OVERFLOW = "overflowing weights"
+FEW = {"five images for longer": (5, 300), "twenty images": (20, 60)}  # images a class, epochs
+ALL = (*KINDS, OVERFLOW, *FEW)
 IMAGES_TESTED = 60  # of each class: every method embeds each once
 
 
@@ -56,10 +58,10 @@ def bad_member(
 ) -> PretrainedModel:
     """Member i of a kind, which stands in for member i of the good pool and claims the accuracy of that one.
 
-    One of "false accuracy" has seen five images a class, and claims 100 %. One that overflows is the good member
-    with weights so large that what it computes is not finite.
+    One of "false accuracy" has seen five images a class for 20 epochs, and claims 100 %, as do those of FEW. One
+    that overflows is the good member with weights so large that what it computes is not finite.
     """
-    rng = torch.Generator().manual_seed(10_000 * seed + 100 * (*KINDS, OVERFLOW).index(kind) + i)
+    rng = torch.Generator().manual_seed(10_000 * seed + 100 * ALL.index(kind) + i)
     data = train.subset(torch.randperm(train.n_classes, generator=rng)[: config.n_way].tolist())
     if kind == "shuffled labels":
         data = shuffled(data, rng)
@@ -67,14 +69,15 @@ def bad_member(
         data = coloured_noise(data, 200, rng)
     elif kind == "random weights":
         data, config = first_of_each(data, 10), replace(config, epochs=0)
-    elif kind == "false accuracy":
-        data, config = first_of_each(data, 5), replace(config, epochs=20)
+    elif kind == "false accuracy" or kind in FEW:
+        images, epochs = FEW.get(kind, (5, 20))
+        data, config = first_of_each(data, images), replace(config, epochs=epochs)
     model = pretrain_model(data, config, seed=seed + 1, index=i) if kind != OVERFLOW else good[i]
     if kind == OVERFLOW:
         for parameter in model.module.parameters():
             parameter.mul_(1e15)
     model.name = f"{kind.replace(' ', '-')}-{i:04d}"
-    model.accuracy = 1.0 if kind == "false accuracy" else good.descriptions[i]["accuracy"]
+    model.accuracy = 1.0 if kind == "false accuracy" or kind in FEW else good.descriptions[i]["accuracy"]
     return model
 
 
@@ -118,7 +121,7 @@ def screening(run: Run, names: Sequence[str] | None, results: str | Path) -> Rec
         kept = [row["name"] for row in rows if row["verdict"] == "keep"]
         return {"kept": kept, "rows": plain([{key: row[key] for key in shown} for row in rows])}
 
-    return measured(run, "pool screening", {"members": list(names or [])}, make, results)
+    return measured(run, "pool screening", {"members": list(names or [])}, make, results, revision=2)
 
 
 def accuracies(run: Run, names: Sequence[str], methods: Sequence[str], results: str | Path) -> Record:
