@@ -1,6 +1,7 @@
 """Data sets in every form, built-in and one's own, give the same data; what is wrong is named."""
 
 import io
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -8,6 +9,7 @@ from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -224,9 +226,23 @@ def cut(content: list[dict]) -> None:
     content[5]["image"]["bytes"] = content[5]["image"]["bytes"][:100]
 
 
+def shards_about(about: object) -> Callable[[Path], None]:
+    """Shards whose schema says something else of the classes."""
+
+    def write(root: Path) -> None:
+        FORMS["shards in a folder"](root, "cub")
+        for file in root.glob("*/*.parquet"):
+            told = pq.read_table(file).replace_schema_metadata({"huggingface": json.dumps(about)})
+            pq.write_table(told, file)
+
+    return write
+
+
 @pytest.mark.parametrize(
     ("write", "words"),
     [
+        (shards_about([1]), "expected class names, or numbers named in the schema"),
+        (shards_about({"info": {"features": {"fine_label": {"names": "abcd"}}}}), "expected class names, or numbers"),
         (parquet_with(cut), r"cub\.parquet, row 5 \(.*\.png\) is not a readable image"),
         (parquet_with(lambda x: x[3]["image"].update(bytes=None)), r"row 3 .* has no image bytes"),
         (parquet_with(lambda x: [row.update(label="wasp") for row in x if row["label"] == "bee"]),

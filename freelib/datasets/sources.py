@@ -188,7 +188,7 @@ def _read_parquet(file: Path) -> Any:
     try:
         with pq.ParquetFile(file) as content:
             table = content.read()
-    except (OSError, ValueError) as error:  # pyarrow's own errors derive from these two
+    except (OSError, ValueError, MemoryError) as error:  # pyarrow's own errors derive from these
         raise ValueError(f"{file} is not a readable Parquet file ({error}); get a whole copy") from error
     names = table.column_names
     image, label = "img" if "img" in names else "image", "fine_label" if "fine_label" in names else "label"
@@ -201,8 +201,11 @@ def _read_parquet(file: Path) -> Any:
         raise ValueError(f"{file}: column {image} is {kind}; expected encoded images: bytes, or a struct with bytes")
     labels, kind = table[label].to_pylist(), table.schema.field(label).type
     if pa.types.is_integer(kind):
-        about = json.loads((table.schema.metadata or {}).get(b"huggingface", "{}"))
-        class_names = dict(enumerate(about.get("info", {}).get("features", {}).get(label, {}).get("names") or ()))
+        try:
+            about = json.loads((table.schema.metadata or {})[b"huggingface"])["info"]["features"][label]["names"]
+        except (KeyError, TypeError, ValueError, RecursionError):
+            about = None
+        class_names = dict(enumerate(about if isinstance(about, list) else ()))
         labels = [class_names.get(value) for value in labels]
     if not all(isinstance(value, str) for value in labels):
         raise ValueError(f"{file}: column {label} is {kind}; expected class names, or numbers named in the schema")

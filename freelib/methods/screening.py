@@ -28,7 +28,7 @@ from freelib.models.pretrained import PretrainedModel, check_answers, read_descr
 from freelib.storage import tensors_digest
 
 MOST = 22.0
-"""Squared distance from the rest, in robust deviations over seven measures, from which on a member is dropped.
+"""Squared distance from the rest, in robust deviations over nine measures, from which on a member is dropped.
 
 Of fewer than 12 members more: what is usual among them is then less well known. See `most`.
 """
@@ -167,7 +167,7 @@ def check_pool(pool: ModelPool, *, seed: int = 0) -> list[dict[str, Any]]:
     `agreement` is the mean centred kernel alignment of its features with the others', over images that no
     camera made, `teacher_accuracy` how many of the images that are synthesised from it it recognises, and
     `distance` that from the members of its architecture and domain (`distances`). What can't be measured is
-    None. More than half of the members have to be good; what a model claims can't be tested without data.
+    None. More than half of the members have to be good; what a model claims is shown and not believed.
     """
     images, seen = probe_images(pool, 128, seed=seed), dict[int, tuple[Tensor, Tensor]]()
     rows = [dict.fromkeys(COLUMNS) | {"verdict": "keep"} for _ in pool.descriptions]

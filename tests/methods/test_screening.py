@@ -85,6 +85,21 @@ def test_gray_foreign_and_few_members_are_checked_for_themselves():
     assert {(row["statistics"], row["distance"]) for row in rows} == {(False, None)}
 
 
+def test_weights_and_what_noise_does_are_measured():
+    layer = nn.Linear(192, 3)
+    nn.init.constant_(layer.weight, 2)
+    layer.weight.data[0] = torch.linspace(-1, 1, 192)
+    about = {"class_names": list("abc"), "mean": [0.5] * 3, "std": [0.25] * 3, "image_size": 8}
+    model = PretrainedModel(nn.Sequential(nn.Flatten(), layer), **about)  # its features are its images
+    images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
+    row, _, _ = screening.facts(model, images)
+    assert row["weight_norm"] == pytest.approx(float(layer.weight.square().sum()) / 3)
+    noise = 0.1 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+    seen, noisy = (x.flatten(1) - x.flatten(1).mean(0) for x in (images, (images + noise).clamp(0, 1)))
+    cosines = (seen * noisy).sum(1) / seen.norm(dim=1) / noisy.norm(dim=1)
+    assert row["noise_response"] == pytest.approx(1 - float(cosines.mean()), rel=1e-4)
+
+
 def test_distances_find_the_four_of_ten_that_are_elsewhere():
     rng = torch.Generator().manual_seed(0)
     own = 0.2 * torch.randn(10, 2, generator=rng)
