@@ -70,8 +70,8 @@ class Verbs(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt as stopped:
-            resumed = ctx.invoked_subcommand in ("pool", "train", "reproduce")
-            complain("freelib: interrupted" + resumed * ": the same command goes on from what is saved")
+            resumed = {"pretrain", "train", "reproduce"} & {*sys.argv} and "--minutes" not in sys.argv
+            complain("freelib: interrupted" + (": the same command goes on from what is saved" if resumed else ""))
             ctx.exit(128 + (stopped.args or (signal.SIGINT,))[0])
         except Exception as error:
             if ctx.params["debug"]:
@@ -128,6 +128,13 @@ def main(debug: bool) -> None:
       freelib train free --out my-learner     meta-train FREE on them
       freelib evaluate my-learner             accuracy on new classes
       freelib reproduce                       every table and figure
+
+    \b
+    With models and pictures of your own:
+      freelib pool import MODELS --out my-pool
+      freelib train --pool my-pool --minutes 5 --out my-learner
+      freelib adapt --learner my-learner --support SHOWN --query ASKED --sheet sheet.png
+      freelib export --learner my-learner --support SHOWN --onnx mine.onnx
 
     Environment: FREELIB_DATA (folder with the data sets), FREELIB_CACHE (decoded images, pools, checkpoints).
     Exit status: 0 done, 1 failed, 2 bad input, 130 interrupted, 143 terminated.
@@ -361,13 +368,16 @@ def import_models(folder: Path, out: Path, as_json: bool) -> None:
 def check(ctx: click.Context, folder: Path, out: Path | None, as_json: bool) -> None:
     """Check each model of a pool without data: does it run, and is it like the rest? Exit status 1: some are bad.
 
-    The verdict is "keep", or why to drop the model. More than half of the models have to be good.
+    The verdict is "keep", or why to drop the model. More than half of the models have to be good. It takes two seconds
+    for each Conv4 of 32 pixels.
     """
     from freelib.methods.screening import check_folder
+    from freelib.run.budget import both_cores
 
     if out is not None and out.exists():
         raise ValueError(f"{out} is there already: choose another folder.")
-    rows = check_folder(folder, out)
+    with both_cores():
+        rows = check_folder(folder, out)
     shown = ("name", "arch", "classes", "ms_per_image", "teacher_accuracy", "claimed", "distance", "verdict")
     emit(rows, as_json, table(rows, *shown))
     ctx.exit(int(any(row["verdict"] != "keep" for row in rows)))

@@ -122,7 +122,9 @@ class ModelPool(Sequence[PretrainedModel]):
         there = sorted(folder.glob("*.json"))
         files = there if names is None else [folder / f"{check_file_name(name)}.json" for name in names]
         if not files:
-            raise FileNotFoundError(f"No pool in {folder}: `freelib pool -h` tells more; {IN_A_CLONE}.")
+            raise FileNotFoundError(
+                f"No pool in {folder}: `freelib pool import` makes one of your models; {IN_A_CLONE}."
+            )
         return cls([read_description(file) for file in files], lambda d: load_member(folder, d).to(device))
 
     def to(self, device: torch.device | str) -> ModelPool:

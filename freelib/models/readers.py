@@ -66,7 +66,7 @@ def read_pool(
     if _is_whole_model(folder):
         members = there = [folder]
     if not members:
-        known = f"<name>.json beside its <name>{WEIGHTS[0]}, or a folder of timm's or transformers'"
+        known = f"<name>.json beside its <name>{' or '.join(WEIGHTS)}, or a folder of timm's or transformers'"
         raise FileNotFoundError(f"{folder} has no model: each is {known}.")
     for file in there:
         if file.suffix in WEIGHTS and not file.with_suffix(".json").exists():

@@ -155,6 +155,8 @@ def train_learner(
     run = Run(replace(unit, dataset=select_on or unit.dataset), replace(profile, shots=(unit.n_shot,)))
     monitor = run.monitor(progress.note) if select_on else None
     saved_as: dict[str, Any] = {"method": unit.method, "config": config, "seed": unit.seed}
+    if minutes is not None and (folder / "learner.json").is_file():
+        raise ValueError(f"{folder} holds a learner, and a run of some minutes begins anew: choose another folder")
     _check_room(folder, **saved_as)
     if pool_folder is None:
         with Progress(f"pool of {unit.dataset}") as bar:

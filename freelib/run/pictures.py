@@ -16,10 +16,12 @@ from freelib.storage import write_atomically
 
 
 def pictures_in(places: Iterable[Path]) -> list[Path]:
-    """Files as they are, and what is in folders. Raises FileNotFoundError for a folder with nothing in it."""
+    """Files as they are, and what is in folders, or in theirs. Raises FileNotFoundError for one with nothing in it."""
     found = {place: [place] if place.is_file() else files_or_folders(place, folders=False) for place in places}
-    if empty := [place for place, files in found.items() if not files]:
-        raise FileNotFoundError(f"{empty[0]} has no picture in it.")
+    for place in [place for place, files in found.items() if not files]:
+        if not (below := files_or_folders(place, folders=True)):
+            raise FileNotFoundError(f"{place} has no picture in it.")
+        found[place] = pictures_in(below)
     return [file for files in found.values() for file in files]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, TypeVar
@@ -141,6 +142,10 @@ def fitted(config_class: type[Config], settings: Mapping[str, Any], owner: str) 
     try:
         return msgspec.convert(given, config_class)
     except msgspec.ValidationError as error:
+        kinds = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a word"}
+        found = re.fullmatch(r"Expected `(\w+)(?: \| null)?`, got `\w+` - at `\$\.(\w+)`", str(error))
+        if found and found[1] in kinds:
+            raise ValueError(f"{owner}: {found[2]} is {kinds[found[1]]}, got {given[found[2]]!r}") from error
         raise ValueError(f"{owner}: {error}") from error
 
 

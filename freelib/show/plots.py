@@ -213,7 +213,13 @@ def contact_sheet(rows: Sequence[Mapping[str, Any]], file: Path, *, most: int = 
     from freelib.classifier import as_images  # huggingface_hub, which takes time and warns in notebooks
 
     files = [row[name] for row in rows[:most] for name in ("file", "nearest")]
-    told = [(f"{row['class'][:12]} {row['probability']:.0%}", Path(row["nearest"]).parent.name) for row in rows[:most]]
+    told = [
+        (
+            f"{short_name(row['class'], 9)} {row['probability']:.0%}",
+            f"~ {short_name(Path(row['nearest']).parent.name, 11)}",
+        )
+        for row in rows[:most]
+    ]
     with mpl.rc_context():
         use_style()
         figure, buffer = image_grid(as_images(files, 3, 96), [t for pair in told for t in pair], side=0.9), io.BytesIO()

@@ -123,7 +123,7 @@ def test_a_unit_takes_profile_then_method_then_its_own_settings():
         "text": "a=b",
     }  # fmt: skip
     assert fitted(Fading, {"rate": "-inf"}, "Fading").rate == float("-inf")
-    with pytest.raises(ValueError, match="Fading: Expected `float`"):
+    with pytest.raises(ValueError, match="Fading: rate is a number"):
         fitted(Fading, {"rate": "nan"}, "Fading")
 
 
