@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "freelib"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MOST_LINES = {
     "ground": 610, "datasets": 1300, "models": 1450, "heart": 1330, "fast": 610, "methods": 3050, "run": 3060,
-    "show": 425, "cli": 660, "face": 375,
+    "show": 430, "cli": 665, "face": 375,
 }  # fmt: skip
 """Of all Python in each room of the package. Lower one when its room shrinks; to raise it takes a reason.
 
