@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 SAME_BITS := OMP_NUM_THREADS=1 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_CBWR=COMPATIBLE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup reproduce run run-live book bench bench-compiled test test-lib test-notebooks test-browser test-gpu lint types format notebooks pages hashes sbom lab clean
+.PHONY: help setup reproduce run run-live book bench bench-compiled test test-lib test-notebooks test-long test-browser test-gpu lint types format notebooks pages hashes sbom lab clean
 
 help: ## list what can be made
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{ printf "  make %-16s %s\n", $$1, $$2 }'
@@ -48,7 +48,7 @@ book: BOOK = build/book/$(PROFILE)
 book: $(STAMP) ## notebooks, guide, results and reference as one site: build/book/PROFILE/html/index.html
 	@test -d $(NOTEBOOKS) || { echo "there is no $(NOTEBOOKS): make reproduce PROFILE=$(PROFILE) writes it" >&2; exit 2; }
 	@rm -rf $(BOOK) && mkdir -p $(BOOK)/sources/results
-	@cp -r docs $(NOTEBOOKS) *.md $(BOOK)/sources && cp -r results/README.md results/cpu $(BOOK)/sources/results
+	@cp -r docs $(NOTEBOOKS) *.md $(BOOK)/sources && cp -r results/*.md results/cpu $(BOOK)/sources/results
 	PROFILE=$(PROFILE) $(BIN)/sphinx-build -q -j auto $(if $(filter notebooks,$(NOTEBOOKS)),-W --keep-going) \
 	    -d $(BOOK)/doctrees -c $(BOOK)/sources/docs $(BOOK)/sources $(BOOK)/html
 	@echo $(CURDIR)/$(BOOK)/html/index.html
@@ -71,6 +71,13 @@ test-notebooks: $(STAMP) ## run the notebooks on the committed records and compa
 test-cluster: $(STAMP) ## the graph on a Slurm of this machine, a node killed in the middle; needs root, slurmctld, slurmd, munge
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[cluster]'
 	PATH="$(CURDIR)/$(BIN):/usr/sbin:$$PATH" OMP_NUM_THREADS=1 $(BIN)/pytest -m cluster -s tests/cluster
+
+test-long: export KILLS ?= 20
+test-long: export EXAMPLES ?= 10000
+test-long: export MINUTES ?= 30
+test-long: $(STAMP) ## kills, properties and a fuzzer, hours of one core; their figures: results/reliability.md
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m long tests/long
+	$(BIN)/python docs/render.py
 
 test-browser: book ## read the book and run a notebook in JupyterLab, in a real browser
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[browser]'
@@ -105,7 +112,7 @@ format: $(STAMP) ## mend what can be mended
 notebooks: $(STAMP) ## execute the committed notebooks again, in place, on the committed records
 	$(SAME_BITS) $(BIN)/freelib notebooks --in-place
 
-pages: $(STAMP) ## fill the numbers of the records into README.md and results/README.md
+pages: $(STAMP) ## fill the numbers of the records into README.md and the pages of results/
 	$(BIN)/python docs/render.py
 
 lab: $(STAMP) ## open the notebooks in JupyterLab

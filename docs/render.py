@@ -1,4 +1,4 @@
-"""Fills the numbers into README.md and results/README.md: `python docs/render.py` (`--check` only compares).
+"""Fills the numbers into README.md and the pages of results/: `python docs/render.py` (`--check` only compares).
 
 The words stand in `docs/pages/`; each {{ … }} there is filled from the committed tables and records, and each
 {% require … %} fails where these no longer carry the sentence beside it.
@@ -15,7 +15,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 ROOT = Path(__file__).parents[1]
 CPU = ROOT / "results/cpu"
-PAGES = {"README.md": "README.md", "results.md": "results/README.md"}
+PAGES = {"README.md": "README.md", "results.md": "results/README.md", "reliability.md": "results/reliability.md"}
 
 
 def rows(table: str, **where: object) -> pd.DataFrame:
@@ -75,6 +75,11 @@ def lead_not_centred() -> pd.Series:
     return both[both["dataset"] != "glyphs"]["difference"]
 
 
+def reliability() -> dict:
+    """What the long tests counted last."""
+    return json.loads((ROOT / "results/reliability.json").read_text(encoding="utf-8"))
+
+
 def require(claim: bool) -> str:
     """Fails where the records no longer carry a sentence."""
     if not claim:
@@ -88,8 +93,8 @@ def render(page: str) -> str:
         loader=FileSystemLoader(ROOT / "docs/pages"), undefined=StrictUndefined, keep_trailing_newline=True,
         trim_blocks=True, lstrip_blocks=True,
     )  # fmt: skip
-    names = [rows, one, number, signed, accuracy, span, records, sequential_minus_joint, lead_not_centred, require]
-    environment.globals.update({function.__name__: function for function in names})
+    names = [rows, one, number, signed, accuracy, span, records, reliability, sequential_minus_joint, lead_not_centred]
+    environment.globals.update({function.__name__: function for function in [*names, require]})
     return environment.get_template(page).render()
 
 
