@@ -110,12 +110,14 @@ def _check(
     cache: str | Path | None,
 ) -> None:
     """Raises what would otherwise be raised after a training: once for each distinct setting."""
-    digests = {record["dataset"]: record["data_digest"] for record in known if record is not None}
+    there = [record for record in known if record is not None]
+    digests = {r["dataset"]: r["data_digest"] for r in there if not r["config"].get("unlabelled")}
     runs = [Run(unit, profile, cache) for unit in units]
-    settings = {(r.unit.dataset, r.unit.n_shot, r.shares_training, r.unit.selection): r for r in runs}
+    settings = {(r.unit.dataset, r.unit.n_shot, r.shares_training, r.unit.selection, *r.seen): r for r in runs}
     for run in settings.values():
         run.check()
-        if digests.get(run.unit.dataset, run.keyed["data_digest"]) != run.keyed["data_digest"]:
+        known_as = not run.seen and digests.get(run.unit.dataset)
+        if known_as and known_as != run.keyed["data_digest"]:
             raise ValueError(
                 f"the records in {store.root} were made from other images of {run.unit.dataset} than those "
                 "at hand: choose another results folder"

@@ -100,10 +100,9 @@ class Run:
         """All fields that determine the result. Raises MissingDataError where the data set is not there."""
         unit, profile = self.unit, self.profile
         splits = {split: self.datasets(split) for split in SPLITS}
-        seen = [tensors_digest({"images": images}) for images in self.unlabelled().values()]
         parts, seed = pool_parts(unit.dataset, profile), pool_seed(profile, unit.seed)
         return self.settings | {
-            "data_digest": digest_of([each.digest for split in splits.values() for each in split] + seen),
+            "data_digest": digest_of([each.digest for split in splits.values() for each in split] + self.seen),
             "pool": whole_identity(parts, splits["train"], seed),
         }
 
@@ -111,6 +110,11 @@ class Run:
         """The unlabelled images that the config asks for, as an argument of `Method.meta_train`."""
         train, about = self.datasets("train")[0], {"seed": self.unit.seed, "cache": self.cache}
         return images_of(self.settings["config"], size=train.image_size, channels=train.channels, **about)
+
+    @cached_property
+    def seen(self) -> list[str]:
+        """The digest of the unlabelled images, if there are any."""
+        return [tensors_digest({"images": images}) for images in self.unlabelled().values()]
 
     @property
     def digest(self) -> str:

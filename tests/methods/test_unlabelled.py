@@ -12,6 +12,7 @@ from freelib import FewShotDataset, ModelPool, PretrainedModel, get_method, meta
 from freelib.datasets.unlabelled import images_of, unlabelled_images
 from freelib.methods import METHODS
 from freelib.methods.ldfml import confidence_and_balance, soft_labels
+from freelib.run import get_profile, grid, run_units
 from freelib.run.budget import chosen_sizes
 
 
@@ -105,3 +106,17 @@ def test_minutes_take_the_images_that_are_given():
     sizes = chosen_sizes(rates, 60.0, given=500)
     assert (sizes["n_unlabelled"], sizes["recovered"]) == (500, 0)
     assert meta_train(tiny_pool(2), minutes=0.02, width=4, images=noise(30)).config.n_unlabelled == 30
+
+
+def test_records_with_other_images_stand_beside_each_other(tmp_path, monkeypatch):
+    """Their data differ, and none is taken for the other, or for one of another machine's data."""
+    monkeypatch.setenv("FREELIB_CACHE", str(tmp_path / "cache"))
+    profile = replace(get_profile("smoke", "unlabelled"), pool={"n_models": 2, "epochs": 0, "width": 4}, n_episodes=2)
+    quick = {"recovered": 0, "procedural": 16, "mixed": 0, "batch_size": 16, "epochs": 1, "width": 4}
+    units = grid("unlabelled", ["pool_distillation"], ["glyphs"], [1], [0], **quick)
+    for n in (16, 32):
+        more = {"unlabelled": "glyphs", "n_unlabelled": n}
+        units += grid("unlabelled", ["pool_distillation"], ["glyphs"], [1], [0], **quick, **more)
+        records = run_units(units, profile, tmp_path / "results", workers=1)
+    assert len({record["data_digest"] for record in records}) == 3
+    assert [record["config"].get("n_unlabelled", 0) for record in records] == [0, 16, 32]
