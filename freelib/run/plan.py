@@ -35,7 +35,7 @@ from freelib.storage import digest_of, plain
 
 Asked = tuple[Unit, Profile]
 Fields = Mapping[str, Any]
-KINDS = ("recovered", "procedural", "mixed")
+KINDS = ("recovered", "procedural", "mixed", "n_unlabelled")
 
 
 def asked_by(path: Path, **given: Any) -> list[Asked]:
