@@ -1,4 +1,4 @@
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from freelib.methods.base import build_student
 from freelib.methods.pool_distillation import PoolDistillationConfig
 from freelib.run import Run, Unit, run_units, unit_config
 from freelib.run.evaluation import evaluate, evaluate_centres
+from freelib.storage import plain
 from studies import distillation
 
 SMALL = {
@@ -111,7 +112,7 @@ def test_a_variants_record_is_made_once(tiny_world, tmp_path, monkeypatch):
     assert made["config"]["label"] == "no whitening"
     assert (made["config"]["split"], made["config"]["shots"]) == ("validation", [1, 2])
     assert made["config"]["whitening"] == 0.0
-    assert set(asdict(CONFIG)) < set(made["config"])
+    assert set(plain(CONFIG)) < set(made["config"])
     extra = made["extra"]
     assert sum(extra["2 episodes"]) / PROFILE.n_episodes == pytest.approx(extra["2 episode"], abs=0.01)
     monkeypatch.setattr(distillation, "variant_student", lambda *_, **__: pytest.fail("trained again"))
