@@ -23,7 +23,9 @@ OPTIMIZERS = {"adam": ("adam", "adam"), "sgd": ("sgd", "sgd"), "sgd_inside": ("s
 
 @dataclass(frozen=True)
 class AlignmentConfig:
-    """The outer step over a meta-batch of synthesised tasks; the defaults are the public release's.
+    """The outer step over a meta-batch of synthesised tasks.
+
+    The defaults are the public release's, but for displacement_scale.
 
     alignment: "sequential" takes one step a task (Reptile-style), which is BelL's implicit gradient
       alignment; "summed" is its control, joint gradients: the plain sum of the tasks' gradients at θ;
@@ -186,6 +188,13 @@ def distillation_loss(
     return loss
 
 
+def task_loss(
+    heads: DistillationHeads, params: Mapping[str, Tensor], batch: DistillationBatch, config: AlignmentConfig
+) -> Tensor:
+    """What the outer step goes down for one task: `distillation_loss` as the config says; a scalar."""
+    return distillation_loss(heads, params, batch, config.distillation, label_weight=config.label_weight)
+
+
 def aligned_displacement(
     heads: DistillationHeads, batches: Sequence[DistillationBatch], config: AlignmentConfig
 ) -> tuple[dict[str, Tensor], Tensor]:
@@ -201,7 +210,7 @@ def aligned_displacement(
     optimizer = make_optimizer(inner, list(params.values()), config.align_inner_lr)
     losses = []
     for batch in batches:
-        loss = distillation_loss(heads, params, batch, config.distillation, label_weight=config.label_weight)
+        loss = task_loss(heads, params, batch, config)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -216,9 +225,7 @@ def summed_gradient(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Joint gradients, Σ_i ∇L_KD(θ; task_i) by name, and the mean loss: what BelL is compared with."""
     params = heads.trained(batches)
-    weight = config.label_weight
-    losses = [distillation_loss(heads, params, each, config.distillation, label_weight=weight) for each in batches]
-    total = torch.stack(losses)
+    total = torch.stack([task_loss(heads, params, batch, config) for batch in batches])
     gradients = torch.autograd.grad(total.sum(), list(params.values()))
     return dict(zip(params, gradients, strict=True)), total.detach().mean()
 
@@ -232,11 +239,11 @@ def variance_gradient(
     ‖g_i − ḡ‖²: it goes down the losses and the variance of the tasks' gradients, in no order of the tasks. It
     takes twice the gradients of `summed_gradient`.
     """
-    params, weight = heads.trained(batches), config.label_weight
+    params = heads.trained(batches)
 
     def gradient(at: Mapping[str, Tensor], batch: DistillationBatch) -> tuple[list[Tensor], Tensor]:
         own = {name: p.detach().requires_grad_() for name, p in at.items()}
-        loss = distillation_loss(heads, own, batch, config.distillation, label_weight=weight)
+        loss = task_loss(heads, own, batch, config)
         found = torch.autograd.grad(loss, list(own.values()), materialize_grads=True)
         return list(found), loss.detach()
 

@@ -138,8 +138,7 @@ class MetaGenerator:
 
     def augment(self, images: Tensor, rng: torch.Generator) -> Tensor:
         """Random crop and flip, as the config says; the shape stays."""
-        c = self.config
-        return random_crop_flip(images, rng, padding=c.augment_padding, flip=c.augment_flip, each=c.augment_each)
+        return random_crop_flip(images, rng, **self.config.crops)
 
     def adapt(
         self, model: PretrainedModel, student: Student | None, rng: torch.Generator, *, steps: int | None = None

@@ -58,6 +58,11 @@ class InversionConfig:
         check_one_of(self, meta_adam=("kept", "fresh"), adversarial=DISTILLATION_LOSSES)
         check_at_least(self, adapt_steps=1, images_per_class=1, z_dim=1, ngf=1, augment_padding=0)
 
+    @property
+    def crops(self) -> dict[str, Any]:
+        """The augmentation, as arguments of `random_crop_flip`."""
+        return {"padding": self.augment_padding, "flip": self.augment_flip, "each": self.augment_each}
+
 
 @contextmanager
 def batchnorm_inputs(module: nn.Module) -> Iterator[list[tuple[nn.Module, Tensor]]]:

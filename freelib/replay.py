@@ -18,7 +18,7 @@ from freelib.settings import check_at_least, check_one_of, later
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """How the memory is replayed; the defaults are the public release's, but for `replay_batches`.
+    """How the memory is replayed; the defaults are the public release's, but for `replay_batches` and `replay_loss`.
 
     memory_batches: how many batches of a class the memory keeps; memory_tasks: "all" of a round's tasks enter
       it, or the "last" alone

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "freelib"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MOST_LINES = {
-    "ground": 610, "datasets": 1300, "models": 1450, "heart": 1330, "fast": 610, "methods": 3050, "run": 3060,
+    "ground": 610, "datasets": 1300, "models": 1450, "heart": 1340, "fast": 610, "methods": 3045, "run": 3060,
     "show": 430, "cli": 665, "face": 375,
 }  # fmt: skip
 """Of all Python in each room of the package. Lower one when its room shrinks; to raise it takes a reason.

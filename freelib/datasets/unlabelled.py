@@ -31,10 +31,11 @@ def unlabelled_images(
         names = _drawn(len(files), n, seed, place)
         pixels = stack((decode(files[i], str(files[i])) for i in names), size)
         return checked_images(torch.as_tensor(pixels), channels)
+    name = place if isinstance(place, str) else getattr(place, "name", "the images given")
     if isinstance(place, str):
         place = load_dataset(place, "train", size=size, cache=cache)
     images = place.images if isinstance(place, FewShotDataset) else checked_images(place, channels)
-    chosen = images[torch.tensor(_drawn(len(images), n, seed, "the images given"))]
+    chosen = images[torch.tensor(_drawn(len(images), n, seed, name))]
     if chosen.shape[-2:] == (size, size) and chosen.dtype == torch.uint8:
         return chosen
     resized = partial(F.interpolate, size=(size, size), mode="bilinear", antialias=True)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from freelib.alignment import DistillationBatch, distillation_batch, make_optimizer
 from freelib.distillation import kl_divergence
+from freelib.generator import SynthesisedTask
 from freelib.inversion import InversionConfig, Student
 from freelib.meta_learner import MetaLearner, Params
 from freelib.methods.base import Method, MethodConfig
@@ -133,8 +134,9 @@ class BidfMkd(Method):
         replay = CrossTaskReplay(run)
         optimizer = make_optimizer("adam", list(learner.params.values()), config.outer_lr)
         generators = build_scratch_generator(pool, config, steps=config.adapt_steps)
-        padding, flip, each = config.augment_padding, config.augment_flip, config.augment_each
-        shown = partial(distillation_batch, rng=rng, padding=padding, flip=flip, each=each)
+
+        def shown(task: SynthesisedTask) -> DistillationBatch:
+            return distillation_batch(task, rng, **config.crops)
 
         for round_number in run.rounds(config.rounds, optimizer=optimizer, **replay.parts):
             batches_done = round_number - 1 + sum(log.history.get("replay_batches", []))

@@ -29,7 +29,7 @@ from freelib.settings import check_at_least, check_one_of, later
 
 @dataclass(frozen=True)
 class FreeConfig(MethodConfig, InversionConfig, AlignmentConfig, ReplayConfig):
-    """FREE's settings; the defaults are the public release's.
+    """FREE's settings; the defaults are the public release's, but for where it departs from the paper: see table 4.
 
     warmup_rounds: the generator alone; rounds: the whole loop; meta_batch: models drawn a round
     monitor_every: rounds between validation checks (0: after the last round only)
@@ -118,7 +118,6 @@ class Free(Method):
         generator = build_generator(pool, config, seed=stream_seed(run.seed, "generator"))
         parts = {"heads": heads, "kd_optimizer": kd_optimizer, "generator": generator, **replay.parts}
         n_rounds, warmup = config.warmup_rounds + config.rounds, config.warmup_rounds
-        crops = {"padding": config.augment_padding, "flip": config.augment_flip, "each": config.augment_each}
 
         for round_number in run.rounds(n_rounds, warmup=warmup, **parts):
             warm = round_number > warmup
@@ -139,7 +138,7 @@ class Free(Method):
                         if sweep:  # further steps: on tasks of any of the pool's models that are remembered
                             recalled = [replay.memory.recall(m, rng) for m in pool.sample(config.meta_batch, rng)]
                             tasks = [task for task in recalled if task is not None] or tasks
-                        batches = [distillation_batch(task, rng, **crops) for task in tasks]
+                        batches = [distillation_batch(task, rng, **config.crops) for task in tasks]
                         if sweep == 0 and due and len(batches) > 1:
                             product, cosine = gradient_agreement(heads, batches, config.distillation)
                             log.append(measured_round=round_number, inner_product=product, cosine=cosine)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from freelib import fast
-from freelib.alignment import make_optimizer
 from freelib.datasets.episodes import Episode, class_major_labels, images_to_float
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method
 from freelib.methods.ensemble import for_inference
-from freelib.methods.oracles import OracleConfig
+from freelib.methods.oracles import OracleConfig, maml_rounds
 from freelib.methods.training import TrainingRun
 from freelib.models.pretrained import PretrainedModel
 from freelib.settings import later
@@ -51,9 +50,10 @@ class Ldfml(Method):
     Sun, Tanaka, Iwata. 2026. arXiv 2607.02850; only the abstract was known. It needs the models' answers alone.
     Every model gives soft labels p_i(c | x) to the images; MAML learns from tasks made so, weighted by how confident
     and how balanced the labels are.
-    Decided here: a task is of one model. A class's images are drawn with probabilities in proportion to p_i(c | x), so
-    that the cross-entropy of the drawn labels is on average that of soft ones, for balanced classes; and models are
-    drawn in proportion to confidence × balance (`confidence_and_balance`), which weights the tasks on average.
+    Decided here: a task is of one model. Images of a class are drawn with probabilities in proportion to p_i(c | x),
+    without replacement, so that the cross-entropy of the drawn labels is on average about that of soft ones, for
+    balanced classes; and models are drawn in proportion to confidence × balance (`confidence_and_balance`), which
+    weights the tasks on average.
     """
 
     name = "ldfml"
@@ -66,37 +66,23 @@ class Ldfml(Method):
 
     def train(self, run: TrainingRun) -> MetaLearner:
         """See `Method.train`. Raises ValueError where a model has other classes than the student, or images are few."""
-        pool, config, learner, rng, images = run.pool, run.config, run.learner, run.rng, run.images
+        pool, config, rng, images = run.pool, run.config, run.rng, run.images
         assert images is not None
         per_class = config.n_shot + config.n_query
         if len(images) < per_class:
             raise ValueError(f"A class of an episode takes {per_class} images, and {len(images)} are given.")
         if (n_ways := {len(d["class_names"]) for d in pool.descriptions}) != {config.n_way}:
             raise ValueError(f"A {config.n_way}-way student can't learn the tasks of {sorted(n_ways)}-way models.")
-        optimizer = make_optimizer("adam", list(learner.params.values()), config.lr)
         with run.log.phase("answers"):
             answers = torch.stack([soft_labels(pool[i], images) for i in range(len(pool))])
-            weights = torch.tensor(
-                [confidence * balance for confidence, balance in map(confidence_and_balance, answers)]
-            )
+            weights = torch.tensor([math.prod(confidence_and_balance(own)) for own in answers]).clamp_min(1e-6)
         labels = [class_major_labels(config.n_way, n) for n in (config.n_shot, config.n_query)]
 
         def episode() -> Episode:
-            model = int(torch.multinomial(weights.clamp_min(1e-6), 1, generator=rng))
-            chosen = torch.multinomial(
-                answers[model].T.clamp_min(1e-12), per_class, generator=rng
-            )  # (n_way, per_class)
-            support, query = (
-                images_to_float(images[rows.flatten()]) for rows in chosen.split([config.n_shot, config.n_query], 1)
-            )
-            return Episode(support, labels[0], query, labels[1]).to(config.device)
+            model = int(torch.multinomial(weights, 1, generator=rng))
+            likely = answers[model].T.clamp_min(1e-12)  # (n_way, n)
+            parts = torch.multinomial(likely, per_class, generator=rng).split([config.n_shot, config.n_query], 1)
+            support, query = (images_to_float(images[rows.flatten()]) for rows in parts)
+            return Episode(support, labels[0], query, labels[1])
 
-        for round_number in run.rounds(config.rounds, optimizer=optimizer):
-            with run.log.phase("training"):
-                for _ in range(config.round_batches):
-                    drawn = [episode() for _ in range(config.meta_batch)]
-                    loss, accuracy = fast.maml_step(
-                        learner, drawn, optimizer, steps=config.inner_steps, second_order=config.second_order
-                    )
-            run.log.append(round=round_number, loss=loss, accuracy=accuracy)
-        return run.finish()
+        return maml_rounds(run, lambda step: [episode() for _ in range(config.meta_batch)])

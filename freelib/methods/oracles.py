@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -11,7 +12,7 @@ from torch import Tensor
 from freelib import fast
 from freelib.alignment import make_optimizer
 from freelib.datasets import FewShotDataset
-from freelib.datasets.episodes import EpisodeSampler
+from freelib.datasets.episodes import Episode, EpisodeSampler
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method, MethodConfig
 from freelib.methods.training import Monitor, TrainingRun
@@ -38,6 +39,21 @@ class OracleConfig(MethodConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_at_least(self, rounds=0, round_batches=1, meta_batch=1, lr=0)
+
+
+def maml_rounds(run: TrainingRun, draw: Callable[[int], Iterable[Episode]]) -> MetaLearner:
+    """The rounds of a run with an `OracleConfig`: MAML's outer steps, step i on the episodes `draw(i)`, i from 0 on."""
+    learner, config = run.learner, run.config
+    optimizer = make_optimizer("adam", list(learner.params.values()), config.lr)
+    rule: Any = {"steps": config.inner_steps, "second_order": config.second_order}
+    n_steps = config.round_batches
+    for round_number in run.rounds(config.rounds, optimizer=optimizer):
+        with run.log.phase("training"):
+            for step in range((round_number - 1) * n_steps, round_number * n_steps):
+                episodes = [episode.to(config.device) for episode in draw(step)]
+                loss, accuracy = fast.maml_step(learner, episodes, optimizer, **rule)
+        run.log.append(round=round_number, loss=loss, accuracy=accuracy)
+    return run.finish()
 
 
 class OracleMaml(Method):
@@ -83,18 +99,7 @@ class OracleMaml(Method):
         learner = self.build(pool, config, seed=seed)
         rng = torch.Generator()  # a checkpoint has one; episodes depend on the seed and their number alone
         run = TrainingRun(learner, pool, config, rng, seed, monitor, checkpoint)
-        optimizer = make_optimizer("adam", list(learner.params.values()), config.lr)
-        rule: Any = {"steps": config.inner_steps, "second_order": config.second_order}
-        n_steps = config.round_batches
-
-        for round_number in run.rounds(config.rounds, optimizer=optimizer):
-            with run.log.phase("training"):
-                for step in range((round_number - 1) * n_steps, round_number * n_steps):
-                    drawn = sampler.take(config.meta_batch, start=step * config.meta_batch)
-                    episodes = [episode.to(config.device) for episode in drawn]
-                    loss, accuracy = fast.maml_step(learner, episodes, optimizer, **rule)
-            run.log.append(round=round_number, loss=loss, accuracy=accuracy)
-        return run.finish()
+        return maml_rounds(run, lambda step: sampler.take(config.meta_batch, start=step * config.meta_batch))
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,10 @@ class TgrConfig(MethodConfig, InversionConfig, AlignmentConfig, ReplayConfig):
     checkpoint_every: int = 10
 
     def __post_init__(self) -> None:
+        if (self.align_sweeps, self.memory_tasks) != (1, "all"):
+            raise ValueError(
+                "tgr takes one outer step a round, and remembers all tasks: align_sweeps=1, memory_tasks=all."
+            )
         check_at_least(self, groups=1, grouping_steps=1, rounds=0, meta_batch=1, invert_every=1)
         super().__post_init__()
 
@@ -158,7 +162,6 @@ class Tgr(Method):
             "quick": quick,
             "groups": groups,
         }
-        padding, flip = config.augment_padding, config.augment_flip
 
         for round_number in run.rounds(config.rounds, **parts, **replay.parts):
             if groups.of is None:
@@ -180,7 +183,7 @@ class Tgr(Method):
                     recalled = [replay.memory.recall(model, rng) for model in models]
                     tasks = [task for task in recalled if task is not None]
             with log.phase("alignment"):
-                batches = [distillation_batch(task, rng, padding=padding, flip=flip) for task in tasks]
+                batches = [distillation_batch(task, rng, **config.crops) for task in tasks]
                 loss = align(heads, batches, config, optimizer, rng)
             log.append(round=round_number, distillation_loss=loss)
             replay.step(round_number)
