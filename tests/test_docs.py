@@ -194,7 +194,7 @@ def test_environment_and_constraints_are_those_of_pyproject() -> None:
     assert conda == expected
     text = read("constraints.txt")
     pins = ranges([line for line in text.splitlines() if line and not line.startswith("#")])
-    for name, wanted in declared("dev", "docs", "browser", "supply").items():
+    for name, wanted in declared("dev", "docs", "browser", "supply", "cluster").items():
         assert name in pins, f"{name} is in pyproject.toml and not in constraints.txt"
         version = pins[name].removeprefix("==")
         assert Requirement(f"{name}{wanted}").specifier.contains(version), f"{name} {version} is outside {wanted}"
