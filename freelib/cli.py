@@ -34,6 +34,7 @@ FOLDER = Folder(path_type=Path, file_okay=False)
 FILE = Folder(path_type=Path, dir_okay=False)
 AT_LEAST_1 = click.IntRange(1, 10**6)
 SEED = click.IntRange(0, 2**32 - 1)
+GOES_ON = f"{__name__}.goes_on"
 PROFILE = click.Choice(["smoke", "cpu", "paper"])
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -70,8 +71,7 @@ class Verbs(click.Group):
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except KeyboardInterrupt as stopped:
-            resumed = {"pretrain", "train", "reproduce"} & {*sys.argv} and "--minutes" not in sys.argv
-            complain("freelib: interrupted" + (": the same command goes on from what is saved" if resumed else ""))
+            complain("freelib: interrupted" + ctx.meta.get(GOES_ON, ""))
             ctx.exit(128 + (stopped.args or (signal.SIGINT,))[0])
         except Exception as error:
             if ctx.params["debug"]:
@@ -82,6 +82,11 @@ class Verbs(click.Group):
             if not (ctx.params["debug"] or isinstance(error, ValueError | OSError | ArithmeticError)):
                 complain("`freelib --debug …` shows where it happened.")
             ctx.exit(2 if bad_input else 1)
+
+
+def goes_on() -> None:
+    """From here on, an interrupt says that the same command goes on from what is saved."""
+    click.get_current_context().meta[GOES_ON] = ": the same command goes on from what is saved"
 
 
 def emit(value: Any, as_json: bool, text: str) -> None:
@@ -187,15 +192,9 @@ def list_data(as_json: bool) -> None:
 @json_option
 def status(root: Path | None, as_json: bool) -> None:
     """Say which data sets are at hand, and for the others how to get them."""
-    from freelib.datasets import MissingDataError, find_source
-    from freelib.datasets.own import dataset_names
+    from freelib.run.doctor import sources
 
-    rows = []
-    for name in dataset_names():
-        try:
-            rows.append({"name": name, "found": True, "where": find_source(name, root).location})
-        except MissingDataError as error:
-            rows.append({"name": name, "found": False, "where": str(error)})
+    rows = sources(root)
     emit(rows, as_json, table(rows))
 
 
@@ -289,6 +288,7 @@ def pretrain(
     from freelib.run.profiles import get_profile
     from freelib.run.units import parse_overrides
 
+    goes_on()
     chosen = get_profile(profile)
     name = dataset or chosen.datasets[0]
     if settings:
@@ -422,18 +422,15 @@ def methods(fields: str | None, as_json: bool) -> None:
 def train(
     method: str,
     out: Path,
-    pool_folder: Path | None,
-    screen: bool,
     profile: str,
     dataset: str | None,
     n_shot: int,
     seed: int,
     settings: tuple[str, ...],
-    select_on: str | None,
-    minutes: float | None,
     tensorboard: Path | None,
     dry_run: bool,
     as_json: bool,
+    **how: Any,
 ) -> None:
     """Meta-train METHOD on a pool and save the learner. The profile's pool is pre-trained where it lacks.
 
@@ -457,18 +454,18 @@ def train(
     from freelib.run.units import Unit, parse_overrides
 
     chosen = get_profile(profile)
-    if minutes is not None:
+    if how["minutes"] is None:
+        goes_on()
+    else:
         chosen = replace(chosen, overrides={}, overrides_by_shots={})
-    trained_on = dataset or chosen.datasets[0]
-    unit = Unit("train", method, trained_on, n_shot, seed, parse_overrides(settings))
+    unit = Unit("train", method, dataset or chosen.datasets[0], n_shot, seed, parse_overrides(settings))
     if dry_run:
-        told = forecast(unit, chosen, pool_folder, minutes)
+        told = forecast(unit, chosen, how["pool_folder"], how["minutes"])
         emit(told, as_json, "\n".join(f"{name}: {'not known' if v is None else cell(v)}" for name, v in told.items()))
         return
     keep_freed_memory()
-    how: dict[str, Any] = {"select_on": select_on, "minutes": minutes, "screen": screen}
     with shown_in(tensorboard) if tensorboard else nullcontext():
-        learner, seconds = train_learner(unit, chosen, out, pool_folder=pool_folder, **how)
+        learner, seconds = train_learner(unit, chosen, out, **how)
     row = {"learner": str(out), "method": method, "seconds": round(seconds, 1)}
     row["selected_round"] = learner.selected_round
     emit(row, as_json, f"{get_method(method).title} trained in {seconds:.1f} s, saved in {out}")
@@ -600,6 +597,7 @@ def reproduce(
     from freelib.run.reproduce import reproduce as run
     from freelib.run.units import parse_overrides
 
+    goes_on()
     offered = {name: list(values) for name, values in choices.items() if values}
     folders = {"notebooks": notebooks, "results": results}
     report(run(profile, only, offered=offered, required=parse_overrides(parameter), **folders), as_json)

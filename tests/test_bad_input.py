@@ -223,10 +223,10 @@ LEARNERS = {
     "weights": ({"weights_digest": "0" * 16}, "are of two runs"),
 }
 PROFILES = {
-    "field": ("colour: red", "a profile has no field colour"),
+    "field": ("colour: red", "mine.yaml has no field colour"),
     "type": ("shots: five", "Expected `array`, got `str`"),
     "range": ("n_way: 1", "n_way must be at least 2"),
-    "hexadecimal": ("n_episodes: 0x10", "Expected `int`, got `str`"),
+    "hexadecimal": ("n_episodes: 0x10", "n_episodes is a whole number, got '0x10'"),
     "bound": (f"n_episodes: {HUGE}", "n_episodes must be at most"),
     "threads": ("threads: 100000", "threads must be at most 4096"),
     "open": ("shots: [", "is no value in YAML"),

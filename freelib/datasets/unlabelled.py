@@ -15,9 +15,7 @@ from freelib.datasets.episodes import checked_images, images_to_float, images_to
 from freelib.datasets.sources import IMAGES, decode, stack
 
 
-def unlabelled_images(
-    place: Any, *, size: int, channels: int = 3, n: int = 0, seed: int = 0, cache: str | Path | None = None
-) -> Tensor:
+def unlabelled_images(place: Any, *, size: int, channels: int = 3, n: int = 0, seed: int = 0) -> Tensor:
     """Images uint8 `(n, channels, size, size)`; the labels, if any, are not read.
 
     place: a folder, with all below it; a data set, or its name, for its meta-training images; or a tensor
@@ -33,7 +31,7 @@ def unlabelled_images(
         return checked_images(torch.as_tensor(pixels), channels)
     name = place if isinstance(place, str) else getattr(place, "name", "the images given")
     if isinstance(place, str):
-        place = load_dataset(place, "train", size=size, cache=cache)
+        place = load_dataset(place, "train", size=size)
     images = place.images if isinstance(place, FewShotDataset) else checked_images(place, channels)
     chosen = images[torch.tensor(_drawn(len(images), n, seed, name))]
     if chosen.shape[-2:] == (size, size) and chosen.dtype == torch.uint8:

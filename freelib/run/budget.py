@@ -7,10 +7,11 @@ import sys
 import time
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from freelib import fast
 from freelib.datasets import FewShotDataset
@@ -116,13 +117,14 @@ def planned(
     *,
     seed: int,
     named: Collection[str],
-    given: int = 0,
-) -> tuple[Any, TimeLeft]:
-    """The config with the sizes that fit into some minutes, which a line says, and what shows the time left.
+    images: Mapping[str, Tensor],
+) -> tuple[Any, dict[str, Tensor], TimeLeft]:
+    """The config with the sizes that fit into some minutes, which a line says, the images that there is time for, and
+    what shows the time left.
 
-    named: settings that are not to be chosen; given: how many unlabelled images there are
+    named: settings that are not to be chosen; images: unlabelled ones as `images_of` gives them
     """
-    began = time.perf_counter()
+    began, given = time.perf_counter(), len(images.get("images", ()))
     measured_rates(pool, config, seed=seed, inversion=False)  # pays for what is imported and read
     configs = [config] if "precision" in named else [replace(config, precision=each) for each in PRECISIONS]
     tried = [(measured_rates(pool, each, seed=seed, inversion=False), each) for each in configs]
@@ -134,12 +136,13 @@ def planned(
     phases = seconds_of_phases(rates, sizes)
     config = replace(config, **{name: value for name, value in sizes.items() if name not in named})
     kinds = {**dict(zip(KINDS, ("synthesised", *KINDS[1:]), strict=True)), "n_unlabelled": "unlabelled"}
-    images = ", ".join(f"{sizes[kind]:,} {name}" for kind, name in kinds.items() if kind in sizes)
+    counts = ", ".join(f"{sizes[kind]:,} {name}" for kind, name in kinds.items() if kind in sizes)
     say(
-        f"pool_distillation: {images} images, shown to {len(pool)} teachers and {config.epochs} times to the student, "
+        f"pool_distillation: {counts} images, shown to {len(pool)} teachers and {config.epochs} times to the student, "
         f"batches of {config.batch_size}, {config.precision}: about {sum(phases):.0f} s"
     )
-    return config, TimeLeft(progress, phases, config.epochs)
+    taken = {name: there[: config.n_unlabelled] for name, there in images.items()}
+    return config, taken, TimeLeft(progress, phases, config.epochs)
 
 
 def check_minutes(minutes: float | None, method: str, settings: Collection[str]) -> None:
@@ -200,9 +203,7 @@ def meta_train(
     more = images_of(config, images, size=pool.image_size, channels=pool.channels, seed=seed)
     with both_cores(), Progress(method) as progress:
         if minutes is not None:
-            given = len(more.get("images", ()))
-            config, time_left = planned(pool, config, minutes, progress, seed=seed, named=settings, given=given)
-            more = {name: there[: asdict(config)["n_unlabelled"]] for name, there in more.items()}
+            config, more, time_left = planned(pool, config, minutes, progress, seed=seed, named=settings, images=more)
         learner = found.meta_train(pool, config, seed=seed, monitor=monitor, checkpoint=time_left, **more)
     learner.config = config
     return learner

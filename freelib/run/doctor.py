@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,6 +21,17 @@ PACKAGES = {"torch": "", "torchvision": "", "scikit-learn": "", "huggingface_hub
 PACKAGES |= {"transformers": "[transformers]", "onnx": "[onnx]", "onnxscript": "[onnx]", "onnxruntime": "[onnx]"}
 
 
+def sources(root: Path | None = None) -> list[dict[str, Any]]:
+    """Of each data set: its name, whether it was found, and where, else how to get it."""
+    rows: list[dict[str, Any]] = []
+    for name in dataset_names():
+        try:
+            rows.append({"name": name, "found": True, "where": find_source(name, root).location})
+        except MissingDataError as error:
+            rows.append({"name": name, "found": False, "where": str(error)})
+    return rows
+
+
 def diagnosis() -> list[dict[str, Any]]:
     """Of each thing that matters: name, what was found (None: nothing), and what to do where it lacks."""
     found: list[tuple[str, str | None, str]] = [("freelib", __version__, ""), ("python", platform.python_version(), "")]
@@ -32,11 +44,8 @@ def diagnosis() -> list[dict[str, Any]]:
     found.append(("processor", f"{cpu_model()}, {torch.backends.cpu.get_cpu_capability()}", ""))
     found.append(("threads", f"{torch.get_num_threads()} of {os.cpu_count()} cores", ""))
     found.append(("GPU", ", ".join(gpus) or None, "" if gpus else "none is needed; torch must be built for it"))
-    for name in dataset_names():
-        try:
-            found.append((f"data set {name}", find_source(name).location, ""))
-        except MissingDataError as error:
-            found.append((f"data set {name}", None, str(error)))
+    for row in sources():
+        found.append((f"data set {row['name']}", *((row["where"], "") if row["found"] else (None, row["where"]))))
     cache = cache_folder().absolute()
     size = sum(path.stat().st_size for path in cache.rglob("*") if path.is_file()) / 1e9
     free = shutil.disk_usage(next(folder for folder in (cache, *cache.parents) if folder.is_dir())).free / 1e9

@@ -14,7 +14,6 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
 
 from freelib.datasets import MissingDataError
 from freelib.environment import accelerators, end_with_parent, keep_freed_memory, process_context, torch_threads
@@ -27,6 +26,7 @@ from freelib.run.records import Record, RecordStore
 from freelib.run.runner import Run, run_unit
 from freelib.run.units import Unit
 
+Job = tuple[Unit, Profile, RecordStore, int]
 _asked: ContextVar[list[tuple[Unit, Profile]] | None] = ContextVar("asked", default=None)
 
 
@@ -46,12 +46,7 @@ def listing() -> Iterator[list[tuple[Unit, Profile]]]:
 
 
 def run_units(
-    units: Sequence[Unit],
-    profile: Profile,
-    results: str | Path,
-    *,
-    workers: int | None = None,
-    cache: str | Path | None = None,
+    units: Sequence[Unit], profile: Profile, results: str | Path, *, workers: int | None = None
 ) -> list[Record]:
     """The units' records, in their order: those in `<results>/<profile>/records` are read, the others made.
 
@@ -76,19 +71,19 @@ def run_units(
         asked += [(unit, profile) for unit in units]
         return []
     store = RecordStore(Path(results) / profile.name / "records")
-    runs = [Run(unit, profile, cache) for unit in units]
+    runs = [Run(unit, profile) for unit in units]
     known = _found(runs, store.all())
     missing = [run.unit for run, record in zip(runs, known, strict=True) if record is None]
     if missing:
         shots = dict.fromkeys((*profile.shots, *(unit.n_shot for unit in missing)))  # its first stays first
         served = replace(profile, shots=tuple(shots))
-        _check(missing, served, store, known, cache)
+        _check([Run(unit, served) for unit in missing], store, known)
         for dataset, seed in sorted({(unit.dataset, pool_seed(profile, unit.seed)) for unit in missing}):
             with Progress(f"pool of {dataset}") as progress:
-                get_pool(dataset, profile, seed, cache=cache, progress=progress)
+                get_pool(dataset, profile, seed, progress=progress)
         trainings = {Run(unit, served).trained_as.name: unit for unit in missing}  # one may serve many units
         ordered = _longest_first(trainings.values(), store.all())
-        _run_all(ordered, served, store, workers or profile.processes, cache)
+        _run_all(ordered, served, store, workers or profile.processes)
         known = _found(runs, store.all())
     if lost := [run.unit.name for run, record in zip(runs, known, strict=True) if record is None]:
         raise GridError(f"{len(lost)} of {len(units)} units ended without a record: {'; '.join(lost)}")
@@ -102,17 +97,10 @@ def _found(runs: Sequence[Run], records: Iterable[Record]) -> list[Record | None
     return [next((r for r in by_method.get(run.unit.method, ()) if run.is_served_by(r)), None) for run in runs]
 
 
-def _check(
-    units: Iterable[Unit],
-    profile: Profile,
-    store: RecordStore,
-    known: Iterable[Record | None],
-    cache: str | Path | None,
-) -> None:
+def _check(runs: Sequence[Run], store: RecordStore, known: Iterable[Record | None]) -> None:
     """Raises what would otherwise be raised after a training: once for each distinct setting."""
     there = [record for record in known if record is not None]
     digests = {r["dataset"]: r["data_digest"] for r in there if not r["config"].get("unlabelled")}
-    runs = [Run(unit, profile, cache) for unit in units]
     settings = {(r.unit.dataset, r.unit.n_shot, r.shares_training, r.unit.selection, *r.seen): r for r in runs}
     for run in settings.values():
         run.check()
@@ -138,9 +126,7 @@ def _longest_first(units: Iterable[Unit], records: Iterable[Record]) -> list[Uni
     return sorted(units, key=lambda unit: -spent.get(unit.method, math.inf))
 
 
-def _run_all(
-    units: Sequence[Unit], profile: Profile, store: RecordStore, workers: int, cache: str | Path | None
-) -> None:
+def _run_all(units: Sequence[Unit], profile: Profile, store: RecordStore, workers: int) -> None:
     at_once = max(1, workers // len(units))  # episodes, where there are fewer runs than cores
     workers = min(workers, len(units))
     gpus = accelerators() if profile.device == "cuda" else []
@@ -150,27 +136,28 @@ def _run_all(
     running: set[BaseProcess] = set()
     failures: dict[str, str] = {}
 
-    def one(unit: Unit, note: Callable[[str], None]) -> str | None:
-        job = (unit, profile, store, cache, at_once)
-        if workers == 1:
-            try:
-                _run_one(*job, note)
-            except (ArithmeticError, ValueError, RuntimeError, OSError) as error:
-                return f"{type(error).__name__}: {error}"
-            return None
-        gpu = places.get()
-        try:
-            return _in_a_process(job, gpu, note, running)
-        finally:
-            places.put(gpu)
-
     with Progress(units[0].experiment) as progress, ThreadPoolExecutor(workers) as executor:
         progress(0, len(units))
+
+        def one(unit: Unit) -> str | None:
+            job = (unit, profile, store, at_once)
+            if workers == 1:
+                try:
+                    _run_one(*job, progress.note)
+                except (ArithmeticError, ValueError, RuntimeError, OSError) as error:
+                    return f"{type(error).__name__}: {error}"
+                return None
+            gpu = places.get()
+            try:
+                return _in_a_process(job, gpu, progress.note, running)
+            finally:
+                places.put(gpu)
+
         try:
             if workers == 1:  # in this thread, so that an interrupt reaches the run
-                results: Iterable[tuple[Unit, str | None]] = ((u, one(u, progress.note)) for u in units)
+                results: Iterable[tuple[Unit, str | None]] = ((unit, one(unit)) for unit in units)
             else:
-                jobs = {executor.submit(one, unit, progress.note): unit for unit in units}
+                jobs = {executor.submit(one, unit): unit for unit in units}
                 results = ((jobs[job], job.result()) for job in as_completed(jobs))
             for done, (unit, error) in enumerate(results, start=1):
                 if error is not None:
@@ -185,19 +172,12 @@ def _run_all(
         raise GridError(f"{len(failures)} of {len(units)} units failed, the others' records stand:\n\n{reports}")
 
 
-def _run_one(
-    unit: Unit,
-    profile: Profile,
-    store: RecordStore,
-    cache: str | Path | None,
-    at_once: int,
-    note: Callable[[str], None],
-) -> None:
+def _run_one(unit: Unit, profile: Profile, store: RecordStore, at_once: int, note: Callable[[str], None]) -> None:
     with torch_threads(profile.threads), episode_threads(at_once):
-        run_unit(unit, profile, store, cache=cache, message=note)
+        run_unit(unit, profile, store, message=note)
 
 
-def _in_a_process(job: Any, gpu: str | None, note: Callable[[str], None], running: set[BaseProcess]) -> str | None:
+def _in_a_process(job: Job, gpu: str | None, note: Callable[[str], None], running: set[BaseProcess]) -> str | None:
     """Runs a unit in a process of its own; gives None, or what went wrong."""
     receive, send = process_context().Pipe(duplex=False)
     # What children are forked from began earlier: it does not know what has been set since.
@@ -225,14 +205,13 @@ def _in_a_process(job: Any, gpu: str | None, note: Callable[[str], None], runnin
     return error
 
 
-def _child(send: Connection, settings: dict[str, str], job: Any) -> None:
+def _child(send: Connection, settings: dict[str, str], job: Job) -> None:
     """In the process: the unit's record; notes and errors go to the parent, without whom it ends."""
     end_with_parent()
     os.environ.update(settings)
     keep_freed_memory()
     try:
-        unit, profile, store, cache, at_once = job
-        _run_one(unit, profile, store, cache, at_once, lambda text: send.send(("note", text)))
+        _run_one(*job, lambda text: send.send(("note", text)))
     except MissingDataError as error:
         send.send(("error", str(error)))
     except Exception:

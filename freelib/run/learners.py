@@ -5,7 +5,7 @@ The folder holds `learner.json` and, for a student, its weights in `learner.safe
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -176,9 +176,8 @@ def train_learner(
     began = clocks()
     with progress, both_cores():
         if minutes is not None:
-            about: dict[str, Any] = {"seed": unit.seed, "named": unit.overrides, "given": len(images.get("images", ()))}
-            config, checkpoint = planned(pool, config, minutes, progress, **about)
-            images = {name: given[: asdict(config)["n_unlabelled"]] for name, given in images.items()}
+            about: dict[str, Any] = {"seed": unit.seed, "named": unit.overrides, "images": images}
+            config, images, checkpoint = planned(pool, config, minutes, progress, **about)
         learner = method.meta_train(pool, config, seed=unit.seed, monitor=monitor, checkpoint=checkpoint, **images)
     seconds = (learner.log or TrainingLog()).spent(began)["training"]
     save_learner(learner, folder, **saved_as | {"config": config}, pool=pool, pool_folder=pool_folder)

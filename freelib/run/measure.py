@@ -38,26 +38,19 @@ def measured(
     called, ValueError where the record can't be written.
     """
     store = RecordStore(Path(results) / run.profile.name / "records")
-    settings: dict[str, Any] = {
-        **dict.fromkeys(("n_way", "n_shot", "n_query", "split", "n_episodes", "evaluation")),
-        "method": name,
-        "method_revision": revision,
-        "config": dict(config),
-        "dataset": run.unit.dataset,
-        "seed": run.unit.seed,
-        "precision": run.settings["precision"],
-    }
-    wanted = plain(settings)
+    keyed = _keyed(name, config, revision, run.unit.dataset, run.unit.seed, run.settings["precision"])
+    of_data = ("data_digest", "pool")
+    wanted = {field: value for field, value in plain(keyed).items() if field not in of_data}
     for record in store.all():  # found without the data, as `run_units` finds a unit's
         if all(record[field] == value for field, value in wanted.items()) and run.has_the_pool_of(record):
             return record
-    keyed = settings | {field: run.keyed[field] for field in ("data_digest", "pool")}
+    keyed |= {field: run.keyed[field] for field in of_data}
     about = {
         "experiment": run.unit.experiment,
         "profile": run.profile.name,
         "device": device_name(run.settings["config"].device),
     }
-    return _kept(keyed, about, make, store, run.cache)
+    return _kept(keyed, about, make, store)
 
 
 def computed(
@@ -73,31 +66,23 @@ def computed(
     revision: int = 1,
 ) -> Record:
     """As `measured`, for what needs neither data nor pool; the record's data set is "none"."""
-    keyed = dict.fromkeys(KEYED) | {
-        "method": name,
-        "method_revision": revision,
-        "config": dict(config),
-        "dataset": "none",
-        "seed": seed,
-        "precision": precision,
-    }
+    keyed = _keyed(name, config, revision, "none", seed, precision)
     store = RecordStore(Path(results) / profile / "records")
     return _kept(keyed, {"experiment": experiment, "device": "cpu"}, make, store)
 
 
-def _kept(
-    keyed: Mapping[str, Any],
-    about: Mapping[str, Any],
-    make: Callable[[], Values],
-    store: RecordStore,
-    cache: str | Path | None = None,
-) -> Record:
+def _keyed(name: str, config: Values, revision: int, dataset: str, seed: int, precision: str) -> dict[str, Any]:
+    own = {"method": name, "method_revision": revision, "config": dict(config)}
+    return dict.fromkeys(KEYED) | own | {"dataset": dataset, "seed": seed, "precision": precision}
+
+
+def _kept(keyed: Mapping[str, Any], about: Mapping[str, Any], make: Callable[[], Values], store: RecordStore) -> Record:
     """Of two processes with the same measurement one makes it, the other waits and takes its record."""
     digest = config_digest(keyed)
     if (record := store.get(digest)) is not None:
         return record
     check_writable(store.root / about["experiment"])
-    with one_at_a_time(digest, cache):
+    with one_at_a_time(digest):
         if (record := store.get(digest)) is None:
             captured, start = environment(), time.perf_counter()
             values = dict(make())

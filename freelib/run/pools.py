@@ -11,8 +11,7 @@ from freelib.datasets import FewShotDataset, load_dataset
 from freelib.folders import cache_folder, check_writable
 from freelib.models.pool import ModelPool
 from freelib.models.pretraining import PoolConfig, pretrain_pool
-from freelib.run.profiles import Profile
-from freelib.run.units import fitted
+from freelib.run.profiles import Profile, fitted
 from freelib.storage import digest_of, plain
 
 
@@ -47,6 +46,11 @@ class PoolPart:
         taken = {} if self.take is None else {"take": self.take}
         return pool_identity(train, self.config, self.seed(seed)) | taken
 
+    def is_in(self, identity: dict[str, Any], seed: int) -> bool:
+        """Whether an identity is this part's, as far as that can be said without the images."""
+        own = {"dataset": self.dataset, "seed": self.seed(seed), "config": self.config, "take": self.take}
+        return all(identity.get(name) == value for name, value in plain(own).items())
+
 
 def pool_parts(dataset: str, profile: Profile) -> list[PoolPart]:
     """What a pool is put together from: for each of the data sets (see `Unit`) the profile's `pool_parts`."""
@@ -70,15 +74,9 @@ def whole_identity(parts: list[PoolPart], trains: list[FewShotDataset], seed: in
 
 def is_the_pool(found: dict[str, Any] | None, dataset: str, profile: Profile, seed: int) -> bool:
     """Whether a record's `pool` is that of runs with this seed; the images behind it are not looked at."""
-    wanted = [
-        {"dataset": part.dataset, "seed": part.seed(pool_seed(profile, seed)), "config": plain(part.config)}
-        | ({} if part.take is None else {"take": part.take})
-        for part in pool_parts(dataset, profile)
-    ]
-    parts = (found or {}).get("parts", [found or {}])
-    there = [{name: part.get(name) for name in each} for part, each in zip(parts, wanted, strict=False)]
-    takes = [part.get("take") for part in parts]
-    return there == plain(wanted) and takes == [each.get("take") for each in wanted]
+    wanted, there = pool_parts(dataset, profile), (found or {}).get("parts", [found or {}])
+    own = pool_seed(profile, seed)
+    return len(wanted) == len(there) and all(part.is_in(each, own) for part, each in zip(wanted, there, strict=True))
 
 
 def pool_seed(profile: Profile, seed: int) -> int:
@@ -97,9 +95,9 @@ def pool_identity(dataset: FewShotDataset, config: PoolConfig, seed: int) -> dic
     }
 
 
-def pool_folder(identity: dict[str, Any], cache: str | Path | None = None) -> Path:
+def pool_folder(identity: dict[str, Any]) -> Path:
     """Where the pool of that identity lies, or would lie: `$FREELIB_CACHE/pools/<digest>`."""
-    return cache_folder(cache) / "pools" / digest_of(identity)
+    return cache_folder() / "pools" / digest_of(identity)
 
 
 def pretrain_into(
@@ -108,7 +106,6 @@ def pretrain_into(
     seed: int,
     *,
     folder: str | Path | None = None,
-    cache: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
     config: PoolConfig | None = None,
 ) -> tuple[ModelPool, Path]:
@@ -122,26 +119,19 @@ def pretrain_into(
     config = config or pool_config(dataset, profile)
     if folder is not None:
         check_writable(Path(folder))
-    train = load_dataset(dataset, "train", size=profile.size_of(dataset), cache=cache)
-    folder = pool_folder(pool_identity(train, config, seed), cache) if folder is None else Path(folder)
+    train = load_dataset(dataset, "train", size=profile.size_of(dataset))
+    folder = pool_folder(pool_identity(train, config, seed)) if folder is None else Path(folder)
     pretrain_pool(train, config, folder, seed=seed, workers=profile.processes, progress=progress)
     return ModelPool.load(folder, device=config.device), folder
 
 
 def get_pool(
-    dataset: str,
-    profile: Profile,
-    seed: int,
-    *,
-    cache: str | Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
+    dataset: str, profile: Profile, seed: int, *, progress: Callable[[int, int], None] | None = None
 ) -> ModelPool:
     """The pool that runs with this seed learn from, pre-trained first where the cache lacks (part of) it."""
     seed = pool_seed(profile, seed)
     pools = []
     for part in pool_parts(dataset, profile):
-        made, _ = pretrain_into(
-            part.dataset, profile, part.seed(seed), cache=cache, progress=progress, config=part.config
-        )
+        made, _ = pretrain_into(part.dataset, profile, part.seed(seed), progress=progress, config=part.config)
         pools.append(made[: part.take])
     return ModelPool.joined(pools)

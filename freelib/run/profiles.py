@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import msgspec
 import yaml
@@ -17,6 +17,7 @@ from freelib.settings import check_at_least, check_numbers
 from freelib.storage import check_file_name, read_limited
 
 FOLDER = Path(__file__).parents[1] / "profiles"
+Config = TypeVar("Config")
 PROFILES = ("smoke", "cpu", "paper")
 Settings = Mapping[str, Any]
 
@@ -135,12 +136,12 @@ def get_profile(name: str | Path | Profile, experiment: str | None = None) -> Pr
         file = FOLDER / f"{name}.yaml" if name in PROFILES else Path(name)
         if file.suffix not in (".yaml", ".yml"):
             raise ValueError(f"there is no profile {str(name)!r}; choose {', '.join(PROFILES)}, or a YAML file")
-        profile = _profile({"name": file.stem, **_read(file)}, str(file))
+        profile = fitted(Profile, {"name": file.stem, **_read(file)}, str(file))
     changes = _section(profile, experiment) if experiment else {}
     if not changes:
         return profile
     settings = {item.name: getattr(profile, item.name) for item in fields(profile)}
-    return _profile(_laid_over(settings, changes), f"{profile.name}, {experiment}")
+    return fitted(Profile, _laid_over(settings, changes), f"{profile.name}, {experiment}")
 
 
 class _Plain(yaml.SafeLoader):
@@ -181,12 +182,23 @@ def _read(file: Path) -> dict[str, Any]:
     return found
 
 
-def _profile(settings: Settings, owner: str) -> Profile:
-    if unknown := sorted(set(settings) - {item.name for item in fields(Profile)}):
-        raise ValueError(f"{owner}: a profile has no field {', '.join(unknown)}")
+def fitted(config_class: type[Config], settings: Mapping[str, Any], owner: str) -> Config:
+    """An object of a flat dataclass, from settings as YAML or JSON have them.
+
+    Raises ValueError, naming the owner, for a field that the class does not have and for a wrong type.
+    """
+    known = [item.name for item in fields(config_class)]  # type: ignore[arg-type]
+    if unknown := sorted(set(settings) - set(known)):
+        raise ValueError(f"{owner} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+    # JSON has no infinity: `plain` writes it as a word
+    given = {n: float(v) if v in ("inf", "-inf") else v for n, v in settings.items()}
     try:
-        return msgspec.convert(dict(settings), Profile)
+        return msgspec.convert(given, config_class)
     except msgspec.ValidationError as error:
+        kinds = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a word"}
+        found = re.fullmatch(r"Expected `(\w+)(?: \| null)?`, got `\w+` - at `\$\.(\w+)`", str(error))
+        if found and found[1] in kinds:
+            raise ValueError(f"{owner}: {found[2]} is {kinds[found[1]]}, got {given[found[2]]!r}") from error
         raise ValueError(f"{owner}: {error}") from error
 
 

@@ -14,24 +14,26 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from freelib.storage import digest_of, plain, read_json, set_aside, write_atomically
 
 SCHEMA = 1
 
 Record = dict[str, Any]
 
-_INT, _STR, _DICT, _LIST, _NUMBER = (int,), (str,), (dict,), (list,), (int, float)
-_REQUIRED: dict[str, tuple[type, ...]] = {
-    "schema": _INT, "experiment": _STR, "method": _STR, "method_revision": _INT, "dataset": _STR, "seed": _INT,
-    "config": _DICT, "config_digest": _STR, "freelib_version": _STR, "python": _STR, "torch": _STR, "started": _STR,
+_REQUIRED: dict[str, type] = {
+    "schema": int, "experiment": str, "method": str, "method_revision": int, "dataset": str, "seed": int,
+    "config": dict, "config_digest": str, "freelib_version": str, "python": str, "torch": str, "started": str,
 }  # fmt: skip
-_NULLABLE: dict[str, tuple[type, ...]] = {
-    "profile": _STR, "n_way": _INT, "n_shot": _INT, "n_query": _INT, "split": _STR, "n_episodes": _INT,
-    "accuracy": _NUMBER, "accuracy_ci95": _NUMBER, "accuracy_last": _NUMBER, "episode_accuracies": _LIST,
-    "selection": _STR, "history": _DICT, "seconds": _DICT, "passes": _NUMBER, "peak_memory_mib": _NUMBER,
-    "evaluation": _DICT, "data_digest": _STR, "pool": _DICT, "pool_digest": _STR, "precision": _STR,
-    "git_commit": _STR, "device": _STR, "cpu": _STR, "threads": _INT, "instruction_set": _STR, "extra": _DICT,
+_NULLABLE: dict[str, type] = {
+    "profile": str, "n_way": int, "n_shot": int, "n_query": int, "split": str, "n_episodes": int,
+    "accuracy": float, "accuracy_ci95": float, "accuracy_last": float, "episode_accuracies": list,
+    "selection": str, "history": dict, "seconds": dict, "passes": float, "peak_memory_mib": float,
+    "evaluation": dict, "data_digest": str, "pool": dict, "pool_digest": str, "precision": str,
+    "git_commit": str, "device": str, "cpu": str, "threads": int, "instruction_set": str, "extra": dict,
 }  # fmt: skip
+_Form = msgspec.defstruct("Form", [*_REQUIRED.items(), *((name, kind | None) for name, kind in _NULLABLE.items())])
 FIELDS = (*_REQUIRED, *_NULLABLE)
 """Every field of a record; one that does not apply is null, never left out.
 
@@ -92,16 +94,10 @@ def complete(fields: Mapping[str, Any]) -> Record:
 
 def validate(record: Mapping[str, Any]) -> None:
     """Raise RecordError unless `record` has every field, each of its type, and the digest of its content."""
-    missing = [name for name in FIELDS if name not in record]
-    if missing:
-        raise RecordError(f"the record lacks {', '.join(missing)}")
-    for name, types in (_REQUIRED | _NULLABLE).items():
-        value = record[name]
-        if value is None and name in _NULLABLE:
-            continue
-        if not isinstance(value, types) or isinstance(value, bool):
-            expected = " or ".join(kind.__name__ for kind in types)
-            raise RecordError(f"the record's {name} is {value!r:.100}, expected {expected}")
+    try:
+        msgspec.convert(record, _Form)
+    except msgspec.ValidationError as error:
+        raise RecordError(f"the record lacks a field, or has another type in it: {error}") from error
     if record["config_digest"] != config_digest(record):
         raise RecordError(f"the record's digest is {record['config_digest']}, its content's {config_digest(record)}")
 

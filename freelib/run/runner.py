@@ -40,11 +40,10 @@ Message = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Run:
-    """A unit with all that determines its result, and the folder of the caches that it works in."""
+    """A unit with all that determines its result."""
 
     unit: Unit
     profile: Profile
-    cache: str | Path | None = None
 
     @property
     def shares_training(self) -> bool:
@@ -65,7 +64,7 @@ class Run:
     def datasets(self, split: str) -> list[FewShotDataset]:
         """One split of each data set at the profile's size. Raises MissingDataError where one lacks."""
         size = self.profile.size_of
-        return [load_dataset(name, split, size=size(name), cache=self.cache) for name in self.unit.domains]
+        return [load_dataset(name, split, size=size(name)) for name in self.unit.domains]
 
     @cached_property
     def settings(self) -> dict[str, Any]:
@@ -108,8 +107,8 @@ class Run:
 
     def unlabelled(self) -> dict[str, Tensor]:
         """The unlabelled images that the config asks for, as an argument of `Method.meta_train`."""
-        train, about = self.datasets("train")[0], {"seed": self.unit.seed, "cache": self.cache}
-        return images_of(self.settings["config"], size=train.image_size, channels=train.channels, **about)
+        train, config = self.datasets("train")[0], self.settings["config"]
+        return images_of(config, size=train.image_size, channels=train.channels, seed=self.unit.seed)
 
     @cached_property
     def seen(self) -> list[str]:
@@ -160,14 +159,7 @@ class Run:
         return score
 
 
-def run_unit(
-    unit: Unit,
-    profile: Profile,
-    store: RecordStore,
-    *,
-    cache: str | Path | None = None,
-    message: Message = lambda text: None,
-) -> Record:
+def run_unit(unit: Unit, profile: Profile, store: RecordStore, *, message: Message = lambda text: None) -> Record:
     """The unit's record: read where it is there, else made, written and returned.
 
     Where the method's training does not use n_shot, the records of the profile's other shots come with it. A
@@ -177,15 +169,15 @@ def run_unit(
     Raises, before anything is trained, ValueError for a config that does not fit the method, episodes that
     the data can't fill and a store that can't be written, MissingDataError where the data is not there.
     """
-    run = Run(unit, profile, cache)
+    run = Run(unit, profile)
     if (record := store.get(run.digest)) is not None:
         return record
     run.check()
     check_writable(store.root / unit.experiment)
     training = replace(run, unit=run.trained_as).digest
-    with one_at_a_time(training, cache):
+    with one_at_a_time(training):
         if (record := store.get(run.digest)) is None:
-            checkpoint = Checkpoint(cache_folder(cache) / "checkpoints" / f"{training}.pt")
+            checkpoint = Checkpoint(cache_folder() / "checkpoints" / f"{training}.pt")
             missing = [each for each in run.served if store.get(each.digest) is None]
             records = [complete(fields) for fields in _execute(missing, checkpoint, message)]
             for made in reversed(records):  # its own at the end: a run that is killed before goes on
@@ -195,9 +187,9 @@ def run_unit(
     return record
 
 
-def learner_file(digest: str, cache: str | Path | None = None) -> Path:
+def learner_file(digest: str) -> Path:
     """Where the parameters of a record's trained learner are kept."""
-    return cache_folder(cache) / "learners" / f"{digest}.safetensors"
+    return cache_folder() / "learners" / f"{digest}.safetensors"
 
 
 def _execute(runs: Sequence[Run], checkpoint: Checkpoint, message: Message) -> list[dict[str, Any]]:
@@ -207,16 +199,14 @@ def _execute(runs: Sequence[Run], checkpoint: Checkpoint, message: Message) -> l
     # The checkpoint knows its config: the same one, whichever number of shots is asked for first.
     config = replace(run, unit=run.trained_as).settings["config"]
     method, captured = get_method(unit.method), environment() | {"threads": threads_at_work()}
-    pool = get_pool(unit.dataset, profile, unit.seed, cache=run.cache)
+    pool = get_pool(unit.dataset, profile, unit.seed)
     began = clocks()
     real_data: dict[str, Any] = {"dataset": run.datasets("train")[0]} if method.oracle else run.unlabelled()
     learner = method.meta_train(
         pool, config, seed=unit.seed, monitor=run.monitor(message), checkpoint=checkpoint, **real_data
     )
     log = learner.log or TrainingLog()
-    seconds = {**log.seconds, **time_spent(log, began, config.device)}
-    if "training_cpu" not in seconds:
-        seconds.pop("monitor_cpu", None)
+    seconds = times(log, began, config.device)
     if (before := pretraining_seconds(pool)) is not None:
         seconds["pretraining"] = before
     split = "test" if unit.selection == "test" else "validation"
@@ -235,13 +225,13 @@ def _execute(runs: Sequence[Run], checkpoint: Checkpoint, message: Message) -> l
     return [_tested(each, learner, shared, seconds, message) for each in runs]
 
 
-def time_spent(log: TrainingLog, began: dict[str, float], device: str) -> dict[str, float]:
-    """Seconds of a whole training, as a record has them: `training` and, on the CPU, `training_cpu`.
+def times(log: TrainingLog, began: dict[str, float], device: str) -> dict[str, float]:
+    """Seconds of a training and its phases, as a record has them; CPU time only of one on the CPU.
 
     began: what the `clocks` read when this sitting began.
     """
-    spent = log.spent(began)
-    return spent if torch.device(device).type == "cpu" else {"training": spent["training"]}
+    on_cpu = torch.device(device).type == "cpu"
+    return {name: s for name, s in {**log.seconds, **log.spent(began)}.items() if on_cpu or not name.endswith("_cpu")}
 
 
 def _tested(
@@ -252,7 +242,7 @@ def _tested(
     start = time.perf_counter()
     scores = _test(run, learner)
     score = scores["last"] if run.unit.selection == "last" else scores["selected"]
-    save_tensors(learner_file(run.digest, run.cache), learner.backbone.state_dict())
+    save_tensors(learner_file(run.digest), learner.backbone.state_dict())
     return {
         **run.keyed,
         **shared,

@@ -8,7 +8,6 @@ paired: over the same episodes, or seed by seed.
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -73,12 +72,9 @@ def reported_values(table: str) -> dict[tuple[str, str, int], tuple[float, str]]
 
     A reader who holds the paper fills its empty cells in there; they then show up everywhere.
     """
-    with REFERENCE.open(encoding="utf-8", newline="") as file:
-        return {
-            (line["dataset"], line["method"], int(line["n_shot"])): (float(line["value"]), line["source"])
-            for line in csv.DictReader(file)
-            if line["table"] == table and line["value"].strip()
-        }
+    rows = pd.read_csv(REFERENCE).dropna(subset="value").query("table == @table")
+    found = rows[["dataset", "method", "n_shot", "value", "source"]].itertuples(index=False, name=None)
+    return {(dataset, method, n_shot): (value, source) for dataset, method, n_shot, value, source in found}
 
 
 def episode_means(records: Sequence[Record]) -> Tensor:
@@ -142,8 +138,8 @@ def compare(
     rows = []
     for key, by_seed in groups.items():
         other = groups.get((*key[:2], reference, ""))
-        pair = _of_common_seeds(by_seed, other) if other is not None and other is not by_seed else ([], [])
-        rows.append(_row(key, list(by_seed.values()), *pair, known))
+        own, others = _of_common_seeds(by_seed, other) if other and other is not by_seed else ([], [])
+        rows.append(_row(key, list(by_seed.values()), own, others, known))
     return pd.DataFrame(rows)
 
 
@@ -157,12 +153,11 @@ def _row(
     """A row of `compare`; own, other: its records and the reference's that are compared, perhaps none."""
     (dataset, n_shot, name, words), method, first = key, method_of_record(key[2]), seeds[0]
     strata = dataset.count("+") + 1
-    episodes, nothing = episode_means(seeds), (math.nan, math.nan)
     accuracy = pd.Series([record["accuracy"] for record in seeds])
-    difference = (
-        paired_difference(episode_means(own), episode_means(other), strata=strata) if own and other else nothing
-    )
-    over_seeds = _seed_differences(own, other) if own and other else (*nothing, math.nan)
+    difference, over_seeds = (math.nan, math.nan), (math.nan, math.nan, math.nan)
+    if own and other:
+        difference = paired_difference(episode_means(own), episode_means(other), strata=strata)
+        over_seeds = _seed_differences(own, other)
     clock = "training_cpu" if all("training_cpu" in (r["seconds"] or {}) for r in seeds) else "training"
     reported, source = (math.nan, "") if words else known.get((dataset, name, n_shot), (math.nan, ""))
     return {
@@ -173,7 +168,7 @@ def _row(
         "title": f"{method.title}, {words}" if words else method.title,
         "oracle": method.oracle,
         "accuracy": accuracy.mean(),
-        "ci95": mean_and_interval(episodes, strata=strata)[1],
+        "ci95": mean_and_interval(episode_means(seeds), strata=strata)[1],
         "seed_spread": accuracy.std(),
         "n_seeds": len(seeds),
         "n_episodes": first["n_episodes"],

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, TypeVar
-
-import msgspec
+from typing import Any
 
 from freelib.methods import get_method
 from freelib.methods.base import MethodConfig
-from freelib.run.profiles import Profile, read_yaml
+from freelib.run.profiles import Profile, fitted, read_yaml
 from freelib.settings import check_seed
 
-Config = TypeVar("Config")
 SELECTIONS = ("validation", "last", "test")
 
 
@@ -127,26 +123,6 @@ def unit_config(unit: Unit, profile: Profile) -> MethodConfig:
 def make_config(method: str, overrides: Mapping[str, Any]) -> MethodConfig:
     """A method's config with these fields. Raises ValueError for unknown fields and wrong types."""
     return fitted(get_method(method).Config, overrides, f"method {method}")
-
-
-def fitted(config_class: type[Config], settings: Mapping[str, Any], owner: str) -> Config:
-    """An object of a flat dataclass, from settings as YAML or JSON have them.
-
-    Raises ValueError, naming the owner, for a field that the class does not have and for a wrong type.
-    """
-    known = [item.name for item in fields(config_class)]  # type: ignore[arg-type]
-    if unknown := sorted(set(settings) - set(known)):
-        raise ValueError(f"{owner} has no field {', '.join(unknown)}; it has {', '.join(sorted(known))}")
-    # JSON has no infinity: `plain` writes it as a word
-    given = {n: float(v) if v in ("inf", "-inf") else v for n, v in settings.items()}
-    try:
-        return msgspec.convert(given, config_class)
-    except msgspec.ValidationError as error:
-        kinds = {"bool": "true or false", "int": "a whole number", "float": "a number", "str": "a word"}
-        found = re.fullmatch(r"Expected `(\w+)(?: \| null)?`, got `\w+` - at `\$\.(\w+)`", str(error))
-        if found and found[1] in kinds:
-            raise ValueError(f"{owner}: {found[2]} is {kinds[found[1]]}, got {given[found[2]]!r}") from error
-        raise ValueError(f"{owner}: {error}") from error
 
 
 def parse_overrides(settings: Iterable[str]) -> dict[str, Any]:

@@ -94,7 +94,7 @@ def adapting(run: Run, results: str | Path) -> Record:
 
 def variant_student(run: Run, config: PoolDistillationConfig, *, n_stored: int, real: bool = False) -> MetaLearner:
     """The student of `variant`: distilled from images that are there already."""
-    pool = get_pool(run.unit.dataset, run.profile, run.unit.seed, cache=run.cache)
+    pool = get_pool(run.unit.dataset, run.profile, run.unit.seed)
     if real:
         images = run.datasets("train")[0].images
         rng = torch.Generator().manual_seed(run.unit.seed)
@@ -113,7 +113,7 @@ def stored_images(run: Run, pool: ModelPool, config: PoolDistillationConfig) -> 
     names = own | {field.name for field in fields(InversionConfig)}
     identity = {name: getattr(config, name) for name in names}
     digest = digest_of([pool.digest, identity, run.unit.seed, REVISION])
-    file = cache_folder(run.cache) / "beyond" / f"{digest}.safetensors"
+    file = cache_folder() / "beyond" / f"{digest}.safetensors"
     if not file.is_file():
         made = synthesised_images(pool, config, seed=run.unit.seed, log=TrainingLog())
         save_tensors(file, {"images": made})
@@ -122,8 +122,8 @@ def stored_images(run: Run, pool: ModelPool, config: PoolDistillationConfig) -> 
 
 def trained_student(run: Run) -> MetaLearner:
     """The student that a run left in the cache; trained again where it is not there."""
-    config, file = run.settings["config"], learner_file(run.digest, run.cache)
-    pool = get_pool(run.unit.dataset, run.profile, run.unit.seed, cache=run.cache)
+    config, file = run.settings["config"], learner_file(run.digest)
+    pool = get_pool(run.unit.dataset, run.profile, run.unit.seed)
     if not file.is_file():
         return PoolDistillation().meta_train(pool, config, seed=run.unit.seed)
     learner = build_student(pool, config, seed=run.unit.seed)

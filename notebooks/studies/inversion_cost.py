@@ -25,9 +25,9 @@ from freelib.methods.purer import DynamicDataset, PurerConfig
 from freelib.models.pool import ModelPool, PretrainedModel
 from freelib.run.measure import measured
 from freelib.run.pools import get_pool
+from freelib.run.profiles import fitted
 from freelib.run.records import Record
 from freelib.run.runner import Run
-from freelib.run.units import fitted
 from freelib.storage import plain
 
 WAYS = {
@@ -85,7 +85,7 @@ def _record(name: str, kind: type, measure: Callable[..., Any], run: Run, result
     keyed = {**asdict(own), **inversion, "meta_batch": config.meta_batch}
 
     def make() -> dict[str, Any]:
-        pool = get_pool(run.unit.dataset, run.profile, run.unit.seed, cache=run.cache)
+        pool = get_pool(run.unit.dataset, run.profile, run.unit.seed)
         return measure(pool, config, own, run.unit.seed)
 
     return measured(run, name, keyed, make, results)

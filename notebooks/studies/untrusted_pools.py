@@ -91,15 +91,15 @@ def members(run: Run, kind: str, n_bad: int) -> list[str]:
 def pool_of(run: Run, names: Sequence[str]) -> ModelPool:
     """The pool of some members by name; what the cache lacks is trained."""
     profile, seed = run.profile, run.unit.seed
-    good, (train,) = get_pool(run.unit.dataset, profile, seed, cache=run.cache), run.datasets("train")
+    good, (train,) = get_pool(run.unit.dataset, profile, seed), run.datasets("train")
     config = pool_config(run.unit.dataset, profile)
-    folder = cache_folder(run.cache) / "pools" / f"untrusted-{digest_of(pool_identity(train, config, seed))}"
+    folder = cache_folder() / "pools" / f"untrusted-{digest_of(pool_identity(train, config, seed))}"
     places = {about["name"]: i for i, about in enumerate(good.descriptions)}
     models = []
     for name in names:
         if name not in places and not (folder / f"{name}.json").is_file():
             kind, _, i = name.rpartition("-")
-            again = get_pool(run.unit.dataset, profile, seed, cache=run.cache)  # one is changed
+            again = get_pool(run.unit.dataset, profile, seed)  # one is changed
             made = bad_member(kind.replace("-", " "), int(i), train, config, again, seed=seed)
             save_member(made, folder)
         models.append(good[places[name]] if name in places else ModelPool.load(folder, names=[name])[0])
@@ -116,7 +116,7 @@ def screening(run: Run, names: Sequence[str] | None, results: str | Path) -> Rec
 
     def make() -> dict[str, Any]:
         unit, profile = run.unit, run.profile
-        rows = check_pool(pool_of(run, names) if names else get_pool(unit.dataset, profile, unit.seed, cache=run.cache))
+        rows = check_pool(pool_of(run, names) if names else get_pool(unit.dataset, profile, unit.seed))
         shown = ("name", "teacher_accuracy", "distance", "verdict")
         kept = [row["name"] for row in rows if row["verdict"] == "keep"]
         return {"kept": kept, "rows": plain([{key: row[key] for key in shown} for row in rows])}

@@ -101,10 +101,10 @@ def test_gpus_are_shared_out_in_turn(monkeypatch, tmp_path):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2, GPU-5a")
     monkeypatch.setattr(execute, "_in_a_process", lambda job, gpu, *_: given.append(gpu))
     units = [replace(DRIFTING, seed=seed) for seed in range(4)]
-    execute._run_all(units, replace(TINY, device="cuda"), RecordStore(tmp_path), 2, None)
+    execute._run_all(units, replace(TINY, device="cuda"), RecordStore(tmp_path), 2)
     assert sorted(set(given)) == ["2", "GPU-5a"]
     given.clear()
-    execute._run_all(units, TINY, RecordStore(tmp_path), 2, None)
+    execute._run_all(units, TINY, RecordStore(tmp_path), 2)
     assert given == [None] * 4
 
 

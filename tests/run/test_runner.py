@@ -10,7 +10,7 @@ from processes import start_python
 from freelib.methods.training import TrainingLog, clocks
 from freelib.run import runner
 from freelib.run.records import RecordStore
-from freelib.run.runner import Run, learner_file, run_unit, time_spent
+from freelib.run.runner import Run, learner_file, run_unit, times
 from freelib.run.units import Unit
 from freelib.storage import load_tensors
 
@@ -101,10 +101,10 @@ def test_the_settings_follow_what_matters():
     settings = [str(Run(unit, profile).settings) for unit, profile in zip(units, profiles, strict=True)]
     assert len(set(settings)) == 4
     assert str(Run(DRIFTING, replace(TINY, workers=5, threads=2)).settings) == settings[0]
-    log = TrainingLog(earlier={"training": 50.0, "training_cpu": 40.0})
+    log = TrainingLog(seconds={"monitor_cpu": 2.0}, earlier={"training": 50.0, "training_cpu": 40.0})
     began = {name: now - 5 for name, now in clocks().items()}
-    assert time_spent(log, began, "cpu") == pytest.approx({"training": 55, "training_cpu": 45}, abs=3)
-    assert time_spent(log, began, "cuda:0") == pytest.approx({"training": 55}, abs=3)
+    assert times(log, began, "cpu") == pytest.approx({"training": 55, "training_cpu": 45, "monitor_cpu": 2}, abs=3)
+    assert times(log, began, "cuda:0") == pytest.approx({"training": 55}, abs=3)
     columns = {"loss": [1.0, float("nan"), float("inf")], "monitor_score": [30.12345678]}
     found = runner._history(columns, "validation")
     assert found == {"loss": [1.0, None, None], "validation_accuracy": [30.1235]}
