@@ -172,27 +172,20 @@ def distillation_loss(
     heads: DistillationHeads,
     params: Mapping[str, Tensor],
     batch: DistillationBatch,
-    kind: str = "kl",
-    *,
-    label_weight: float = 0.0,
+    config: AlignmentConfig | None = None,
 ) -> Tensor:
     """L_KD = mean over images of KL(M_i(x) ‖ f_θ(x)), of the student with weights `params`; a scalar.
 
-    label_weight: of the cross-entropy with the labels, which is added
+    config: by its `distillation` it is another divergence, by its `label_weight` the cross-entropy with the labels
+      is added: what the outer step goes down for one task
     """
+    config = config or AlignmentConfig()
     learner = heads.learner
     logits = learner.forward(heads.student(params, batch.model), learner.transform(batch.images))
-    loss = DISTILLATION_LOSSES[kind](batch.teacher_logits, logits).mean()
-    if label_weight and batch.labels is not None:
-        loss = loss + label_weight * F.cross_entropy(logits, batch.labels)
+    loss = DISTILLATION_LOSSES[config.distillation](batch.teacher_logits, logits).mean()
+    if config.label_weight and batch.labels is not None:
+        loss = loss + config.label_weight * F.cross_entropy(logits, batch.labels)
     return loss
-
-
-def task_loss(
-    heads: DistillationHeads, params: Mapping[str, Tensor], batch: DistillationBatch, config: AlignmentConfig
-) -> Tensor:
-    """What the outer step goes down for one task: `distillation_loss` as the config says; a scalar."""
-    return distillation_loss(heads, params, batch, config.distillation, label_weight=config.label_weight)
 
 
 def aligned_displacement(
@@ -210,7 +203,7 @@ def aligned_displacement(
     optimizer = make_optimizer(inner, list(params.values()), config.align_inner_lr)
     losses = []
     for batch in batches:
-        loss = task_loss(heads, params, batch, config)
+        loss = distillation_loss(heads, params, batch, config)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -225,7 +218,7 @@ def summed_gradient(
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Joint gradients, Σ_i ∇L_KD(θ; task_i) by name, and the mean loss: what BelL is compared with."""
     params = heads.trained(batches)
-    total = torch.stack([task_loss(heads, params, batch, config) for batch in batches])
+    total = torch.stack([distillation_loss(heads, params, batch, config) for batch in batches])
     gradients = torch.autograd.grad(total.sum(), list(params.values()))
     return dict(zip(params, gradients, strict=True)), total.detach().mean()
 
@@ -243,7 +236,7 @@ def variance_gradient(
 
     def gradient(at: Mapping[str, Tensor], batch: DistillationBatch) -> tuple[list[Tensor], Tensor]:
         own = {name: p.detach().requires_grad_() for name, p in at.items()}
-        loss = task_loss(heads, own, batch, config)
+        loss = distillation_loss(heads, own, batch, config)
         found = torch.autograd.grad(loss, list(own.values()), materialize_grads=True)
         return list(found), loss.detach()
 
@@ -296,7 +289,7 @@ def gradient_agreement(
     params, rows = heads.trained(batches), []
     shared = [name for name in params if name in heads.learner.params]
     for batch in batches:
-        loss = distillation_loss(heads, params, batch, kind)
+        loss = distillation_loss(heads, params, batch, AlignmentConfig(distillation=kind))
         gradients = torch.autograd.grad(loss, [params[name] for name in shared])
         rows.append(torch.cat([gradient.flatten() for gradient in gradients]))
     stacked = torch.stack(rows)

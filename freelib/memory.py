@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from freelib.datasets.episodes import Episode, class_major_labels, images_to_float, images_to_uint8
+from freelib.datasets.episodes import Episode, images_to_float, images_to_uint8
 from freelib.generator import SynthesisedTask
 from freelib.models.pool import PretrainedModel
 from freelib.models.transform import resized
@@ -85,12 +85,7 @@ class TaskMemory:
         model, keys = groups[int(torch.randint(len(groups), (1,), generator=rng))]
         chosen = torch.randperm(len(keys), generator=rng)[:n_way].tolist()
         images = torch.stack([self._draw(self._of(keys[i], model), per_class, rng) for i in chosen])
-        return Episode(
-            images_to_float(images[:, :n_shot].flatten(0, 1)),
-            class_major_labels(n_way, n_shot).to(self.device),
-            images_to_float(images[:, n_shot:].flatten(0, 1)),
-            class_major_labels(n_way, n_query).to(self.device),
-        )
+        return Episode.of_classes(images_to_float(images), n_shot)
 
     def _draw(self, batches: list[Tensor], n: int, rng: torch.Generator) -> Tensor:
         """Draws n different images from some batches."""

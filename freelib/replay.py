@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,19 +48,6 @@ class ReplayConfig:
         check_one_of(self, replay_loss=("mean", "sum"))
 
 
-class EpisodeShape(Protocol):
-    """What an episode is made of, and how many inner steps are taken on it."""
-
-    @property
-    def n_way(self) -> int: ...
-    @property
-    def n_shot(self) -> int: ...
-    @property
-    def n_query(self) -> int: ...
-    @property
-    def inner_steps(self) -> int: ...
-
-
 def maml_step(
     learner: MetaLearner,
     episodes: Sequence[Episode],
@@ -90,29 +77,29 @@ def maml_step(
 def replay(
     learner: MetaLearner,
     memory: TaskMemory,
-    config: ReplayConfig,
+    config: Any,
     optimizer: torch.optim.Optimizer,
     rng: torch.Generator,
-    shape: EpisodeShape,
     *,
     maml_step: Callable[..., tuple[Tensor, Tensor]] = maml_step,
 ) -> list[tuple[float, float]]:
     """Cross-task replay: batches of MAML on episodes from the memory, until their accuracy stalls.
 
-    optimizer: the outer step's; rng: what episodes of this shape are drawn from; maml_step: learns a batch
+    config: with the fields of `ReplayConfig` and `MethodConfig`
+    optimizer: the outer step's; rng: what episodes are drawn from; maml_step: learns a batch
 
     Gives each batch's (loss, accuracy in [0, 1]); none where the memory holds too little, or the config says
     to leave replay out.
     """
     history: list[tuple[Tensor, Tensor]] = []
-    size = (shape.n_way, shape.n_shot, shape.n_query)
+    size = (config.n_way, config.n_shot, config.n_query)
     if config.replay_scope == "none" or not memory.ready(*size, scope=config.replay_scope):
         return []
     rule = {"second_order": config.second_order, "total": config.replay_loss == "sum"}
     best, stalled = -1.0, 0
     while len(history) < config.replay_batches:
         episodes = [memory.episode(*size, rng, scope=config.replay_scope) for _ in range(config.replay_episodes)]
-        history.append(maml_step(learner, episodes, optimizer, steps=shape.inner_steps, **rule))
+        history.append(maml_step(learner, episodes, optimizer, steps=config.inner_steps, **rule))
         if config.replay_patience:  # else nothing here waits for the device
             accuracy = float(history[-1][1])
             stalled = 0 if accuracy > best else stalled + 1

@@ -132,9 +132,8 @@ def test_the_loss_is_kl_or_the_releases_form():
     kl = (p * (p.log() - q.log())).sum(1).mean()
     assert float(distillation_loss(DistillationHeads(learner), params, task)) == pytest.approx(float(kl))
     release = (p * (p.log() - q)).sum(1).mean()
-    assert float(distillation_loss(DistillationHeads(learner), params, task, "release")) == pytest.approx(
-        float(release)
-    )
+    found = distillation_loss(DistillationHeads(learner), params, task, AlignmentConfig(distillation="release"))
+    assert float(found) == pytest.approx(float(release))
     p = torch.tensor([[0.25, 0.75]])
     expected = 0.25 * (math.log(0.25) - 0.25) + 0.75 * (math.log(0.75) - 0.75)
     assert float(release_divergence(p.log(), p.log())) == pytest.approx(expected, abs=1e-6)

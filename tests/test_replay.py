@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from tiny_models import HandAdam, conv_learner, flat, random_episode, rng, smooth_learner, task_of, tiny_model
 
-from freelib import MetaLearner, MethodConfig
+from freelib import MetaLearner
 from freelib.memory import TaskMemory
+from freelib.methods.free import FreeConfig
 from freelib.models.backbones import build_backbone
 from freelib.replay import ReplayConfig, maml_step, replay
 
@@ -160,8 +161,8 @@ def toy_memory(dataset) -> TaskMemory:
 
 def run(dataset, learner, config, **shape):
     optimizer = torch.optim.Adam(learner.backbone.parameters(), lr=config.replay_lr)
-    wanted = MethodConfig(**{"n_query": 4, "inner_steps": 1} | shape)
-    return replay(learner, toy_memory(dataset), config, optimizer, rng(), wanted)
+    wanted = FreeConfig(**vars(config) | {"n_query": 4, "inner_steps": 1} | shape)
+    return replay(learner, toy_memory(dataset), wanted, optimizer, rng())
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,14 @@ class Episode:
     query: Tensor
     query_labels: Tensor
 
+    @classmethod
+    def of_classes(cls, images: Tensor, n_shot: int) -> Episode:
+        """The episode of images float `(n_way, n_shot + n_query, C, H, W)`; of each class the first are the support."""
+        sides = images[:, :n_shot], images[:, n_shot:]
+        labels = (class_major_labels(*side.shape[:2]).to(images.device) for side in sides)
+        support, query = (side.flatten(0, 1) for side in sides)
+        return cls(support, next(labels), query, next(labels))
+
     def to(self, device: torch.device | str) -> Episode:
         """The same episode on another device."""
         return Episode(*(tensor.to(device, non_blocking=True) for tensor in vars(self).values()))
@@ -127,14 +135,7 @@ class EpisodeSampler:
 
     def episode(self, i: int) -> Episode:
         """Episode number i."""
-        rows = self.indices(i)
-        support, query = rows[:, : self.n_shot].flatten(), rows[:, self.n_shot :].flatten()
-        return Episode(
-            images_to_float(self.dataset.images[support]),
-            class_major_labels(self.n_way, self.n_shot),
-            images_to_float(self.dataset.images[query]),
-            class_major_labels(self.n_way, self.n_query),
-        )
+        return Episode.of_classes(images_to_float(self.dataset.images[self.indices(i)]), self.n_shot)
 
     def take(self, n: int, start: int = 0) -> Iterator[Episode]:
         """Episodes `start` to `start + n - 1`, one by one."""

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-from torch import Tensor
-
-from freelib.alignment import DistillationBatch, distillation_batch, make_optimizer
-from freelib.distillation import kl_divergence
+from freelib.alignment import (
+    DistillationBatch,
+    DistillationHeads,
+    distillation_batch,
+    distillation_loss,
+    make_optimizer,
+)
 from freelib.generator import SynthesisedTask
 from freelib.inversion import InversionConfig, Student
 from freelib.meta_learner import MetaLearner, Params
@@ -58,20 +61,14 @@ class BidfMkdConfig(MethodConfig, InversionConfig, ReplayConfig):
             )
 
 
-def distillation_loss(learner: MetaLearner, batch: DistillationBatch, params: Params) -> Tensor:
-    """L_KD of the student under some weights: the mean over images of KL(teacher ‖ student); a scalar."""
-    logits = learner.forward(params, learner.transform(batch.images))
-    return kl_divergence(batch.teacher_logits, logits).mean()
-
-
 def distilled_params(learner: MetaLearner, batch: DistillationBatch, config: BidfMkdConfig) -> Params:
     """θ' = θ after `distill_steps` steps of gradient descent on L_KD, by name; differentiable in θ.
 
     second_order=False takes the steps' gradients as constants: dθ'/dθ is then the identity.
     """
-    params = learner.params
+    params, loss = learner.params, partial(distillation_loss, DistillationHeads(learner), batch=batch)
     for _ in range(config.distill_steps):
-        gradient = learner.gradient(partial(distillation_loss, learner, batch), params, config.second_order)
+        gradient = learner.gradient(loss, params, config.second_order)
         params = {name: p - config.distill_lr * gradient[name] for name, p in params.items()}
     return params
 
@@ -151,7 +148,7 @@ class BidfMkd(Method):
             with log.phase("recovery"):
                 query = generators.adapt(model, frozen_student(learner, adapted) if boundary else None, rng)
             with log.phase("distillation"):
-                loss = distillation_loss(learner, shown(query), adapted)
+                loss = distillation_loss(DistillationHeads(learner), adapted, shown(query))
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from freelib.datasets.episodes import Episode, class_major_labels, images_to_float
+from freelib.datasets.episodes import Episode, images_to_float
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method
 from freelib.methods.ensemble import for_inference
@@ -76,13 +76,11 @@ class Ldfml(Method):
         with run.log.phase("answers"):
             answers = torch.stack([soft_labels(pool[i], images) for i in range(len(pool))])
             weights = torch.tensor([math.prod(confidence_and_balance(own)) for own in answers]).clamp_min(1e-6)
-        labels = [class_major_labels(config.n_way, n) for n in (config.n_shot, config.n_query)]
 
         def episode() -> Episode:
             model = int(torch.multinomial(weights, 1, generator=rng))
             likely = answers[model].T.clamp_min(1e-12)  # (n_way, n)
-            parts = torch.multinomial(likely, per_class, generator=rng).split([config.n_shot, config.n_query], 1)
-            support, query = (images_to_float(images[rows.flatten()]) for rows in parts)
-            return Episode(support, labels[0], query, labels[1])
+            rows = torch.multinomial(likely, per_class, generator=rng)
+            return Episode.of_classes(images_to_float(images[rows]), config.n_shot)
 
         return maml_rounds(run, lambda step: [episode() for _ in range(config.meta_batch)])

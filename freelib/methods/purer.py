@@ -120,18 +120,11 @@ class DynamicDataset:
 
     def episode(self, config: PurerConfig, rng: torch.Generator) -> Episode:
         """An episode of classes of any models, with all their images; differentiable in the pixels."""
-        keys, n_way, n_shot = list(self.pixels), config.n_way, config.n_shot
-        images = []
-        for i in torch.randperm(len(keys), generator=rng)[:n_way].tolist():
+        keys, images = list(self.pixels), []
+        for i in torch.randperm(len(keys), generator=rng)[: config.n_way].tolist():
             pixels = self.pixels[keys[i]]
             images.append(pixels[torch.randperm(len(pixels), generator=rng).to(pixels.device)])
-        whole = torch.stack(images) * self.std + self.mean  # (n_way, per_class, C, H, W)
-        return Episode(
-            whole[:, :n_shot].flatten(0, 1),
-            class_major_labels(n_way, n_shot).to(whole.device),
-            whole[:, n_shot:].flatten(0, 1),
-            class_major_labels(n_way, config.n_query).to(whole.device),
-        )
+        return Episode.of_classes(torch.stack(images) * self.std + self.mean, config.n_shot)
 
     def challenge(self, learner: MetaLearner, config: PurerConfig, rng: torch.Generator) -> None:
         """Adds the gradient of −eci_weight × the outer loss to the pixels', not to the student's."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +17,7 @@ from freelib.inversion import InversionConfig
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Method, MethodConfig, stream_seed
 from freelib.methods.free import build_scratch_generator
-from freelib.methods.training import CrossTaskReplay, TrainingRun
+from freelib.methods.training import CrossTaskReplay, Kept, TrainingRun
 from freelib.models.pool import ModelPool
 from freelib.models.pretrained import PretrainedModel
 from freelib.replay import ReplayConfig
@@ -98,19 +98,11 @@ def unlike_groups(fishers: Sequence[Fisher], n: int, seed: int) -> Tensor:
     return torch.as_tensor(clusters.fit_predict((1 - alike).clamp_min(1e-6).numpy())).long()
 
 
-class Groups:
+class Groups(Kept):
     """The group of each model, once it is known."""
 
-    def __init__(self) -> None:
-        self.of: Tensor | None = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {"of": self.of}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Back to a state that `state_dict` gave."""
-        self.of = state["of"]
+    of: Tensor | None = None
+    kept: ClassVar = {"of": "of"}
 
     def draw(self, pool: ModelPool, n: int, rng: torch.Generator) -> list[PretrainedModel]:
         """Of one group n models, or all that it has; a group is drawn as often as it has members."""
@@ -155,15 +147,10 @@ class Tgr(Method):
         optimizer = outer_optimizer(config, [*learner.params.values(), *heads.params.values()])
         quick = build_scratch_generator(pool, config, steps=config.grouping_steps)
         generator = build_scratch_generator(pool, config, steps=config.adapt_steps)
-        parts: dict[str, Any] = {
-            "heads": heads,
-            "optimizer": optimizer,
-            "generator": generator,
-            "quick": quick,
-            "groups": groups,
-        }
+        parts: dict[str, Any] = {"heads": heads, "optimizer": optimizer, "generator": generator}
+        parts |= {"quick": quick, "groups": groups, **replay.parts}
 
-        for round_number in run.rounds(config.rounds, **parts, **replay.parts):
+        for round_number in run.rounds(config.rounds, **parts):
             if groups.of is None:
                 with log.phase("grouping"):
                     fishers = []

@@ -239,7 +239,7 @@ class CrossTaskReplay:
         if round_number % config.replay_every:
             return
         with self.run.log.phase("replay"):
-            history = replay(learner, memory, config, self.optimizer, rng, config, maml_step=fast.maml_step)
+            history = replay(learner, memory, config, self.optimizer, rng, maml_step=fast.maml_step)
         if history:
             loss, accuracy = history[-1]
             self.run.log.append(replay_batches=len(history), replay_loss=loss, replay_accuracy=accuracy)

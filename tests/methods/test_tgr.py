@@ -63,7 +63,8 @@ def test_the_labels_are_learnt_from_as_well():
     heads = DistillationHeads(learner)
     logits = learner.forward(learner.params, learner.transform(batch.images))
     expected = distillation_loss(heads, learner.params, batch) + 0.5 * F.cross_entropy(logits, labels)
-    torch.testing.assert_close(distillation_loss(heads, learner.params, both, label_weight=0.5), expected)
+    config = AlignmentConfig(label_weight=0.5)
+    torch.testing.assert_close(distillation_loss(heads, learner.params, both, config), expected)
 
 
 def test_a_round_inverts_or_recalls():
