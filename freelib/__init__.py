@@ -34,45 +34,29 @@ _FROM = {
     "load_learner": "freelib.run.learners",
 }
 
-if TYPE_CHECKING:
-    from freelib.classifier import FewShotClassifier
-    from freelib.datasets import FewShotDataset, load_dataset
-    from freelib.datasets.episodes import EpisodeSampler
-    from freelib.generator import MetaGenerator
-    from freelib.meta_learner import MetaLearner
-    from freelib.methods import Method, MethodConfig, get_method
-    from freelib.models.pool import ModelPool
-    from freelib.models.pretrained import PretrainedModel
-    from freelib.models.pretraining import PoolConfig, pretrain_pool
-    from freelib.models.readers import read_pool
-    from freelib.run.budget import meta_train
-    from freelib.run.evaluation import evaluate
-    from freelib.run.execute import run_units
-    from freelib.run.learners import load_learner, save_learner
-    from freelib.run.statistics import compare
+__all__ = list(_FROM)
 
-__all__ = [
-    "EpisodeSampler",
-    "FewShotClassifier",
-    "FewShotDataset",
-    "MetaGenerator",
-    "MetaLearner",
-    "Method",
-    "MethodConfig",
-    "ModelPool",
-    "PoolConfig",
-    "PretrainedModel",
-    "compare",
-    "evaluate",
-    "get_method",
-    "load_dataset",
-    "load_learner",
-    "meta_train",
-    "pretrain_pool",
-    "read_pool",
-    "run_units",
-    "save_learner",
-]
+if TYPE_CHECKING:
+    from freelib.classifier import FewShotClassifier as FewShotClassifier
+    from freelib.datasets import FewShotDataset as FewShotDataset
+    from freelib.datasets import load_dataset as load_dataset
+    from freelib.datasets.episodes import EpisodeSampler as EpisodeSampler
+    from freelib.generator import MetaGenerator as MetaGenerator
+    from freelib.meta_learner import MetaLearner as MetaLearner
+    from freelib.methods import Method as Method
+    from freelib.methods import MethodConfig as MethodConfig
+    from freelib.methods import get_method as get_method
+    from freelib.models.pool import ModelPool as ModelPool
+    from freelib.models.pretrained import PretrainedModel as PretrainedModel
+    from freelib.models.pretraining import PoolConfig as PoolConfig
+    from freelib.models.pretraining import pretrain_pool as pretrain_pool
+    from freelib.models.readers import read_pool as read_pool
+    from freelib.run.budget import meta_train as meta_train
+    from freelib.run.evaluation import evaluate as evaluate
+    from freelib.run.execute import run_units as run_units
+    from freelib.run.learners import load_learner as load_learner
+    from freelib.run.learners import save_learner as save_learner
+    from freelib.run.statistics import compare as compare
 
 
 def __getattr__(name: str) -> Any:
