@@ -158,12 +158,10 @@ class DistillationHeads:
         return self.learner.forward(params, self.learner.transform(images))
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The models' heads, for a checkpoint."""
         return {name: p.detach().clone() for name, p in self.params.items()}
 
     @torch.no_grad()
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Back to a state that `state_dict` gave."""
         for name, parameter in self.params.items():
             parameter.copy_(state[name])
 

@@ -197,7 +197,6 @@ class MetaGenerator:
         self.optimizer.zero_grad()
 
     def state_dict(self) -> dict:
-        """θ_G, its optimiser's state and the count of iterations, for a checkpoint."""
         return {
             "generator": self.generator.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -205,7 +204,6 @@ class MetaGenerator:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Back to a state that `state_dict` gave."""
         self.generator.load_state_dict(state["generator"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.iterations = state["passes"]
@@ -220,8 +218,6 @@ class ScratchGenerator:
     config, image_size, device, precision: as for `MetaGenerator`
     steps: generator iterations for each model, at least 1
 
-    Raises ValueError for less than 1 step.
-
     >>> ScratchGenerator(InversionConfig(), steps=200, image_size=32).iterations
     0
     """
@@ -235,8 +231,6 @@ class ScratchGenerator:
         device: torch.device | str = "cpu",
         precision: str = "float32",
     ) -> None:
-        if steps < 1:
-            raise ValueError(f"A task is synthesised in at least 1 step, got {steps}.")
         self.fresh = partial(MetaGenerator, config, image_size=image_size, device=device, precision=precision)
         self.steps, self.iterations = steps, 0  # generator iterations: for each model, and so far
 
@@ -251,11 +245,9 @@ class ScratchGenerator:
         """Nothing: no generator outlives its model."""
 
     def state_dict(self) -> dict[str, int]:
-        """The count of iterations, for a checkpoint."""
         return {"passes": self.iterations}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
-        """Back to a state that `state_dict` gave."""
         self.iterations = state["passes"]
 
 

@@ -105,12 +105,8 @@ class _ChannelMoments(torch.autograd.Function):
 def batchnorm_loss(inputs: list[tuple[nn.Module, Tensor]]) -> Tensor:
     """L_BN = Σ_l ‖μ_l − μ̂_l‖ + ‖σ²_l − σ̂²_l‖, the batch's statistics against the stored ones; a scalar.
 
-    inputs: what `batchnorm_inputs` has collected
-
-    Raises ValueError where the model has no BatchNorm layer with stored statistics.
+    inputs: what `batchnorm_inputs` has collected, of at least one layer
     """
-    if not inputs:
-        raise ValueError("λ_bn is above 0, but the model has no BatchNorm layer with running statistics.")
     terms = []
     for layer, x in inputs:
         mean, variance = _ChannelMoments.apply(x)

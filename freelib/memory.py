@@ -111,7 +111,6 @@ class TaskMemory:
         return SynthesisedTask(images_to_float(torch.cat(chosen)), labels.to(self.device), model, nothing, nothing)
 
     def state_dict(self) -> dict:
-        """All images with their classes and models, for a checkpoint."""
         return {
             "keys": [list(key) for key in self._batches],
             "batches": [[images for _, images in batches] for batches in self._batches.values()],
@@ -119,7 +118,6 @@ class TaskMemory:
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Back to a state that `state_dict` gave."""
         self._batches = {}
         rows = zip(state["keys"], state["sources"], state["batches"], strict=True)
         for (domain, name), sources, batches in rows:

@@ -152,9 +152,12 @@ def test_a_synthesised_task():
     scratch = scratch_generator(steps=2)
     scratch.adapt(model, None, rng())
     assert scratch.iterations == 2
-    for refused in (lambda: ours.adapt(model, None, rng(), steps=0), lambda: scratch_generator(steps=0)):
+    for one in (
+        lambda: ours.adapt(model, None, rng(), steps=0),
+        lambda: scratch_generator(0).adapt(model, None, rng()),
+    ):
         with pytest.raises(ValueError, match="at least 1 step, got 0"):
-            refused()
+            one()
     student, model = conv_learner(), tiny_model()
 
     def state():

@@ -46,11 +46,9 @@ class Source(Protocol):
 
     def fingerprint(self) -> str:
         """A short text that changes when the source's files do."""
-        ...
 
     def read_class(self, class_name: str, size: int) -> Pixels:
         """All images of a class: uint8 (n, 3, size, size)."""
-        ...
 
 
 def decode(data: bytes | Path, where: str) -> Image.Image:
@@ -166,7 +164,6 @@ class ParquetSource:
         return {name: {split_of(words[row]) for row in rows} for name, rows in self._rows.items()}
 
     def read_class(self, class_name: str, size: int) -> Pixels:
-        """All images of a class: uint8 (n, 3, size, size)."""
         return stack(self._images(class_name), size)
 
     def _images(self, class_name: str) -> Iterator[Image.Image]:
@@ -292,7 +289,6 @@ class TreeSource:
         return hashlib.sha256(repr(("upright", times)).encode()).hexdigest()[:16]
 
     def read_class(self, class_name: str, size: int) -> Pixels:
-        """All images of a class: uint8 (n, 3, size, size)."""
         files: list[Path] = []
         for path in self._places[class_name]:
             if not (here := [path] if self._lists else files_or_folders(path, folders=False)):
@@ -341,5 +337,4 @@ class TorchvisionCifar:
         return images
 
     def read_class(self, class_name: str, size: int) -> Pixels:
-        """All images of a class: uint8 (n, 3, size, size)."""
         return stack((Image.fromarray(image) for image in self._images[class_name]), size)

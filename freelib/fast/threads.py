@@ -125,14 +125,11 @@ def adapt_each(
     """
     if one_by_one(models) or not isinstance(generator, MetaGenerator) or generator.device.type != "cpu":
         return one_after_the_other(generator, models, students, rng)
-    own = [(_apart(generator), _ahead(generator, model, rng)) for model in models]
+    own, draws = [_apart(generator) for _ in models], [_ahead(generator, model, rng) for model in models]
     with ThreadPoolExecutor(_threads.get()) as executor:
-        jobs = [
-            executor.submit(each.adapt, model, student, draws)
-            for (each, draws), model, student in zip(own, models, students, strict=True)
-        ]
-        tasks = [job.result() for job in jobs]
-    for each, _ in own:
+        work = zip(own, models, students, draws, strict=True)
+        tasks = list(executor.map(lambda parts: MetaGenerator.adapt(*parts), work))
+    for each in own:
         generator.iterations += each.iterations
         add_gradients(list(generator.generator.parameters()), [p.grad for p in each.generator.parameters()])
     return tasks

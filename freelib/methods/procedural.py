@@ -86,15 +86,9 @@ def layered_textures(n: int, size: int, rng: torch.Generator, layers: tuple[int,
 
 
 def procedural_images(
-    n: int,
-    size: int,
-    rng: torch.Generator,
-    *,
-    mean: Sequence[float],
-    std: Sequence[float],
-    layers: tuple[int, int] = (2, 8),
+    n: int, size: int, rng: torch.Generator, *, mean: Sequence[float], std: Sequence[float]
 ) -> Tensor:
-    """Images uint8 `(n, 3, size, size)`, see `layered_textures`.
+    """Images uint8 `(n, 3, size, size)` of 2 to 8 layers, see `layered_textures`.
 
     mean, std: of the colours in [0, 1], such as the pool's normalisation
 
@@ -105,6 +99,6 @@ def procedural_images(
     images = torch.empty(n, 3, size, size, dtype=torch.uint8)
     for start in range(0, n, 500):  # in parts, so that memory stays small
         part = images[start : start + 500]
-        colours = layered_textures(len(part), size, rng, layers) * scale + shift
+        colours = layered_textures(len(part), size, rng, (2, 8)) * scale + shift
         part.copy_(colours.clamp(0, 1).mul(255).round())
     return images

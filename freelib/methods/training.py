@@ -102,15 +102,16 @@ _OURS = {"run", "parts", "recovered"}  # one of them is in every state, in those
 
 def state_of_run(checkpoint: Checkpoint | None, run: str, last: int) -> dict[str, Any] | None:
     """The checkpoint's state, if any. Raises ValueError for another run's, and a round that is none of 0 to last."""
-    state = checkpoint.load() if checkpoint else None
-    if checkpoint and state is not None and not (isinstance(state, dict) and _OURS & state.keys()):
+    if checkpoint is None or (state := checkpoint.load()) is None:
+        return None
+    if not (isinstance(state, dict) and _OURS & state.keys()):
         raise ValueError(f"{checkpoint.file} is no state of a training: choose another file.")
-    if checkpoint and state and state.get("run", run) != run:
+    if state.get("run", run) != run:
         raise ValueError(
             f"{checkpoint.file} is of a run with another config, seed or pool: each needs a file of its own."
         )
-    done = (state or {}).get("round", (state or {}).get("epochs", 0))
-    if checkpoint and not (isinstance(done, int) and 0 <= done <= last):
+    done = state.get("round", state.get("epochs", 0))
+    if not (isinstance(done, int) and 0 <= done <= last):
         raise ValueError(f"{checkpoint.file} is said to be of round {done!r} of {last}: delete it.")
     return state
 

@@ -140,9 +140,9 @@ class PretrainedModel:
         self.module.to(device)
         return self
 
-    def black_images(self, n: int = 2) -> Tensor:
-        """Black images `(n, C, image_size, image_size)` on its device, to try it with."""
-        return torch.zeros(n, len(self.mean), self.image_size, self.image_size, device=self.device)
+    def black_images(self) -> Tensor:
+        """Two black images `(2, C, image_size, image_size)` on its device, to try it with."""
+        return torch.zeros(2, len(self.mean), self.image_size, self.image_size, device=self.device)
 
     def tensors(self) -> dict[str, Tensor]:
         """Its weights and buffers, without what a module may keep beside tensors."""

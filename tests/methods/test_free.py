@@ -8,8 +8,7 @@ from tiny_models import tiny_model, tiny_pool, trained_pool, weights
 
 from freelib import ModelPool, get_method
 from freelib.memory import TaskMemory
-from freelib.methods import free as module
-from freelib.methods.free import FreeConfig
+from freelib.methods.free import FreeConfig, build_generator
 
 TINY = FreeConfig(
     width=4, n_query=3, inner_steps=1, inner_lr=0.1, warmup_rounds=1, rounds=3, meta_batch=2,
@@ -56,52 +55,30 @@ def test_measuring_and_generators_from_scratch(plain):
     log = train(**settings).log
     assert log.iterations == 4 * 2 * 3
     assert log.history["inversion_loss"] != plain.log.history["inversion_loss"]
-    generator = module.build_generator(tiny_pool(4), replace(TINY, **settings), seed=0)
+    generator = build_generator(tiny_pool(4), replace(TINY, **settings), seed=0)
     generator.meta_step()
     generator.load_state_dict({"passes": 7})
     assert generator.state_dict() == {"passes": 7}
 
 
-@pytest.fixture
-def remembered(monkeypatch):
-    """What enters the memory: a list of (domain, image size) for each call."""
-    calls, add = [], TaskMemory.add
+def test_a_pool_of_two_domains_has_tasks_of_each_models_size_that_meet_in_the_memory(monkeypatch):
+    domains, remembered, add = {"small": 16, "large": 24}, [], TaskMemory.add
 
     def watch(self, tasks):
-        calls.append([(task.model.domain, task.images.shape[-1]) for task in tasks])
+        remembered.append([(task.model.domain, task.images.shape[-1]) for task in tasks])
         add(self, tasks)
-        sizes = {batch.shape[-1] for batches in self._batches.values() for _, batch in batches}
-        assert sizes == {self.image_size}
+        assert {batch.shape[-1] for batches in self._batches.values() for _, batch in batches} == {self.image_size}
 
     monkeypatch.setattr(TaskMemory, "add", watch)
-    return calls
-
-
-@pytest.mark.parametrize(("kind", "counts"), [("all", [2, 2, 2]), ("last", [1, 1, 1])])
-def test_all_tasks_enter_the_memory_or_the_last(remembered, kind, counts):
-    train(memory_tasks=kind, replay_scope="none")
-    assert list(map(len, remembered)) == counts
-
-
-def test_a_pool_of_two_domains_has_tasks_of_each_models_size_that_meet_in_the_memory(remembered):
-    domains = {"small": 16, "large": 24}
     models = [tiny_model(i, image_size=size, domain=name) for name, size in domains.items() for i in (0, 1)]
     learner = train(ModelPool.from_models(models), meta_batch=4, kd_heads="per_model", align_sweeps=2)
     assert {task for tasks in remembered for task in tasks} == set(domains.items())
+    assert list(map(len, remembered)) == [4] * 3
     assert learner.transform.image_size == 24
     assert len(learner.log.history["replay_loss"]) == 3
 
 
-def test_the_students_images_are_cropped_as_the_config_says_and_not_in_the_warm_up(monkeypatch):
-    seen, real = [], module.distillation_batch
-
-    def spy(task, rng, **crops):
-        seen.append(crops)
-        return real(task, rng, **crops)
-
-    monkeypatch.setattr(module, "distillation_batch", spy)
-    train(rounds=1, augment_padding=1, augment_flip=False)
-    assert seen == [{"padding": 1, "flip": False, "each": True}] * 2
+def test_the_student_stays_as_it_is_in_the_warm_up():
     untrained = get_method("random").meta_train(tiny_pool(4), TINY, seed=0)
     assert torch.equal(weights(train(rounds=0, warmup_rounds=2)), weights(untrained))
 
