@@ -12,8 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "freelib"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MOST_LINES = {
-    "ground": 610, "datasets": 1300, "models": 1450, "heart": 1340, "fast": 610, "methods": 3045, "run": 2991,
-    "show": 428, "cli": 661, "face": 371,
+    "ground": 602, "datasets": 1291, "models": 1437, "heart": 1298, "fast": 606, "methods": 3014, "run": 2991,
+    "show": 428, "cli": 661, "face": 355,
 }  # fmt: skip
 """Of all Python in each room of the package. Lower one when its room shrinks; to raise it takes a reason.
 
@@ -22,7 +22,7 @@ reads other people's models and pictures and checks them, keeps and exports a le
 that are newer than the paper.
 """
 
-MOST_TEST_LINES = 11_325
+MOST_TEST_LINES = 11_295
 """Of all Python in tests/, 500 of them the long tests. Lower it too: a value is checked once, and what is checked alike
 shares a test.
 """
