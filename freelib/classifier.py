@@ -179,12 +179,8 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator, ModelHubMixin, library_n
         try:
             about, tensors = read_metadata(folder / "config.json"), load_tensors(folder / "model.safetensors")
             check_finite_tensors(folder, tensors)
-            images, rule, support, labels = (
-                about["images"],
-                about["rule"],
-                tensors.pop("support"),
-                tensors.pop("labels"),
-            )
+            images, rule = about["images"], about["rule"]
+            support, labels = tensors.pop("support"), tensors.pop("labels")
             if max(images["image_size"], rule["inner_steps"]) > MOST_WIDE:
                 raise ValueError(f"image_size and inner_steps are at most {MOST_WIDE}")
             with torch.device("meta"):  # what a stranger's file merely claims takes no memory

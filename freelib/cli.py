@@ -12,7 +12,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import click
 
@@ -37,7 +37,6 @@ SEED = click.IntRange(0, 2**32 - 1)
 GOES_ON = f"{__name__}.goes_on"
 PROFILE = click.Choice(["smoke", "cpu", "paper"])
 
-json_option = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 profile_option = click.option("--profile", default="smoke", type=PROFILE, help="Size: minutes, hours, or a GPU's days.")
 set_option = click.option("--set", "settings", multiple=True, metavar="FIELD=VALUE", help="Set a field.")
 root_option = click.option("--root", type=FOLDER, help="Folder with the data sets, instead of $FREELIB_DATA.")
@@ -57,8 +56,36 @@ def DATASET(name: str) -> str:
     return name
 
 
+class Result(NamedTuple):
+    """What a command gives: a value for --json; the text for people, a table of its rows if None; the exit status."""
+
+    value: Any
+    text: str | None = None
+    status: int = 0
+
+
+class Verb(click.Command):
+    """A command with --json, which writes to standard output what its function returns."""
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        how: dict[str, Any] = {"is_flag": True, "expose_value": False, "help": "Print the result as JSON."}
+        self.params.append(click.Option(["--json"], callback=lambda ctx, _, value: ctx.meta.update(json=value), **how))
+
+    def invoke(self, ctx: click.Context) -> None:
+        """Runs the command, writes the result, and ends with its status."""
+        result: Result = super().invoke(ctx)
+        if ctx.meta["json"]:
+            click.echo(json.dumps(result.value, indent=1, allow_nan=False))
+        else:
+            click.echo(printable(table(result.value) if result.text is None else result.text, lines=True))
+        ctx.exit(result.status)
+
+
 class Verbs(click.Group):
     """Commands in the order in which one uses them, whose errors are one sentence instead of a traceback."""
+
+    command_class, group_class = Verb, type  # `data` and `pool` are of this class too
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The verbs, in the order of this file."""
@@ -74,12 +101,13 @@ class Verbs(click.Group):
             complain("freelib: interrupted" + ctx.meta.get(GOES_ON, ""))
             ctx.exit(128 + (stopped.args or (signal.SIGINT,))[0])
         except Exception as error:
-            if ctx.params["debug"]:
+            debug = ctx.find_root().params["debug"]
+            if debug:
                 traceback.print_exc()
             bad_input = isinstance(error, ValueError | FileNotFoundError)
             named = isinstance(error, OSError) and error.filename and f"{error.filename}: {error.strerror}"
             complain(f"freelib: {named or error or type(error).__name__}")
-            if not (ctx.params["debug"] or isinstance(error, ValueError | OSError | ArithmeticError)):
+            if not (debug or isinstance(error, ValueError | OSError | ArithmeticError)):
                 complain("`freelib --debug …` shows where it happened.")
             ctx.exit(2 if bad_input else 1)
 
@@ -87,11 +115,6 @@ class Verbs(click.Group):
 def goes_on() -> None:
     """From here on, an interrupt says that the same command goes on from what is saved."""
     click.get_current_context().meta[GOES_ON] = ": the same command goes on from what is saved"
-
-
-def emit(value: Any, as_json: bool, text: str) -> None:
-    """Writes a result to standard output: the value as JSON, or the text."""
-    click.echo(json.dumps(value, indent=1, allow_nan=False) if as_json else printable(text, lines=True))
 
 
 def complain(text: str) -> None:
@@ -175,8 +198,7 @@ def data() -> None:
 
 
 @data.command("list")
-@json_option
-def list_data(as_json: bool) -> None:
+def list_data() -> Result:
     """List the data sets: size in pixels, and the number of classes to train, validate and test on."""
     from freelib.datasets.own import about, dataset_names
 
@@ -184,18 +206,16 @@ def list_data(as_json: bool) -> None:
     for name in dataset_names():
         known = about(name)
         rows.append({"name": name, "image_size": known.size, "classes": {s: len(c) for s, c in known.classes.items()}})
-    emit(rows, as_json, table(rows))
+    return Result(rows)
 
 
 @data.command()
 @root_option
-@json_option
-def status(root: Path | None, as_json: bool) -> None:
+def status(root: Path | None) -> Result:
     """Say which data sets are at hand, and for the others how to get them."""
     from freelib.run.doctor import sources
 
-    rows = sources(root)
-    emit(rows, as_json, table(rows))
+    return Result(sources(root))
 
 
 @data.command()
@@ -204,9 +224,8 @@ def status(root: Path | None, as_json: bool) -> None:
 @click.option("--split-seed", type=SEED, help="Draw the class splits: 64, 16 and 20 %.")
 @click.option("--splits", type=click.Path(path_type=Path), help="File of class splits: lines split<TAB>class.")
 @click.option("--size", default=84, type=click.IntRange(8, 4096), help="Side that images are resized to, in pixels.")
-@json_option
 @click.pass_context
-def add(ctx: click.Context, name: str, path: Path, as_json: bool, **settings: Any) -> None:
+def add(ctx: click.Context, name: str, path: Path, **settings: Any) -> Result:
     """Register the images in PATH, which stay there, as the data set NAME, which every command then takes.
 
     PATH is a folder of class folders, also within train, val and test, a Parquet file, a folder of shards, or
@@ -218,10 +237,10 @@ def add(ctx: click.Context, name: str, path: Path, as_json: bool, **settings: An
     complain(f"class splits: {made.how}")
     if small := [split for split, classes in made.classes.items() if len(classes) < 5]:
         complain(f"5-way episodes need 5 classes: {', '.join(small)} has fewer")
-    ctx.invoke(prepare, name=name, as_json=as_json)
+    return ctx.invoke(prepare, name=name)
 
 
-@data.command()
+@data.command(cls=click.Command)
 @click.argument("name")
 def remove(name: str) -> None:
     """Forget a data set of one's own; its images stay."""
@@ -235,8 +254,7 @@ def remove(name: str) -> None:
 @click.option("--size", type=click.IntRange(8, 4096), help="Side of the images in pixels, instead of their own.")
 @root_option
 @click.option("--download", is_flag=True, help="Let torchvision fetch CIFAR-100 into the folder (cifar-fs only).")
-@json_option
-def prepare(name: str, size: int | None, root: Path | None, download: bool, as_json: bool) -> None:
+def prepare(name: str, size: int | None, root: Path | None, download: bool) -> Result:
     """Decode (or render) a data set into the cache, and describe it."""
     from freelib.datasets import SPLITS, load_dataset
 
@@ -254,7 +272,7 @@ def prepare(name: str, size: int | None, root: Path | None, download: bool, as_j
                 "digest": part.digest,
             }
         )
-    emit({"name": name, "splits": rows}, as_json, table(rows))
+    return Result({"name": name, "splits": rows}, table(rows))
 
 
 @main.group()
@@ -272,10 +290,7 @@ def pool() -> None:
 @click.option("--seed", default=0, type=SEED, help="Decides on classes, weights and batches.")
 @click.option("--folder", type=FOLDER, help="Where to put the pool, instead of the cache.")
 @set_option
-@json_option
-def pretrain(
-    profile: str, dataset: str | None, seed: int, folder: Path | None, settings: tuple[str, ...], as_json: bool
-) -> None:
+def pretrain(profile: str, dataset: str | None, seed: int, folder: Path | None, settings: tuple[str, ...]) -> Result:
     """Pre-train a pool, each model on a few random classes; what is there already stays.
 
     A run that was stopped goes on where it was.
@@ -297,13 +312,11 @@ def pretrain(
     keep_freed_memory()
     with Progress(f"pool of {name}") as progress:
         made, place = pretrain_into(name, chosen, seed, folder=folder, progress=progress)
-    row = summary(place, made)
-    emit(row, as_json, table([row]))
+    return described(place, made)
 
 
 @pool.command("list")
-@json_option
-def list_pools(as_json: bool) -> None:
+def list_pools() -> Result:
     """List the pools in the cache; of a damaged one, what is wrong."""
     from freelib.folders import cache_folder
     from freelib.models.pool import ModelPool
@@ -315,7 +328,7 @@ def list_pools(as_json: bool) -> None:
             rows.append(summary(folder, ModelPool.load(folder)))
         except (ValueError, FileNotFoundError) as error:
             rows.append(summary(folder, None) | {"state": f"damaged: {error}"})
-    emit(rows, as_json, table(rows) if rows else f"there are no pools in {root}")
+    return Result(rows, None if rows else f"there are no pools in {root}")
 
 
 def summary(folder: Path, made: Any) -> dict[str, Any]:
@@ -333,22 +346,26 @@ def summary(folder: Path, made: Any) -> dict[str, Any]:
     }
 
 
+def described(folder: Path, made: Any) -> Result:
+    """A pool's summary as a row of its own."""
+    row = summary(folder, made)
+    return Result(row, table([row]))
+
+
 @pool.command()
 @click.argument("folder", type=FOLDER)
-@json_option
-def show(folder: Path, as_json: bool) -> None:
+def show(folder: Path) -> Result:
     """Show the models of a pool: architecture, classes, accuracy on images that their training held out."""
     from freelib.models.pool import ModelPool
 
     models = ModelPool.load(folder).descriptions
-    emit(models, as_json, table(models, "name", "arch", "accuracy", "class_names"))
+    return Result(models, table(models, "name", "arch", "accuracy", "class_names"))
 
 
 @pool.command("import")
 @click.argument("folder", type=FOLDER)
 @click.option("--out", required=True, type=FOLDER, help="Folder for the pool; it must not be there yet.")
-@json_option
-def import_models(folder: Path, out: Path, as_json: bool) -> None:
+def import_models(folder: Path, out: Path) -> Result:
     """Make a pool of the classifiers in FOLDER: freelib's, torchvision's, timm's, transformers', ONNX files.
 
     Each is <model>.safetensors, .pt, .pth or .onnx with a card, <model>.json, or a folder of timm's or
@@ -356,16 +373,13 @@ def import_models(folder: Path, out: Path, as_json: bool) -> None:
     """
     from freelib.models.readers import import_pool
 
-    row = summary(out, import_pool(folder, out))
-    emit(row, as_json, table([row]))
+    return described(out, import_pool(folder, out))
 
 
 @pool.command()
 @click.argument("folder", type=FOLDER)
 @click.option("--out", type=FOLDER, help="Store the models that are kept as a pool here; it must not be there yet.")
-@json_option
-@click.pass_context
-def check(ctx: click.Context, folder: Path, out: Path | None, as_json: bool) -> None:
+def check(folder: Path, out: Path | None) -> Result:
     """Check each model of a pool without data: does it run, and is it like the rest? Exit status 1: some are bad.
 
     The verdict is "keep", or why to drop the model. More than half of the models have to be good. It takes two seconds
@@ -379,14 +393,12 @@ def check(ctx: click.Context, folder: Path, out: Path | None, as_json: bool) -> 
     with both_cores():
         rows = check_folder(folder, out)
     shown = ("name", "arch", "classes", "ms_per_image", "teacher_accuracy", "claimed", "distance", "verdict")
-    emit(rows, as_json, table(rows, *shown))
-    ctx.exit(int(any(row["verdict"] != "keep" for row in rows)))
+    return Result(rows, table(rows, *shown), int(any(row["verdict"] != "keep" for row in rows)))
 
 
 @main.command(short_help="List the methods, or one method's settings.")
 @click.option("--fields", metavar="METHOD", help="Show one method's settings and their defaults instead.")
-@json_option
-def methods(fields: str | None, as_json: bool) -> None:
+def methods(fields: str | None) -> Result:
     """List the methods: what they need of the models, what they cost, whom to cite.
 
     A method of your own is named by its import path, package.module:Class.
@@ -398,10 +410,9 @@ def methods(fields: str | None, as_json: bool) -> None:
 
     if fields:
         settings = plain(asdict(get_method(fields).Config()))
-        emit(settings, as_json, table({"field": n, "default": value} for n, value in settings.items()))
-    else:
-        rows = describe_methods()
-        emit(rows, as_json, table(rows, "name", "needs", "same_architecture", "cost", "citation"))
+        return Result(settings, table({"field": n, "default": value} for n, value in settings.items()))
+    rows = describe_methods()
+    return Result(rows, table(rows, "name", "needs", "same_architecture", "cost", "citation"))
 
 
 @main.command(short_help="Meta-train a method on a pool and save the learner.")
@@ -418,7 +429,6 @@ def methods(fields: str | None, as_json: bool) -> None:
 @click.option("--minutes", type=float, help="Fit pool_distillation into this time, whatever the profile sets.")
 @click.option("--tensorboard", type=FOLDER, help="Folder for what TensorBoard shows of the training, live.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be run.")
-@json_option
 def train(
     method: str,
     out: Path,
@@ -429,9 +439,8 @@ def train(
     settings: tuple[str, ...],
     tensorboard: Path | None,
     dry_run: bool,
-    as_json: bool,
     **how: Any,
-) -> None:
+) -> Result:
     """Meta-train METHOD on a pool and save the learner. The profile's pool is pre-trained where it lacks.
 
     METHOD is a name from `freelib methods`, or a class of your own: package.module:Class. `freelib methods
@@ -461,14 +470,14 @@ def train(
     unit = Unit("train", method, dataset or chosen.datasets[0], n_shot, seed, parse_overrides(settings))
     if dry_run:
         told = forecast(unit, chosen, how["pool_folder"], how["minutes"])
-        emit(told, as_json, "\n".join(f"{name}: {'not known' if v is None else cell(v)}" for name, v in told.items()))
-        return
+        lines = (f"{name}: {'not known' if value is None else cell(value)}" for name, value in told.items())
+        return Result(told, "\n".join(lines))
     keep_freed_memory()
     with shown_in(tensorboard) if tensorboard else nullcontext():
         learner, seconds = train_learner(unit, chosen, out, **how)
     row = {"learner": str(out), "method": method, "seconds": round(seconds, 1)}
     row["selected_round"] = learner.selected_round
-    emit(row, as_json, f"{get_method(method).title} trained in {seconds:.1f} s, saved in {out}")
+    return Result(row, f"{get_method(method).title} trained in {seconds:.1f} s, saved in {out}")
 
 
 @main.command(short_help="Test a saved learner on classes it has never seen.")
@@ -481,10 +490,9 @@ def train(
 @click.option("--episodes", "n_episodes", default=600, type=AT_LEAST_1)
 @click.option("--seed", default=1, type=SEED, help="Of the episodes; 1 is the one of the tables.")
 @click.option("--allow-custom-method", is_flag=True, help="Import the method that it names: this runs code.")
-@json_option
 def evaluate(
-    learner: Path, dataset: str, split: str, n_episodes: int, allow_custom_method: bool, as_json: bool, **episodes: int
-) -> None:
+    learner: Path, dataset: str, split: str, n_episodes: int, allow_custom_method: bool, **episodes: int
+) -> Result:
     """Test the learner in the folder LEARNER (from `freelib train`) on episodes of new classes."""
     from freelib.datasets import load_dataset
     from freelib.datasets.episodes import EpisodeSampler
@@ -502,7 +510,7 @@ def evaluate(
     row = {"learner": str(learner), "dataset": dataset, "split": split, **episodes, "n_episodes": n_episodes}
     row |= {"accuracy": score.mean, "accuracy_ci95": score.ci95}
     task = f"{episodes['n_way']}-way {episodes['n_shot']}-shot, {n_episodes} episodes, {dataset} {split}"
-    emit(row, as_json, f"{score.mean:.2f} ± {score.ci95:.2f} % ({task})")
+    return Result(row, f"{score.mean:.2f} ± {score.ci95:.2f} % ({task})")
 
 
 @main.command(short_help="Let a learner name pictures, by a few of each class.")
@@ -513,10 +521,7 @@ def evaluate(
 @click.option("--reject", type=float, metavar="SHARE", help="Say unknown where no class fits; see FewShotClassifier.")
 @click.option("--csv", type=FILE, help="Write a table with all probabilities as well.")
 @click.option("--sheet", type=FILE, help="Write a PNG: pictures, answers, and the nearest support image of each.")
-@json_option
-def adapt(
-    learner: Path, support: Path, query: tuple[Path, ...], more: tuple[Path, ...], as_json: bool, **chosen: Any
-) -> None:
+def adapt(learner: Path, support: Path, query: tuple[Path, ...], more: tuple[Path, ...], **chosen: Any) -> Result:
     """Adapt a learner to the classes of a folder, and name the pictures of --query and MORE.
 
     An answer does not depend on the other pictures. (In the protocol of the tables, queries help each other.)
@@ -532,7 +537,7 @@ def adapt(
         from freelib.show import contact_sheet
 
         contact_sheet(rows, chosen["sheet"])
-    emit(rows, as_json, table(rows, "file", "class", "probability"))
+    return Result(rows, table(rows, "file", "class", "probability"))
 
 
 @main.command(short_help="Write an adapted learner as one file, for ONNX or PyTorch.")
@@ -540,8 +545,7 @@ def adapt(
 @support_option
 @click.option("--onnx", type=FILE, help="File for ONNX's runtimes; needs freelib[onnx].")
 @click.option("--pt2", type=FILE, help="File for torch.export.load.")
-@json_option
-def export(learner: Path, support: Path, onnx: Path | None, pt2: Path | None, as_json: bool) -> None:
+def export(learner: Path, support: Path, onnx: Path | None, pt2: Path | None) -> Result:
     """Adapt a learner to the classes of a folder, and write it as one file: from images to probabilities.
 
     Images are (n, 3, size, size), float in [0, 1], of the learner's size. An answer does not depend on the others of
@@ -552,18 +556,15 @@ def export(learner: Path, support: Path, onnx: Path | None, pt2: Path | None, as
 
     if not (onnx or pt2):
         raise click.UsageError("Missing option '--onnx' or '--pt2'.")
-    rows = write(fitted(learner, support)[0], onnx=onnx, pt2=pt2)
-    emit(rows, as_json, table(rows))
+    return Result(write(fitted(learner, support)[0], onnx=onnx, pt2=pt2))
 
 
 @main.command()
-@json_option
-def doctor(as_json: bool) -> None:
+def doctor() -> Result:
     """Say what is installed and found on this machine, and how to get what lacks."""
     from freelib.run.doctor import diagnosis
 
-    rows = diagnosis()
-    emit(rows, as_json, table(rows))
+    return Result(diagnosis())
 
 
 @main.command(short_help="Run the notebooks: every table and figure.")
@@ -575,16 +576,14 @@ def doctor(as_json: bool) -> None:
 @click.option("-p", "--parameter", multiple=True, metavar="NAME=VALUE", help="Set a parameter.")
 @click.option("--notebooks", default="notebooks", type=FOLDER, help="Folder of the notebooks.")
 @results_option
-@json_option
 def reproduce(
     profile: str,
     only: tuple[str, ...],
     parameter: tuple[str, ...],
     notebooks: Path,
     results: Path,
-    as_json: bool,
     **choices: tuple[Any, ...],
-) -> None:
+) -> Result:
     """Run the notebooks in batch; the executed ones lie in RESULTS/PROFILE/notebooks.
 
     --notebook, --dataset, --shots, --seeds and -p are repeatable. A notebook that has no choice of data sets,
@@ -600,7 +599,7 @@ def reproduce(
     goes_on()
     offered = {name: list(values) for name, values in choices.items() if values}
     folders = {"notebooks": notebooks, "results": results}
-    report(run(profile, only, offered=offered, required=parse_overrides(parameter), **folders), as_json)
+    return report(run(profile, only, offered=offered, required=parse_overrides(parameter), **folders))
 
 
 @main.command(short_help="Say what the runs of all notebooks will take.")
@@ -609,8 +608,7 @@ def reproduce(
 @click.option("--workers", default=8, type=AT_LEAST_1, help="Cores at work, for the wall-clock time.")
 @click.option("--notebooks", default="notebooks", type=FOLDER, help="Folder of the notebooks.")
 @results_option
-@json_option
-def plan(profile: str, workers: int, notebooks: Path, results: Path, as_json: bool, DATASETS: tuple[str, ...]) -> None:
+def plan(profile: str, workers: int, notebooks: Path, results: Path, DATASETS: tuple[str, ...]) -> Result:
     """Say what the runs of all notebooks will take: core-hours, wall-clock time, memory, disk. Nothing is run.
 
     Hours are those of the processor of most records in RESULTS, by a model that is fitted to them; its error on
@@ -619,7 +617,7 @@ def plan(profile: str, workers: int, notebooks: Path, results: Path, as_json: bo
     from freelib.run.plan import summary
 
     told = summary(profile, notebooks, results, workers, **({"DATASETS": list(DATASETS)} if DATASETS else {}))
-    emit(told, as_json, "\n".join(f"{name.replace('_', ' ')}: {cell(value)}" for name, value in told.items()))
+    return Result(told, "\n".join(f"{name.replace('_', ' ')}: {cell(value)}" for name, value in told.items()))
 
 
 @main.command(short_help="List the notebooks, or execute the committed ones again.")
@@ -627,8 +625,7 @@ def plan(profile: str, workers: int, notebooks: Path, results: Path, as_json: bo
 @click.option("--in-place", is_flag=True, help="Execute them, and write the outputs into them.")
 @click.option("--folder", default="notebooks", type=FOLDER, help="Folder of the notebooks.")
 @results_option
-@json_option
-def notebooks(names: tuple[str, ...], in_place: bool, folder: Path, results: Path, as_json: bool) -> None:
+def notebooks(names: tuple[str, ...], in_place: bool, folder: Path, results: Path) -> Result:
     """List the notebooks with their parameters, or, with --in-place, execute the committed ones again.
 
     NAMES: some of them, such as 01_table1; all if left out. One that fails stays as it was; what it did until
@@ -638,23 +635,21 @@ def notebooks(names: tuple[str, ...], in_place: bool, folder: Path, results: Pat
     from freelib.run.reproduce import execute_in_place
 
     if in_place:
-        report(execute_in_place(names, notebooks=folder, results=results), as_json)
-        return
+        return report(execute_in_place(names, notebooks=folder, results=results))
     rows: list[dict[str, Any]] = [
         {"name": path.stem, "parameters": parameters(path)} for path in find_notebooks(folder, names)
     ]
     texts = [row | {"parameters": [f"{k}={v!r}" for k, v in row["parameters"].items()]} for row in rows]
-    emit(rows, as_json, table(texts))
+    return Result(rows, table(texts))
 
 
-def report(outcomes: Iterable[Any], as_json: bool) -> None:
-    """Writes where each executed notebook lies; if one failed, the exit status is 1."""
+def report(outcomes: Iterable[Any]) -> Result:
+    """Where each executed notebook lies; those that failed are named on standard error, and the exit status is 1."""
     rows = [{"notebook": o.name, "path": str(o.path), "error": o.error} for o in outcomes]
     failed = [row for row in rows if row["error"]]
     for row in failed:
         complain(f"{row['notebook']}: {row['error']}\n  kept in {row['path']}")
-    emit(rows, as_json, "\n".join(row["path"] for row in rows if not row["error"]))
-    click.get_current_context().exit(1 if failed else 0)
+    return Result(rows, "\n".join(row["path"] for row in rows if not row["error"]), 1 if failed else 0)
 
 
 if __name__ == "__main__":

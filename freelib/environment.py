@@ -113,9 +113,8 @@ def process_context() -> BaseContext:
 def keep_freed_memory() -> bool:
     """Makes this process keep the memory that it frees, for its next tensors; True where libc can (glibc).
 
-    By default glibc returns large blocks at once and gets them again a page fault at a time: up to a fifth
-    of a training step's time. It holds for the whole process: only processes of our own call it, as they
-    start.
+    By default glibc returns large blocks at once and gets them again a page fault at a time: up to a fifth of a
+    training step's time. It holds for the whole process: only processes of our own call it, as they start.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -218,8 +218,7 @@ def digest_of(value: Any) -> str:
 class Checkpoint:
     """Where a long run keeps its state, so that it can be killed at any time and go on with the same bits.
 
-    The state is a dictionary of tensors, numbers, strings and containers of them; it is read with
-    `weights_only`.
+    The state is a dictionary of tensors, numbers, strings and containers of them; it is read with `weights_only`.
     """
 
     def __init__(self, file: Path) -> None:

@@ -12,8 +12,8 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "freelib"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MOST_LINES = {
-    "ground": 602, "datasets": 1291, "models": 1437, "heart": 1298, "fast": 606, "methods": 3014, "run": 2991,
-    "show": 428, "cli": 661, "face": 355,
+    "ground": 600, "datasets": 1291, "models": 1437, "heart": 1298, "fast": 606, "methods": 3014, "run": 2973,
+    "show": 424, "cli": 656, "face": 351,
 }  # fmt: skip
 """Of all Python in each room of the package. Lower one when its room shrinks; to raise it takes a reason.
 

@@ -212,9 +212,8 @@ def load_learner(folder: str | Path, *, pool: ModelPool | None = None, allow_cus
     was made of, where it is not read from its folder. With `allow_custom=True` a method "module:Class" that the
     file names is imported, which runs code of that module.
 
-    Raises FileNotFoundError, ValueError where its files, or the pool that it is made of, are missing, damaged
-    or not finite, ValueError for a method that is not registered, and TypeError for a student that is no network of
-    freelib's.
+    Raises FileNotFoundError, ValueError where its files, or the pool that it is made of, are missing, damaged or not
+    finite, ValueError for a method that is not registered, and TypeError for a student that is no network of freelib's.
 
     >>> import tempfile
     >>> from freelib.models.backbones import build_backbone

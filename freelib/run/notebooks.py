@@ -66,8 +66,7 @@ def parameters(path: Path) -> dict[str, Any]:
 def check_parameters(given: Mapping[str, Any], defaults: Mapping[str, Any], name: str) -> None:
     """Raises ValueError unless the notebook has each parameter, with a default of the same type (or None).
 
-    papermill itself only warns of a parameter that a notebook does not know, and then runs for hours without
-    it.
+    papermill itself only warns of a parameter that a notebook does not know, and then runs for hours without it.
     """
     if unknown := sorted(set(given) - set(defaults)):
         raise ValueError(f"{name} has no parameter {', '.join(unknown)}; it has {', '.join(defaults)}")

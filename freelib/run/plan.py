@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 import sys
 from collections import Counter, defaultdict
@@ -26,7 +25,7 @@ from freelib.models.backbones import build_backbone
 from freelib.models.pool import ModelPool
 from freelib.run.execute import listing
 from freelib.run.notebooks import find_notebooks, parameters
-from freelib.run.pools import pool_parts, pool_seed
+from freelib.run.pools import parts_of, pool_parts, pool_seed
 from freelib.run.profiles import Profile
 from freelib.run.records import Record, RecordStore
 from freelib.run.runner import Run
@@ -95,7 +94,7 @@ def network_size(arch: str, width: int | None, size: int) -> tuple[float, int]:
 def _parts(fields: Fields) -> list[dict[str, Any]]:
     """A record's pool by parts: the models taken, their time as that of so many Conv4s, and their weights."""
     found = []
-    for part in fields["pool"].get("parts", [fields["pool"]]):
+    for part in parts_of(fields):
         archs, size, n = part["config"]["archs"], part["image_size"], part.get("take") or part["config"]["n_models"]
         models = [network_size(archs[i % len(archs)], part["config"]["width"], size) for i in range(n)]
         time, weights = (sum(each) for each in zip(*models, strict=True))
@@ -105,7 +104,7 @@ def _parts(fields: Fields) -> list[dict[str, Any]]:
 
 def image_size(fields: Fields) -> float:
     """Side of a record's images in pixels, the mean over its data sets."""
-    sizes = {part["dataset"]: part["image_size"] for part in fields["pool"].get("parts", [fields["pool"]])}
+    sizes = {part["dataset"]: part["image_size"] for part in parts_of(fields)}
     return float(sum(sizes.values()) / len(sizes))
 
 
@@ -261,12 +260,12 @@ def jobs(served: Mapping[str, Sequence[Asked]], costs: Costs) -> dict[str, dict[
 
 def wall_clock(found: Mapping[str, Fields], workers: int) -> float:
     """Seconds of `jobs` on some workers: pools first, then runs, the longest first, none before what it needs."""
-    free, ended = [0.0] * workers, {"": 0.0}
+    free, ended = [0.0] * workers, dict[str, float]()
     for name, job in sorted(found.items(), key=lambda item: (bool(item[1]["needs"]), -(item[1]["seconds"] or 0))):
-        taken = [heapq.heappop(free) for _ in range(min(job["threads"], workers))]
-        ended[name] = max(*taken, *(ended[each] for each in ("", *job["needs"]))) + (job["seconds"] or 0) / len(taken)
-        for _ in taken:
-            heapq.heappush(free, ended[name])
+        n = min(job["threads"], workers)
+        free.sort()
+        ended[name] = max([free[n - 1], *(ended[each] for each in job["needs"])]) + (job["seconds"] or 0) / n
+        free[:n] = [ended[name]] * n
     return max(free)
 
 

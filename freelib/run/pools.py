@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,8 +46,8 @@ class PoolPart:
         taken = {} if self.take is None else {"take": self.take}
         return pool_identity(train, self.config, self.seed(seed)) | taken
 
-    def is_in(self, identity: dict[str, Any], seed: int) -> bool:
-        """Whether an identity is this part's, as far as that can be said without the images."""
+    def matches(self, identity: dict[str, Any], seed: int) -> bool:
+        """Whether a record's part is this one, as far as that can be said without the images."""
         own = {"dataset": self.dataset, "seed": self.seed(seed), "config": self.config, "take": self.take}
         return all(identity.get(name) == value for name, value in plain(own).items())
 
@@ -62,21 +62,10 @@ def pool_parts(dataset: str, profile: Profile) -> list[PoolPart]:
     ]
 
 
-def whole_identity(parts: list[PoolPart], trains: list[FewShotDataset], seed: int) -> dict[str, Any]:
-    """What determines a pool's bits: the identity of its one part, or of all of them.
-
-    trains: the meta-training splits of the data sets that the parts are of
-    """
-    splits = {train.name: train for train in trains}
-    identities = [part.identity(splits[part.dataset], seed) for part in parts]
-    return identities[0] if len(identities) == 1 else {"parts": identities}
-
-
-def is_the_pool(found: dict[str, Any] | None, dataset: str, profile: Profile, seed: int) -> bool:
-    """Whether a record's `pool` is that of runs with this seed; the images behind it are not looked at."""
-    wanted, there = pool_parts(dataset, profile), (found or {}).get("parts", [found or {}])
-    own = pool_seed(profile, seed)
-    return len(wanted) == len(there) and all(part.is_in(each, own) for part, each in zip(wanted, there, strict=True))
+def parts_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The parts of a record's pool, by what determines them; an empty one where it names no pool."""
+    pool = record["pool"] or {}
+    return pool.get("parts", [pool])
 
 
 def pool_seed(profile: Profile, seed: int) -> int:

@@ -26,8 +26,7 @@ Settings = Mapping[str, Any]
 class Profile:
     """How large an experiment is. A notebook takes a profile's name as its parameter PROFILE.
 
-    datasets, methods, shots, seeds: what tables are made of; seeds_by_dataset: the same for one data set
-      only.
+    datasets, methods, shots, seeds: what tables are made of; seeds_by_dataset: the same for one data set only.
     n_way, n_query, n_episodes, validation_episodes: of the episodes in tests and in validation checks.
     image_size: side of the images in pixels, None for each data set's native size; image_size_by_dataset.
     pool: fields of PoolConfig; pool_by_dataset: the same for one data set only.
@@ -39,9 +38,8 @@ class Profile:
     monitor_every: rounds between two validation checks.
     workers, threads: runs side by side, and torch's threads in each.
     device, precision: of all runs whose method's overrides do not say otherwise.
-    overrides: by method, fields of its config; those under "*" go to every method that has the field. A
-      method of one's own goes by its path, "module:Class". overrides_by_shots: the same at one number of
-      shots only.
+    overrides: by method, fields of its config; those under "*" go to every method that has the field. A method of one's
+      own goes by its path, "module:Class". overrides_by_shots: the same at one number of shots only.
     measurements: by name, the sizes of the measurements behind figures 1 and table 5.
     experiments: by experiment, fields of this class that it sets for itself; see `get_profile`.
 
@@ -124,8 +122,7 @@ def get_profile(name: str | Path | Profile, experiment: str | None = None) -> Pr
     experiment: what the profile's `experiments` sets for it, if anything, is laid over the rest, however
       deep; a section that `extends` another one is laid over that.
 
-    Raises ValueError for an unknown name, a file that is no YAML, and unknown fields or values of a wrong
-    type.
+    Raises ValueError for an unknown name, a file that is no YAML, and unknown fields or values of a wrong type.
 
     >>> get_profile("cpu").seeds, get_profile("cpu", "table4").datasets
     ((0, 1, 2), ('cifar-fs',))

@@ -1,9 +1,8 @@
 """Records: one run, one JSON file, found again by a digest of what determines its result.
 
 A record is `<root>/<experiment>/<digest>.json`. The digest covers the method and its revision, every field of
-its config, the data, the pool, the seed and the settings of the evaluation: not the commit, not the number of
-threads, not the experiment that asked for it first. So a record is never computed again, and one run serves
-several tables.
+its config, the data, the pool, the seed and the settings of the evaluation: not the commit, not the number of threads,
+not the experiment that asked for it first. So a record is never computed again, and one run serves several tables.
 """
 
 from __future__ import annotations
@@ -41,8 +40,7 @@ seconds: wall-clock time by phase. A run has `training` (all sittings of a run t
   checks included) and `test`; where it was trained on the CPU also `training_cpu`, the CPU time of all
   threads, and of it `monitor_cpu`, that of the validation checks; and `pretraining`, the sum over the pool's
   models, where those tell it. Older records have no `monitor_cpu`, or no `training_cpu` either.
-passes: generator iterations (generate, forward, backward). threads: torch's, of all episodes at once
-  together.
+passes: generator iterations (generate, forward, backward). threads: torch's, of all episodes at once together.
 """
 
 KEYED = (

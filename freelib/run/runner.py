@@ -26,7 +26,7 @@ from freelib.methods.base import Monitor
 from freelib.methods.training import TrainingLog, clocks
 from freelib.models.pretraining import pretraining_seconds
 from freelib.run.evaluation import Score, evaluate
-from freelib.run.pools import get_pool, is_the_pool, pool_parts, pool_seed, whole_identity
+from freelib.run.pools import get_pool, parts_of, pool_parts, pool_seed
 from freelib.run.profiles import Profile
 from freelib.run.records import Record, RecordStore, complete, config_digest
 from freelib.run.units import Unit, unit_config
@@ -99,10 +99,11 @@ class Run:
         """All fields that determine the result. Raises MissingDataError where the data set is not there."""
         unit, profile = self.unit, self.profile
         splits = {split: self.datasets(split) for split in SPLITS}
-        parts, seed = pool_parts(unit.dataset, profile), pool_seed(profile, unit.seed)
+        trains, seed = {train.name: train for train in splits["train"]}, pool_seed(profile, unit.seed)
+        parts = [part.identity(trains[part.dataset], seed) for part in pool_parts(unit.dataset, profile)]
         return self.settings | {
             "data_digest": digest_of([each.digest for split in splits.values() for each in split] + self.seen),
-            "pool": whole_identity(parts, splits["train"], seed),
+            "pool": parts[0] if len(parts) == 1 else {"parts": parts},
         }
 
     def unlabelled(self) -> dict[str, Tensor]:
@@ -131,7 +132,9 @@ class Run:
 
     def has_the_pool_of(self, record: Record) -> bool:
         """Whether a record is of this run's pool, as far as that can be said without the data."""
-        return is_the_pool(record["pool"], self.unit.dataset, self.profile, self.unit.seed)
+        wanted, there = pool_parts(self.unit.dataset, self.profile), parts_of(record)
+        seed = pool_seed(self.profile, self.unit.seed)
+        return len(wanted) == len(there) and all(part.matches(p, seed) for part, p in zip(wanted, there, strict=True))
 
     def samplers(self, split: str) -> list[EpisodeSampler]:
         """The episodes of a test, or of a validation check, on each of the unit's data sets."""
@@ -240,15 +243,15 @@ def _tested(
     """One run's test with a trained learner: the fields of its record; the learner is kept in the cache."""
     message(f"{run.unit.name}: testing")
     start = time.perf_counter()
-    scores = _test(run, learner)
-    score = scores["last"] if run.unit.selection == "last" else scores["selected"]
+    selected, last = _test(run, learner)
+    score = last if run.unit.selection == "last" else selected
     save_tensors(learner_file(run.digest), learner.backbone.state_dict())
     return {
         **run.keyed,
         **shared,
         "accuracy": score.mean,
         "accuracy_ci95": score.ci95,
-        "accuracy_last": scores["last"].mean,
+        "accuracy_last": last.mean,
         "episode_accuracies": [round(value, 2) for value in score.accuracies.tolist()],
         "seconds": {**seconds, "test": round(time.perf_counter() - start, 3)},
         "peak_memory_mib": peak_memory_mib(),
@@ -261,19 +264,19 @@ def _scored(learner: MetaLearner, samplers: Sequence[EpisodeSampler], n_episodes
     return Score(torch.cat(scores), strata=len(scores))
 
 
-def _test(run: Run, learner: MetaLearner) -> dict[str, Score]:
+def _test(run: Run, learner: MetaLearner) -> tuple[Score, Score]:
     """Scores on the meta-test episodes of the selected checkpoint and of the last round."""
     samplers = run.samplers("test")
     selected = _scored(learner, samplers, run.profile.n_episodes)
     last = learner.last_params
     if last is None or all(torch.equal(value, last[name]) for name, value in learner.params.items()):
-        return {"selected": selected, "last": selected}
+        return selected, selected
     kept = {name: value.detach().clone() for name, value in learner.params.items()}
     learner.load_params(last)
     score = _scored(learner, samplers, run.profile.n_episodes)
     if run.unit.selection != "last":
         learner.load_params(kept)
-    return {"selected": selected, "last": score}
+    return selected, score
 
 
 def _history(columns: dict[str, list[float]], split: str) -> dict[str, list[float | None]]:

@@ -1,8 +1,7 @@
 """Statistics of records as data frames: means, intervals, paired differences, and what others report.
 
-Two sources of chance are kept apart. The interval over *episodes* says how well a learner's accuracy is
-known; the interval over *seeds* says how much it moves when training starts anew. A difference between two
-methods is
+Two sources of chance are kept apart. The interval over *episodes* says how well a learner's accuracy is known; the
+interval over *seeds* says how much it moves when training starts anew. A difference between two methods is
 paired: over the same episodes, or seed by seed.
 """
 
@@ -20,6 +19,7 @@ from torch import Tensor
 
 from freelib.methods import method_of_record
 from freelib.run.evaluation import mean_and_interval, paired_difference
+from freelib.run.pools import parts_of
 from freelib.run.records import Record, is_upper_bound, training_seconds
 
 REFERENCE = Path(__file__).with_name("reference.csv")
@@ -207,20 +207,19 @@ def _seed_differences(own: Sequence[Record], other: Sequence[Record]) -> tuple[f
     All NaN for fewer than two seeds.
     """
     stochastic = [method_of_record(group[0]["method"]).uses_seed for group in (own, other)]
-    accuracies = [{record["seed"]: record["accuracy"] for record in group} for group in (own, other)]
+    accuracies: list[Any] = [pd.Series({r["seed"]: r["accuracy"] for r in group}) for group in (own, other)]
     if sum(stochastic) == 1 and _one_pool([*own, *other]):
         steady = stochastic.index(False)
-        accuracies[steady] = dict.fromkeys(accuracies[1 - steady], _mean(accuracies[steady].values()))
-    if not any(stochastic) or len(accuracies[0]) < 2 or accuracies[0].keys() != accuracies[1].keys():
+        accuracies[steady] = accuracies[steady].mean()
+    gaps = (accuracies[0] - accuracies[1]).dropna()
+    if not any(stochastic) or len(gaps) < 2:
         return math.nan, math.nan, math.nan
-    gaps = pd.Series([mine - accuracies[1][seed] for seed, mine in accuracies[0].items()])
     return *mean_over_seeds(gaps), float(gaps.std())
 
 
 def pool_size(record: Record) -> float:
     """How many models a record's pool has, NaN where it does not say so."""
-    parts = (record["pool"] or {}).get("parts", [record["pool"] or {}])
-    return sum(part.get("take") or part.get("config", {}).get("n_models", math.nan) for part in parts)
+    return sum(part.get("take") or part.get("config", {}).get("n_models", math.nan) for part in parts_of(record))
 
 
 def _mean(values: Iterable[float | None]) -> float:

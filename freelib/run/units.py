@@ -87,8 +87,7 @@ def table_units(
 ) -> list[Unit]:
     """The grid of a table: the profile's own methods, data sets, shots and seeds where None.
 
-    A deterministic method, of which all seeds share a pool, has one unit for each data set and number of
-    shots.
+    A deterministic method, of which all seeds share a pool, has one unit for each data set and number of shots.
     """
     units = []
     for dataset in tuple(datasets or profile.datasets):

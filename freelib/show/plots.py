@@ -26,10 +26,9 @@ from freelib.storage import write_atomically
 def dot_plot(rows: pd.DataFrame, *, highlight: str = "FREE", chance: float = 20.0) -> Figure:
     """Accuracy by method with 95 % intervals over episodes: a panel a data set, a colour a number of shots.
 
-    rows: as `compare` gives them, drawn from top to bottom in the order of their titles' first appearance.
-      Filled
-      dots: data-free methods; hollow squares: real-data upper bounds; diamonds: values that others report.
-      `highlight`: the title whose line is shaded.
+    rows: as `compare` gives them, drawn from top to bottom in the order of their titles' first appearance. Filled dots:
+      data-free methods; hollow squares: real-data upper bounds; diamonds: values that others report. `highlight`: the
+      title whose line is shaded.
     """
     datasets, titles = list(dict.fromkeys(rows["dataset"])), list(dict.fromkeys(rows["title"]))
     shots = sorted(set(rows["n_shot"]))
@@ -213,16 +212,13 @@ def contact_sheet(rows: Sequence[Mapping[str, Any]], file: Path, *, most: int = 
     from freelib.classifier import as_images  # huggingface_hub, which takes time and warns in notebooks
 
     files = [row[name] for row in rows[:most] for name in ("file", "nearest")]
-    told = [
-        (
-            f"{short_name(row['class'], 9)} {row['probability']:.0%}",
-            f"~ {short_name(Path(row['nearest']).parent.name, 11)}",
-        )
-        for row in rows[:most]
-    ]
+    told = []
+    for row in rows[:most]:
+        nearest = short_name(Path(row["nearest"]).parent.name, 11)
+        told += [f"{short_name(row['class'], 9)} {row['probability']:.0%}", f"~ {nearest}"]
     with mpl.rc_context():
         use_style()
-        figure, buffer = image_grid(as_images(files, 3, 96), [t for pair in told for t in pair], side=0.9), io.BytesIO()
+        figure, buffer = image_grid(as_images(files, 3, 96), told, side=0.9), io.BytesIO()
         figure.savefig(buffer, dpi=160)
         plt.close(figure)
     write_atomically(file, buffer.getvalue())
