@@ -4,8 +4,6 @@ The names below are what a person needs; each is imported when it is first asked
 and the command line's help are quick.
 """
 
-from __future__ import annotations
-
 import importlib
 from typing import TYPE_CHECKING, Any
 

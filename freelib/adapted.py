@@ -1,7 +1,5 @@
 """An adapted learner as one network, whose answer for an image does not depend on the other images of a call."""
 
-from __future__ import annotations
-
 import copy
 
 import torch

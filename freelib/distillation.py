@@ -1,7 +1,5 @@
 """L_KD: the Kullback-Leibler divergence between a teacher's and a student's predictions (paper, part 2)."""
 
-from __future__ import annotations
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor

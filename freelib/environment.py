@@ -1,7 +1,5 @@
 """What a record says about the machine and the code that made it."""
 
-from __future__ import annotations
-
 import ctypes
 import multiprocessing
 import os

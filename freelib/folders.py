@@ -1,7 +1,5 @@
 """Where data sets and caches lie: $FREELIB_DATA and $FREELIB_CACHE."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """FIve, Faster Inversion via meta-generator: one generator that fits any model after a few steps."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial

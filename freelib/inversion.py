@@ -1,7 +1,5 @@
 """The terms of the inversion loss L_G, which makes a generator's images look like a model's training data."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The replay memory: synthesised images by class, and the cross-task episodes drawn from it."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Cross-task replay: the student takes MAML steps on episodes that mix the classes of different models."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any

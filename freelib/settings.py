@@ -1,7 +1,5 @@
 """What the settings of a config have to be: in range, finite, one of the values that there are."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Collection, Iterable
 from dataclasses import field, fields

@@ -1,7 +1,5 @@
 """Few-shot data sets: `load_dataset(name, split)` gives one split as one uint8 tensor."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

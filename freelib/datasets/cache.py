@@ -5,8 +5,6 @@ and its modification time are those noted when its digests were last computed; o
 again, and a file that fails is decoded afresh.
 """
 
-from __future__ import annotations
-
 import contextlib
 import hashlib
 import json

@@ -1,7 +1,5 @@
 """The class lists that ship with the package: which class belongs to which split."""
 
-from __future__ import annotations
-
 import unicodedata
 from functools import cache
 from importlib.resources import files

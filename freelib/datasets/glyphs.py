@@ -5,8 +5,6 @@ shifted and sheared, in a colour that fades into another, on two colours that fa
 blotches, stripes and noise. Image i of a class depends on the class and on i alone.
 """
 
-from __future__ import annotations
-
 import unicodedata
 from functools import cache
 from pathlib import Path

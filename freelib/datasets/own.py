@@ -1,7 +1,5 @@
 """Data sets of one's own: registered under a name, and from then on as good as those that ship with freelib."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Collection
 from pathlib import Path

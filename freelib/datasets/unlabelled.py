@@ -1,7 +1,5 @@
 """Images without labels: a data set's, a folder's, or those at hand."""
 
-from __future__ import annotations
-
 from functools import partial
 from pathlib import Path
 from typing import Any

@@ -6,8 +6,6 @@ the algebra is done once, on paper, and touches what is dense (a value a pixel) 
 holds both to the same numbers.
 """
 
-from __future__ import annotations
-
 import copy
 from functools import partial
 

@@ -1,7 +1,5 @@
 """MAML's outer step as fast as the device lets it be."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -5,8 +5,6 @@ operation, so that two of Python's threads, with one of torch's each, keep two c
 operation of Conv4's size does that is split over two.
 """
 
-from __future__ import annotations
-
 import copy
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence

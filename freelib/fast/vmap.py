@@ -4,8 +4,6 @@ An accelerator is idle while it waits for the small kernels of one episode. A CP
 adapted one by one.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import TypeGuard
 

@@ -1,7 +1,5 @@
 """The registry of methods: `get_method` finds one by its name, or a user's own by its import path."""
 
-from __future__ import annotations
-
 import importlib
 import os
 import sys

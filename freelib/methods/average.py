@@ -1,7 +1,5 @@
 """Average: the mean of the pool's weights, with a new head."""
 
-from __future__ import annotations
-
 import torch
 
 from freelib.meta_learner import MetaLearner

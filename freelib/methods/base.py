@@ -1,7 +1,5 @@
 """What all methods share: the student's configuration, the student, and the course of a meta-training."""
 
-from __future__ import annotations
-
 import hashlib
 from dataclasses import dataclass
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """BiDf-MKD: a generator from scratch for every model, and distillation in two levels."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 

@@ -1,7 +1,5 @@
 """Models that can only be called: gradients with respect to the image by zero-order estimation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

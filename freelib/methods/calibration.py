@@ -1,7 +1,5 @@
 """ICFIL, PURER's calibration at test time: images inverted from the adapted model correct it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

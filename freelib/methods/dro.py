@@ -1,7 +1,5 @@
 """DRO: a hypernetwork from model embeddings to weights, trained at the worst embeddings near the pool's."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """The pool as an ensemble: all models' answers to an image, as one embedding to compare images by."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Sequence
 

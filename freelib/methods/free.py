@@ -1,7 +1,5 @@
 """FREE: the meta-generator and the aligned meta-learner together (algorithm 1)."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Labeled-data-free meta-learning: MAML on unlabelled images, whose labels the pool's models give."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

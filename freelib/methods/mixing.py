@@ -1,7 +1,5 @@
 """New images from those at hand: zooms, patches of one in another, other colours (labels are asked anew)."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The oracles: meta-learning on the real meta-training images, which no data-free method sees."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """OTA: the pool's weights, averaged after optimal transport has put like neurons in like places."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Pool distillation: one small student that embeds images as the pool's models together would."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Images without a camera: layers of coloured noise, cut out by soft random shapes (after "dead leaves")."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

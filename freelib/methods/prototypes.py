@@ -1,7 +1,5 @@
 """What needs no training at all: what the pool's models make of images, and the nearest class mean."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar

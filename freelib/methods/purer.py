@@ -1,7 +1,5 @@
 """PURER: a data set of learnable pixels, episodes that become harder, and calibration at test time."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Random: an untrained student, adapted on the support set."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from freelib.meta_learner import MetaLearner

@@ -5,8 +5,6 @@ models trained on something else than they name, and models with an accuracy tha
 is a weight for each model, learned while training; here members are judged once, before any method is.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """TGR: distillation from groups of unlike models, whose gradients are kept from straying."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar

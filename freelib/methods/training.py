@@ -1,7 +1,5 @@
 """One meta-training: its log, its rounds, the selected checkpoint, and how a killed one goes on."""
 
-from __future__ import annotations
-
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping

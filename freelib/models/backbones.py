@@ -1,7 +1,5 @@
 """The networks of the field: Conv4, ResNet-10 and ResNet-18, as teachers or as students."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise

@@ -1,7 +1,5 @@
 """What is known of a model beside its weights: the values that it may have, and its JSON file."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Mapping
 from numbers import Integral
 from pathlib import Path

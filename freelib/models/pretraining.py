@@ -1,7 +1,5 @@
 """Pre-training the pool: n models, each on a few random meta-training classes."""
 
-from __future__ import annotations
-
 import multiprocessing
 import os
 import time

@@ -1,7 +1,5 @@
 """Folders of other people's classifiers as a pool: weights as data, what is known of them as JSON."""
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 from collections.abc import Mapping

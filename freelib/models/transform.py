@@ -1,7 +1,5 @@
 """What happens to images before a network sees them: resizing, normalisation, random crops and flips."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 
