@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from tiny_models import HandAdam, flat, random_batch, rng, smooth_learner, task_of, tiny_model
+from tiny_models import PlainAdam, flat, random_batch, rng, smooth_learner, task_of, tiny_model
 
 from freelib.alignment import (
     AlignmentConfig,
@@ -74,7 +74,7 @@ def test_adam_inside_and_outside_by_hand():
     tasks = batches(2)
     learner, moving = smooth_learner(), smooth_learner()
     start = [p.detach().clone() for p in learner.params.values()]
-    inner = HandAdam(0.01)
+    inner = PlainAdam(0.01)
     for task in tasks:
         parameters = list(moving.params.values())
         new = inner.step(parameters, loss_and_gradients(moving, task)[1])
@@ -89,7 +89,7 @@ def test_adam_inside_and_outside_by_hand():
     moved = displacement(learner, [tasks[i] for i in order], config)[0]
     outer_step(learner, tasks, config, "adam", 0.02, rng(1))
     torch.testing.assert_close(
-        [p.detach() for p in learner.params.values()], HandAdam(0.02).step(start, list(moved.values()))
+        [p.detach() for p in learner.params.values()], PlainAdam(0.02).step(start, list(moved.values()))
     )
     assert all(p.grad is None for p in learner.params.values())
     learner, tasks = smooth_learner(), batches(2)

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_models import HandAdam, conv_learner, flat, rng, tiny_model, trained_pool
+from tiny_models import PlainAdam, conv_learner, flat, rng, tiny_model, trained_pool
 from torch import nn
 
 from freelib.generator import Generator, MetaGenerator, ScratchGenerator, UpsampleConv, synthesise_round
@@ -64,8 +64,8 @@ def by_hand(theta: nn.Module, model, student, draw: torch.Generator, config: Inv
     copy_ = copy.deepcopy(theta)
     labels = torch.arange(5).repeat_interleave(config.images_per_class)
     z = torch.randn(len(labels), config.z_dim, generator=draw)
-    adam = HandAdam(config.generator_lr, (0.5, 0.999))
-    adam_z = HandAdam(config.z_lr, (0.5, 0.999))
+    adam = PlainAdam(config.generator_lr, (0.5, 0.999))
+    adam_z = PlainAdam(config.z_lr, (0.5, 0.999))
     losses = []
     for step in range(config.adapt_steps):
         z.requires_grad_()
@@ -108,7 +108,7 @@ def test_meta_step_is_first_order_maml_by_hand(double, with_student):
 
     ours.meta_step()
     torch.testing.assert_close(
-        [p.detach() for p in ours.generator.parameters()], HandAdam(TINY.meta_lr).step(start, total)
+        [p.detach() for p in ours.generator.parameters()], PlainAdam(TINY.meta_lr).step(start, total)
     )
     assert all(p.grad is None for p in ours.generator.parameters())
 

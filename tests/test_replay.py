@@ -5,7 +5,7 @@ import io
 import pytest
 import torch
 import torch.nn.functional as F
-from tiny_models import HandAdam, conv_learner, flat, random_episode, rng, smooth_learner, task_of, tiny_model
+from tiny_models import PlainAdam, conv_learner, flat, random_episode, rng, smooth_learner, task_of, tiny_model
 
 from freelib import MetaLearner
 from freelib.memory import TaskMemory
@@ -215,6 +215,6 @@ def test_an_outer_step_is_adam_on_the_mean_gradient():
     gradients = torch.autograd.grad(mean, list(learner.params.values()))
     optimizer = torch.optim.Adam(learner.backbone.parameters(), lr=0.01)
     loss, accuracy = maml_step(learner, episodes, optimizer, steps=2)
-    torch.testing.assert_close([p.detach() for p in learner.params.values()], HandAdam(0.01).step(start, gradients))
+    torch.testing.assert_close([p.detach() for p in learner.params.values()], PlainAdam(0.01).step(start, gradients))
     assert loss == pytest.approx(float(mean.detach()), rel=1e-6)
     assert accuracy == pytest.approx(sum(float(a) for _, a in results) / 4)

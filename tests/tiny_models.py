@@ -162,43 +162,22 @@ def kill_at(round_wanted: int) -> Monitor:
     return monitor
 
 
-class HandAdam:
-    """Adam as its paper writes it (Kingma & Ba, 2015, algorithm 1)."""
+class PlainAdam:
+    """torch's Adam on values that are given anew at each step."""
 
-    def __init__(self, lr: float, betas: tuple[float, float] = (0.9, 0.999), eps: float = 1e-8) -> None:
-        self.lr, self.betas, self.eps, self.t = lr, betas, eps, 0
-        self.m: list[Tensor] = []
-        self.v: list[Tensor] = []
+    def __init__(self, lr: float, betas: tuple[float, float] = (0.9, 0.999)) -> None:
+        self.held: list[Tensor] = []
+        self.settings = {"lr": lr, "betas": betas}
 
     def step(self, values: Sequence[Tensor], gradients: Sequence[Tensor]) -> list[Tensor]:
         """The values after one step."""
-        b1, b2 = self.betas
-        self.m = self.m or [torch.zeros_like(g) for g in gradients]
-        self.v = self.v or [torch.zeros_like(g) for g in gradients]
-        self.t += 1
-        self.m = [b1 * m + (1 - b1) * g for m, g in zip(self.m, gradients, strict=True)]
-        self.v = [b2 * v + (1 - b2) * g * g for v, g in zip(self.v, gradients, strict=True)]
-        new = []
-        for value, m, v in zip(values, self.m, self.v, strict=True):
-            step = (m / (1 - b1**self.t)) / ((v / (1 - b2**self.t)).sqrt() + self.eps)
-            new.append((value - self.lr * step).detach())
-        return new
-
-
-def numeric_gradient(function, x: Tensor, eps: float = 1e-6) -> Tensor:
-    """Central differences of a scalar function with respect to every element of x, which is put back."""
-    gradient = torch.zeros_like(x)
-    with torch.no_grad():
-        values, out = x.view(-1), gradient.view(-1)
-        for i in range(len(values)):
-            middle = float(values[i])
-            values[i] = middle + eps
-            above = float(function())
-            values[i] = middle - eps
-            below = float(function())
-            values[i] = middle
-            out[i] = (above - below) / (2 * eps)
-    return gradient
+        if not self.held:
+            self.held = [value.detach().clone() for value in values]
+            self.adam = torch.optim.Adam(self.held, **self.settings)
+        for held, value, gradient in zip(self.held, values, gradients, strict=True):
+            held.data, held.grad = value.detach().clone(), gradient
+        self.adam.step()
+        return [held.clone() for held in self.held]
 
 
 def task_of(model: PretrainedModel, images: Tensor, labels: Tensor) -> SynthesisedTask:

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 import torch
 from small_methods import small, trainer
-from tiny_models import HandAdam, conv_learner, rng, tiny_pool, trained_pool, weights
+from tiny_models import PlainAdam, conv_learner, rng, tiny_pool, trained_pool, weights
 from torch import Tensor
 
 from freelib import EpisodeSampler, MetaLearner
@@ -70,7 +70,7 @@ def test_a_step_moves_the_drawn_models_classes_and_leaves_the_others_and_their_m
     pool, config = tiny_pool(4), small("purer", jitter=0, pixel_lr=1e-3)
     dataset = DynamicDataset(pool, config, rng(0))
     low, high = -dataset.mean / dataset.std, (1 - dataset.mean) / dataset.std
-    adams = {key: HandAdam(1e-3) for key in dataset.pixels}
+    adams = {key: PlainAdam(1e-3) for key in dataset.pixels}
     for model in (pool[0], pool[3], pool[0]):  # classes 0 to 4, 3 to 7, and 0 to 4 again
         before = {key: p.detach().clone() for key, p in dataset.pixels.items()}
         dataset.invert(model, config, rng(0))
