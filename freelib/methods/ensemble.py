@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +13,6 @@ from freelib import fast
 from freelib.datasets.episodes import images_to_float
 from freelib.models.backbones import ConvBlock
 from freelib.models.pool import PretrainedModel
-from freelib.settings import check_one_of
 
 TEACH = ("probabilities", "features")
 
@@ -72,8 +72,6 @@ class ProbabilityEnsemble(nn.Module):
 
     Models that agree on what is common to all images would drown what only some of them see: whitening
     weighs it up. The square root makes the distance of two answers Hellinger's. `fit` finds the axes.
-
-    Raises ValueError for another `teach`.
     """
 
     def __init__(
@@ -86,7 +84,6 @@ class ProbabilityEnsemble(nn.Module):
     ) -> None:
         super().__init__()
         self.teach, self.temperature = teach, temperature
-        check_one_of(self, teach=TEACH)
         dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
         self.models = [for_inference(model, dtype) for model in models]
         self.members = nn.ModuleList([model.module for model in self.models])
@@ -96,17 +93,13 @@ class ProbabilityEnsemble(nn.Module):
     @torch.no_grad()
     def answers(self, images: Tensor) -> Tensor:
         """Answers `(n, Σ n_way)`, or features `(n, Σ d)`, of images `(n, C, H, W)`, uint8 or in [0, 1]."""
-        return torch.cat([torch.cat(self._answers_of_each(part), 1) for part in images.split(128)])
+        parts = (images_to_float(part.to(self.models[0].device)) for part in images.split(128))
+        return torch.cat([torch.cat(fast.answers_of_each(self.models, partial(self._ask, part)), 1) for part in parts])
 
-    def _answers_of_each(self, images: Tensor) -> list[Tensor]:
-        inputs = images_to_float(images.to(self.models[0].device))
-
-        def ask(model: PretrainedModel) -> Tensor:
-            if self.teach == "features":
-                return F.normalize(model.features(inputs).float(), dim=1)
-            return (model(inputs).float() / self.temperature).softmax(1).sqrt()
-
-        return fast.answers_of_each(self.models, ask)
+    def _ask(self, images: Tensor, model: PretrainedModel) -> Tensor:
+        if self.teach == "features":
+            return F.normalize(model.features(images).float(), dim=1)
+        return (model(images).float() / self.temperature).softmax(1).sqrt()
 
     def fit(self, answers: Tensor, *, whitening: float, most: int | None = None) -> None:
         """Chooses the axes by some images' answers, see `principal_axes`."""

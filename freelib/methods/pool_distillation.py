@@ -238,18 +238,18 @@ class PoolDistillation(Method):
             check_colour(pool.channels, ": set procedural=0")
         if config.recovered and config.lambda_bn:
             check_batchnorm(pool)
-        nothing = torch.empty(0, pool.channels, pool.image_size, pool.image_size, dtype=torch.uint8)
-        unlabelled = nothing if run.images is None else run.images
-        if config.recovered + len(unlabelled) + config.procedural < config.batch_size:
+        unlabelled = [] if run.images is None else [run.images]
+        n_unlabelled = sum(map(len, unlabelled))
+        if config.recovered + n_unlabelled + config.procedural < config.batch_size:
             raise ValueError(
                 f"Distillation needs a batch of {config.batch_size} images, got {config.recovered} synthesised, "
-                f"{len(unlabelled)} unlabelled and {config.procedural} procedural ones."
+                f"{n_unlabelled} unlabelled and {config.procedural} procedural ones."
             )
         learner.centre = config.centre
         optimizer = torch.optim.AdamW(
             learner.backbone.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
         )
-        seen = [] if run.images is None else [tensors_digest({"images": run.images})]
+        seen = [tensors_digest({"images": images}) for images in unlabelled]
         identity = digest_of([config, seed, pool.digest, *seen])
         state = state_of_run(run.checkpoint, identity, config.epochs) or {"run": identity}
         if "log" in state:
@@ -265,7 +265,7 @@ class PoolDistillation(Method):
                 images = synthesised_images(pool, config, seed=seed, log=log)
             save(recovered=images)
         with log.phase("images"):
-            images = all_images(pool, config, torch.cat([state["recovered"], unlabelled]), seed=seed)
+            images = all_images(pool, config, torch.cat([state["recovered"], *unlabelled]), seed=seed)
         if "targets" not in state:
             with log.phase("answers"):
                 targets = ensemble_embeddings(pool, config, images, seed=seed)

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from filelock import FileLock
-from torch import Tensor, nn
+from torch import Tensor
 
 from freelib.datasets import FewShotDataset
 from freelib.datasets.episodes import images_to_float
@@ -69,13 +69,6 @@ class PoolConfig:
             raise ValueError(f"holdout is a share between 0 and 1, got {self.holdout}.")
 
 
-def _optimizer(module: nn.Module, arch: str, config: PoolConfig) -> torch.optim.Optimizer:
-    weights, lr = module.parameters(), config.learning_rate
-    if arch == "conv4":
-        return torch.optim.Adam(weights, lr=lr, fused=True)
-    return torch.optim.SGD(weights, lr, config.momentum, weight_decay=config.weight_decay, fused=True)
-
-
 def split_classes(dataset: FewShotDataset, classes: list[int], holdout: float, rng: torch.Generator) -> list[Tensor]:
     """Splits some classes at random: [train images, train labels, held-out images, held-out labels].
 
@@ -99,7 +92,12 @@ def train_classifier(
     images = images.to(device).contiguous(memory_format=torch.channels_last)
     labels = labels.to(device)
     module = model.module.train().requires_grad_(True)
-    optimizer = _optimizer(module, model.arch, config)
+    weights, lr, decay = module.parameters(), config.learning_rate, config.weight_decay
+    optimizer: torch.optim.Optimizer
+    if model.arch == "conv4":
+        optimizer = torch.optim.Adam(weights, lr=lr, fused=True)
+    else:
+        optimizer = torch.optim.SGD(weights, lr, config.momentum, weight_decay=decay, fused=True)
     autocast = torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bfloat16")
     for _ in range(config.epochs):
         # A last batch of one image would leave BatchNorm without a variance: batches are as even as can be.

@@ -40,8 +40,6 @@ def test_answers_are_square_roots_of_probabilities_or_features():
     expected = torch.cat([F.normalize(model.features(IMAGES), dim=1) for model in pool], dim=1)
     found = ProbabilityEnsemble(pool, teach="features").answers(IMAGES)
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
-    with pytest.raises(ValueError, match="teach is one of probabilities, features, got"):
-        ProbabilityEnsemble(pool, teach="logits")
 
 
 def test_embeddings_need_axes_and_weak_ones_are_left_out():

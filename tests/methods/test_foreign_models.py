@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_methods import small
-from tiny_models import rng
+from tiny_models import own, rng
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
-from freelib import PretrainedModel, get_method
+from freelib import get_method
 from freelib.inversion import InversionConfig, inversion_loss
 from freelib.methods.ensemble import ProbabilityEnsemble
 from freelib.models.pool import ModelPool, check_batchnorm
@@ -29,10 +29,9 @@ def conv(n: int = 5, norm=nn.BatchNorm2d, seed: int = 0) -> nn.Sequential:
 
 
 def pool_of(*modules: nn.Module) -> ModelPool:
-    about = {"mean": [0.5] * 3, "std": [0.25] * 3, "image_size": 16}
-    names = [[f"{i}{letter}" for letter in "abcde"] for i in range(len(modules))]
+    about = {"class_names": list("abcde"), "std": [0.25] * 3, "image_size": 16}
     return ModelPool.from_models(
-        PretrainedModel(module, name=f"theirs-{i}", class_names=names[i], **about) for i, module in enumerate(modules)
+        own(module, name=f"theirs-{i}", domain=str(i), **about) for i, module in enumerate(modules)
     )
 
 

@@ -5,11 +5,12 @@ import json
 
 import pytest
 import torch
+from tiny_models import own
 from torch import nn
 
 from freelib.methods import screening
 from freelib.models.pool import ModelPool
-from freelib.models.pretrained import PretrainedModel, save_member
+from freelib.models.pretrained import save_member
 from freelib.models.pretraining import PoolConfig, pretrain_pool
 
 CONFIG = PoolConfig(n_models=6, n_way=5, width=16, epochs=20, batch_size=24)
@@ -23,12 +24,17 @@ def folder(tiny_dataset, tmp_path_factory):
     return folder
 
 
-def changed(folder, change, i=5):
-    """The pool with its member i changed in place."""
+def unchecked(models):
+    """A pool of models that are not tried before."""
+    return ModelPool([model.describe() for model in models], lambda about: {m.name: m for m in models}[about["name"]])
+
+
+def changed(folder, change):
+    """The pool with its last member changed in place."""
     models = list(ModelPool.load(folder))
     with torch.no_grad():
-        change(models[i].module)
-    return ModelPool([model.describe() for model in models], lambda about: {m.name: m for m in models}[about["name"]])
+        change(models[-1].module)
+    return unchecked(models)
 
 
 def no_gradients(module):
@@ -66,8 +72,7 @@ def test_bad_members_are_dropped_and_the_reason_said(folder):
         models[8].module.head.weight.zero_()
         models[9].module.apply(forget)
         models[10].module.head.weight.mul_(1)
-    pool = ModelPool([model.describe() for model in models], lambda about: {m.name: m for m in models}[about["name"]])
-    found = [row["verdict"] for row in screening.check_pool(pool)]
+    found = [row["verdict"] for row in screening.check_pool(unchecked(models))]
     assert found[:6] == ["keep"] * 6
     reasons = ("not finite", "not finite", "the same logits", "does not recognise", f"a copy of {models[4].name}")
     assert all(reason in verdict for reason, verdict in zip(reasons, found[6:], strict=True)), found
@@ -75,12 +80,8 @@ def test_bad_members_are_dropped_and_the_reason_said(folder):
 
 def test_gray_foreign_and_few_members_are_checked_for_themselves():
     about = {"mean": [0.5], "std": [0.25], "image_size": 9}
-    modules = [nn.Sequential(nn.Flatten(), nn.Linear(81, 2)) for _ in range(2)]
-    names = [["cat", "dog"], ["oak", "elm"]]
-    pool = ModelPool.from_models(
-        PretrainedModel(m, name=n[0], class_names=n, **about) for m, n in zip(modules, names, strict=True)
-    )
-    rows = screening.check_pool(pool)
+    models = [own(nn.Sequential(nn.Flatten(), nn.Linear(81, 3)), name=name, domain=name, **about) for name in "ab"]
+    rows = screening.check_pool(ModelPool.from_models(models))
     assert [row["verdict"] for row in rows] == ["keep"] * 2
     assert {(row["statistics"], row["distance"]) for row in rows} == {(False, None)}
 
@@ -89,8 +90,7 @@ def test_weights_and_what_noise_does_are_measured():
     layer = nn.Linear(192, 3)
     nn.init.constant_(layer.weight, 2)
     layer.weight.data[0] = torch.linspace(-1, 1, 192)
-    about = {"class_names": list("abc"), "mean": [0.5] * 3, "std": [0.25] * 3, "image_size": 8}
-    model = PretrainedModel(nn.Sequential(nn.Flatten(), layer), **about)  # its features are its images
+    model = own(nn.Sequential(nn.Flatten(), layer))  # its features are its images
     images = torch.rand(6, 3, 8, 8, generator=torch.Generator().manual_seed(1))
     row, _, _ = screening.facts(model, images)
     assert row["weight_norm"] == pytest.approx(float(layer.weight.square().sum()) / 3)

@@ -6,9 +6,9 @@ import pytest
 import torch
 from PIL import Image
 from small_methods import small
-from tiny_models import rng, tiny_pool, weights
+from tiny_models import own, rng, tiny_pool, weights
 
-from freelib import FewShotDataset, ModelPool, PretrainedModel, get_method, meta_train
+from freelib import FewShotDataset, ModelPool, get_method, meta_train
 from freelib.datasets.unlabelled import images_of, unlabelled_images
 from freelib.methods import METHODS
 from freelib.methods.ldfml import confidence_and_balance, soft_labels
@@ -93,8 +93,7 @@ def test_ldfml_learns_what_the_models_say():
         def forward(self, x):
             return torch.stack([x.mean((1, 2, 3)), -x.mean((1, 2, 3))], 1) * 20
 
-    about = {"class_names": ("bright", "dark"), "mean": (0.5,) * 3, "std": (0.25,) * 3, "image_size": 16}
-    pool = ModelPool.from_models([PretrainedModel(Brightness(), name="m", **about)])
+    pool = ModelPool.from_models([own(Brightness(), class_names=("bright", "dark"), image_size=16)])
     learner = get_method("ldfml").meta_train(pool, replace(small("ldfml"), **quick), seed=0, images=images)
     assert learner.log.history["accuracy"][-1] > 0.9
     with pytest.raises(ValueError, match="3-way"):
