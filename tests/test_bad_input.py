@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from fake_methods import TINY
 from methods.small_methods import small, trainer
 from tiny_models import conv_learner, own, rng, tiny_model, tiny_pool
+from tiny_sources import write_images
 from torch import nn
 
 from freelib import FewShotClassifier, evaluate, meta_train
@@ -137,6 +138,17 @@ ALIKE = {
     "inner_lr must be at least 0": [f"{TRAIN} inner_lr=-1", f"{TRAIN} inner_lr=nan"],
 }  # fmt: skip
 """Of the same kind, by what is said of several."""
+
+
+PICTURES = {
+    "adapt --learner l --support shown --query nowhere": "nowhere",
+    "adapt --learner l --support shown --query l/learner.json": "learner.json is not a readable image",
+    "adapt --learner nowhere --support shown --query shown": "no learner in nowhere",
+    "adapt --learner l --support shown/ant --query shown": "ant is no support set",
+    "adapt --learner l --support shown --query shown --reject 2": "reject is None or in",
+    "export --learner l --support shown": "Missing option",
+}
+"""With pictures in `shown`, a folder a class."""
 
 
 def deep(file):
@@ -509,6 +521,8 @@ def cases():
     """The one table: what is prepared, the command or call, the exit status or exception, words of its sentence."""
     yield from (case(words, words, said, 2) for words, said in COMMANDS.items())
     yield from (case(words, words, said, 2) for said, several in ALIKE.items() for words in several)
+    pictures = partial(write_images, Path("shown"), "{c}/{i}.png")
+    yield from (case(words, words, said, 2, pictures) for words, said in PICTURES.items())
     for path, (call, said) in FILES.items():
         for kind, (make, why) in KINDS.items():
             if (path, kind) != ("mine.yaml", "deep"):  # as YAML it stands below

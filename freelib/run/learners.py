@@ -97,6 +97,8 @@ def save_learner(
     >>> learner = get_method("random").meta_train(pool, config, seed=0)
     >>> folder = tempfile.mkdtemp()
     >>> save_learner(learner, folder, method="random", config=config, seed=0, pool=pool)
+    >>> load_learner(folder).inner_steps
+    10
     """
     kind: Literal["student", "pool", "custom"] = "pool"
     if isinstance(learner.backbone, Backbone):
@@ -215,18 +217,8 @@ def load_learner(folder: str | Path, *, pool: ModelPool | None = None, allow_cus
     Raises FileNotFoundError, ValueError where its files, or the pool that it is made of, are missing, damaged or not
     finite, ValueError for a method that is not registered, and TypeError for a student that is no network of freelib's.
 
-    >>> import tempfile
-    >>> from freelib.models.backbones import build_backbone
-    >>> from freelib.models.pretrained import PretrainedModel
-    >>> network = build_backbone("conv4", n_way=5, image_size=16, width=8)
-    >>> about = {"mean": [0.5] * 3, "std": [0.25] * 3, "image_size": 16}
-    >>> pool = ModelPool.from_models([PretrainedModel(network, class_names=list("abcde"), **about)])
-    >>> config = get_method("random").Config(width=8)
-    >>> learner = get_method("random").meta_train(pool, config, seed=0)
-    >>> folder = tempfile.mkdtemp()
-    >>> save_learner(learner, folder, method="random", config=config, seed=0, pool=pool)
-    >>> load_learner(folder).inner_steps
-    10
+    >>> load_learner("pool_distillation/cifar-fs").head
+    'prototypes'
     """
     folder = named_folder(folder)
     description = read_description(folder)

@@ -65,23 +65,6 @@ def test_adapt_names_pictures(run):
     assert run(*words, "--reject", "0.5").code == 0
 
 
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        ("adapt --learner l --support shown --query nowhere", "nowhere"),
-        ("adapt --learner l --support shown --query l/learner.json", "learner.json is not a readable image"),
-        ("adapt --learner nowhere --support shown --query asked", "no learner in nowhere"),
-        ("adapt --learner l --support asked --query asked", "asked is no support set"),
-        ("adapt --learner l --support shown --query asked --reject 2", "reject is None or in"),
-        ("export --learner l --support shown", "Missing option"),
-    ],
-)
-def test_bad_input(run, words, sentence):
-    result = run(*words.split())
-    assert (result.code, result.out) == (2, ""), result.err
-    assert sentence in result.err
-
-
 @pytest.mark.slow
 def test_exported_files_answer_as_the_learner_does(run):
     onnxruntime = pytest.importorskip("onnxruntime")
