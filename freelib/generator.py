@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from freelib.datasets.episodes import class_major_labels
 from freelib.distillation import at_least_float32
 from freelib.inversion import InversionConfig, Student, inversion_loss
 from freelib.models.pool import PretrainedModel
@@ -54,7 +53,7 @@ class Generator(nn.Module):
         super().__init__()
         if image_size % 4:
             raise ValueError(f"The generator doubles its image twice: image_size is a multiple of 4, got {image_size}.")
-        self.side, self.ngf, self.z_dim = image_size // 4, ngf, z_dim
+        self.side, self.ngf, self.z_dim, self.image_size = image_size // 4, ngf, z_dim, image_size
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.project = nn.Linear(z_dim, 2 * ngf * self.side**2)
@@ -74,12 +73,28 @@ class Generator(nn.Module):
         return torch.sigmoid(at_least_float32(self.to_pixels(x)))
 
 
+PIXELS_AT_ONCE, FEWEST_CLASSES = 1000 * 32**2, 5
+"""Pixels of a synthesised task's images together, at most; but it is of so many classes, whatever they take."""
+
+
+def most_classes(images_per_class: int, image_size: int) -> int:
+    """How many classes a synthesised task has at most: a model of a thousand takes the memory of one of fifty."""
+    return max(FEWEST_CLASSES, PIXELS_AT_ONCE // (images_per_class * image_size**2))
+
+
+def some_classes(classes: Tensor, most: int, rng: torch.Generator) -> Tensor:
+    """The given classes, `(n,)`, or as many as allowed of them, drawn anew each time, in order."""
+    if len(classes) <= most:
+        return classes
+    return classes[torch.randperm(len(classes), generator=rng)[:most]].sort().values
+
+
 @dataclass(frozen=True)
 class SynthesisedTask:
     """A task that model inversion has synthesised from one pre-trained model.
 
-    images: `(n_way * images_per_class, C, H, W)` float32 in [0, 1]; labels: the classes that they were made
-      for, `(n,)` int64, class by class
+    images: `(n, C, H, W)` float32 in [0, 1]; labels: the classes that they were made for, `(n,)` int64, class
+      by class: all of the model's, or some, see `most_classes`
     model: the model they were made from; teacher_logits: its answers to the images as the last step augmented
       them, `(n, n_way)`
     losses, teacher_accuracies: L_G and the teacher's accuracy at every step, `(steps,)` each
@@ -138,6 +153,11 @@ class MetaGenerator:
         """Random crop and flip, as the config says; the shape stays."""
         return random_crop_flip(images, rng, **self.config.crops)
 
+    def labels(self, model: PretrainedModel, rng: torch.Generator) -> Tensor:
+        """The classes that a task's images are made for, class by class, `(n,)` int64."""
+        n, size = self.config.images_per_class, min(self.generator.image_size, model.image_size)
+        return some_classes(torch.arange(model.n_way), most_classes(n, size), rng).repeat_interleave(n)
+
     def adapt(
         self, model: PretrainedModel, student: Student | None, rng: torch.Generator, *, steps: int | None = None
     ) -> SynthesisedTask:
@@ -155,7 +175,7 @@ class MetaGenerator:
         c, n_steps = self.config, self.config.adapt_steps if steps is None else steps
         if n_steps < 1:
             raise ValueError(f"A task is synthesised in at least 1 step, got {n_steps}.")
-        labels = class_major_labels(model.n_way, c.images_per_class).to(self.device)
+        labels = self.labels(model, rng).to(self.device)
         z = torch.randn(len(labels), c.z_dim, generator=rng).to(self.device).requires_grad_()
         params = {name: p.detach().clone().requires_grad_() for name, p in self.generator.named_parameters()}
         inner = torch.optim.Adam(

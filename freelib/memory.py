@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from freelib.datasets.episodes import Episode, images_to_float, images_to_uint8
-from freelib.generator import SynthesisedTask
+from freelib.generator import SynthesisedTask, most_classes, some_classes
 from freelib.models.pool import PretrainedModel
 from freelib.models.transform import resized
 
@@ -36,8 +36,8 @@ class TaskMemory:
         """Keeps the images of some synthesised tasks; the oldest batch of a class that has enough goes."""
         for task in tasks:
             stored = images_to_uint8(resized(task.images.detach(), self.image_size)).to(self.device)
-            for label, key in enumerate(task.model.classes):
-                batches = self._batches.setdefault(key, [])
+            for label in task.labels.unique().tolist():
+                batches = self._batches.setdefault(task.model.classes[label], [])
                 batches.append((task.model.name, stored[task.labels == label]))
                 del batches[: -self.batches_per_class]
 
@@ -94,17 +94,17 @@ class TaskMemory:
     def recall(self, model: PretrainedModel, rng: torch.Generator) -> SynthesisedTask | None:
         """A task that was synthesised from a model and is still held, or None: what BelL distils again.
 
-        Its images come class by class, `(n_way * images_per_class, C, H, W)` float in [0, 1]; its logits and
-        curves are empty.
+        Its images come class by class, `(n, C, H, W)` float in [0, 1]; its logits and curves are empty.
         """
         batches = [self._of(key, model.name) for key in model.classes]
-        held = min(map(len, batches))
-        if held == 0:
+        there = [label for label, held in enumerate(batches) if held]
+        most = most_classes(len(batches[there[0]][0]), self.image_size) if there else 1
+        if len(there) < min(most, model.n_way):
             return None
-        age = 1 + int(torch.randint(held, (1,), generator=rng))
-        chosen = [batch[-age] for batch in batches]
-        counts = torch.tensor([len(batch) for batch in chosen])
-        labels = torch.arange(model.n_way).repeat_interleave(counts)
+        classes = some_classes(torch.tensor(there), most, rng)
+        age = 1 + int(torch.randint(min(len(batches[label]) for label in classes), (1,), generator=rng))
+        chosen = [batches[label][-age] for label in classes]
+        labels = classes.repeat_interleave(torch.tensor([len(batch) for batch in chosen]))
         nothing = torch.empty(0, device=self.device)
         return SynthesisedTask(images_to_float(torch.cat(chosen)), labels.to(self.device), model, nothing, nothing)
 

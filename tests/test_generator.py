@@ -9,8 +9,18 @@ import torch.nn.functional as F
 from tiny_models import PlainAdam, conv_learner, flat, rng, tiny_model, trained_pool
 from torch import nn
 
-from freelib.generator import Generator, MetaGenerator, ScratchGenerator, UpsampleConv, synthesise_round
+from freelib import fast
+from freelib.generator import (
+    Generator,
+    MetaGenerator,
+    ScratchGenerator,
+    UpsampleConv,
+    most_classes,
+    some_classes,
+    synthesise_round,
+)
 from freelib.inversion import InversionConfig
+from freelib.memory import TaskMemory
 from freelib.models.transform import random_crop_flip
 
 TINY = InversionConfig(ngf=2, z_dim=4, images_per_class=2, adapt_steps=3, generator_lr=0.02, z_lr=0.05, meta_lr=0.01)
@@ -167,6 +177,38 @@ def test_a_synthesised_task():
     meta_generator().adapt(model, student, rng())
     assert torch.equal(state(), before)
     assert all(p.grad is None for p in [*model.module.parameters(), *student.params.values()])
+
+
+@pytest.mark.parametrize(
+    ("classes", "size", "most"), [(5, 224, 5), (50, 32, 50), (51, 32, 50), (1000, 32, 50), (1000, 84, 7)]
+)
+def test_a_model_of_many_classes_takes_the_memory_of_one_of_fifty(classes, size, most):
+    found = [some_classes(torch.arange(classes), most_classes(20, size), rng(i)).tolist() for i in (0, 0, 1)]
+    assert found[0] == found[1] == sorted(set(found[0]))
+    assert len(found[0]) == most
+    assert (found[2] == found[0]) == (classes == most)
+
+
+def test_of_many_classes_a_task_has_some_in_threads_too_and_the_memory_recalls_as_many(monkeypatch):
+    monkeypatch.setattr("freelib.generator.PIXELS_AT_ONCE", 0)  # so 5 classes
+    models, found = [tiny_model(i, n_way=9) for i in range(2)], []
+    for threads in (1, 2):
+        draw = rng(7)
+        with fast.episode_threads(threads):
+            found.append(synthesise_round(meta_generator(), models, draw, adapt_each=fast.adapt_each))
+        found[-1].append(draw.get_state())
+    one, other, _ = found[0]
+    assert all(torch.equal(a.images, b.images) for a, b in zip(found[0][:2], found[1][:2], strict=True))
+    assert torch.equal(found[0][2], found[1][2])
+    assert one.images.shape == (10, 3, 16, 16)
+    assert one.teacher_logits.shape == (10, 9)
+    assert one.labels.tolist() != other.labels.tolist()
+    memory = TaskMemory(image_size=16)
+    assert memory.recall(models[0], rng()) is None
+    memory.add([one])
+    assert torch.equal(memory.recall(models[0], rng()).labels, one.labels)
+    memory.add(synthesise_round(meta_generator(), models, rng(8)))
+    assert len(memory.recall(models[0], rng()).labels) == 10
 
 
 def test_adapting_lowers_the_loss_and_leaves_no_trace_where_gradients_are_discarded():

@@ -143,7 +143,7 @@ def _apart(generator: MetaGenerator) -> MetaGenerator:
 def _ahead(generator: MetaGenerator, model: PretrainedModel, rng: torch.Generator) -> torch.Generator:
     """What a model's adaptation draws from; rng itself is moved on to where that ends."""
     own = torch.Generator().set_state(rng.get_state())
-    n = model.n_way * generator.config.images_per_class
+    n = len(generator.labels(model, rng))
     torch.randn(n, generator.config.z_dim, generator=rng)
     for _ in range(generator.config.adapt_steps):
         generator.augment(torch.empty(n, 1, 1, 1), rng)

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from freelib import fast
 from freelib.alignment import make_optimizer
-from freelib.datasets.episodes import Episode, class_major_labels
+from freelib.datasets.episodes import Episode
+from freelib.generator import most_classes, some_classes
 from freelib.inversion import InversionConfig, inversion_loss
 from freelib.memory import ClassKey
 from freelib.meta_learner import MetaLearner
@@ -99,9 +100,11 @@ class DynamicDataset:
         return torch.cat([self.pixels[key] for key in keys]) * self.std + self.mean
 
     def invert(self, model: PretrainedModel, config: PurerConfig, rng: torch.Generator) -> Tensor:
-        """Adds a model's gradient to the pixels of its classes; gives (loss, teacher accuracy), `(2,)`."""
-        labels = class_major_labels(model.n_way, config.n_shot + config.n_query).to(self.mean.device)
-        images = jittered(self.images(model.classes), config.jitter, rng)
+        """Adds a model's gradient to its classes' pixels, of `most_classes` at once; gives (loss, accuracy), `(2,)`."""
+        n = config.n_shot + config.n_query
+        chosen = some_classes(torch.arange(model.n_way), most_classes(n, model.image_size), rng)
+        labels = chosen.repeat_interleave(n).to(self.mean.device)
+        images = jittered(self.images(tuple(model.classes[label] for label in chosen)), config.jitter, rng)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             loss, logits = inversion_loss(model, images, labels, config.inversion)
         loss.backward()
