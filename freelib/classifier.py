@@ -1,7 +1,5 @@
 """A few-shot learner as a scikit-learn classifier: images and labels of any form in, a folder to keep it in."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any
@@ -80,7 +78,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator, ModelHubMixin, library_n
     def __init__(self, learner: Any, *, reject: Any = None, unknown_label: Any = "unknown") -> None:
         self.learner, self.reject, self.unknown_label = learner, reject, unknown_label
 
-    def __sklearn_clone__(self) -> FewShotClassifier:
+    def __sklearn_clone__(self) -> "FewShotClassifier":
         return type(self)(**self.get_params(deep=False))
 
     def _images(self, X: Any) -> Tensor | None:
@@ -93,7 +91,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator, ModelHubMixin, library_n
         transform = self.learner.transform
         return as_images(X, len(transform.mean), transform.image_size)
 
-    def fit(self, X: Any, y: Any) -> FewShotClassifier:
+    def fit(self, X: Any, y: Any) -> "FewShotClassifier":
         """Learns the classes of some images; gives itself. Raises ValueError for what can't be learnt."""
         if self.reject is not None and not 0 < self.reject < 1:
             raise ValueError(f"reject is None or in (0, 1), got {self.reject}.")
@@ -173,7 +171,7 @@ class FewShotClassifier(ClassifierMixin, BaseEstimator, ModelHubMixin, library_n
         write_atomically(save_directory / "config.json", json.dumps(plain(about), indent=1).encode())
 
     @classmethod
-    def _from_pretrained(cls, *, model_id: str, **options: Any) -> FewShotClassifier:
+    def _from_pretrained(cls, *, model_id: str, **options: Any) -> "FewShotClassifier":
         hub = {name: options.pop(name) for name in HUB}
         folder = Path(model_id if Path(model_id).is_dir() else snapshot_download(model_id, **hub))
         try:

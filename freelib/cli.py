@@ -3,8 +3,6 @@
 torch and pandas take seconds to import: each command imports what it needs, so that help is quick.
 """
 
-from __future__ import annotations
-
 import json
 import logging
 import signal

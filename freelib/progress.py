@@ -1,7 +1,5 @@
 """Progress on standard error: a bar for a person, lines for a log, nothing in a batch run's notebook."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time
@@ -31,7 +29,7 @@ class Progress:
         self._text, self._done, self._total = "", 0, 0
         self._last_line = 0.0
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *error: object) -> None:

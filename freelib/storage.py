@@ -1,7 +1,5 @@
 """Files that are whole or not there, and tensors from files that may come from anyone."""
 
-from __future__ import annotations
-
 import glob
 import hashlib
 import io

@@ -1,7 +1,5 @@
 """A learner as a scikit-learn classifier: the contract, images of every form, rejection, folders."""
 
-from __future__ import annotations
-
 import shutil
 
 import huggingface_hub

@@ -1,7 +1,5 @@
 """What a training takes: a forecast by earlier records, and sizes that fit into some minutes by a short trial."""
 
-from __future__ import annotations
-
 import os
 import sys
 import time

@@ -1,7 +1,5 @@
 """What freelib finds on this machine, and how to get what lacks."""
 
-from __future__ import annotations
-
 import os
 import platform
 import shutil

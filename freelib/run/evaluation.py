@@ -1,7 +1,5 @@
 """Testing a meta-learner: accuracy over episodes, its confidence interval, and paired comparison."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass

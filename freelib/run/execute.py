@@ -1,7 +1,5 @@
 """Many units: those without a record are run, several side by side in a process each."""
 
-from __future__ import annotations
-
 import math
 import os
 import traceback

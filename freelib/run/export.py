@@ -1,7 +1,5 @@
 """A fitted classifier as one file, its preprocessing with it, for where freelib is not."""
 
-from __future__ import annotations
-
 import copy
 import io
 import json

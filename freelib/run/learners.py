@@ -3,8 +3,6 @@
 The folder holds `learner.json` and, for a student, its weights in `learner.safetensors`.
 """
 
-from __future__ import annotations
-
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal

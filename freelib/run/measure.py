@@ -1,7 +1,5 @@
 """Measurements that are no unit of a grid (distances, costs, agreements): a record each, like any run."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path

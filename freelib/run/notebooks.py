@@ -1,7 +1,5 @@
 """A notebook as a file: its parameters, its execution in a kernel of its own, and what is kept of it."""
 
-from __future__ import annotations
-
 import ast
 import os
 import sys

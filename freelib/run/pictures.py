@@ -1,7 +1,5 @@
 """Pictures in folders: a support set of class folders, and what a classifier says to others."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """What runs take, before they start: the runs that the notebooks' grids name, and their cost by earlier records."""
 
-from __future__ import annotations
-
 import math
 import sys
 from collections import Counter, defaultdict

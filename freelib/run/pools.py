@@ -1,7 +1,5 @@
 """Pools by data set and profile: pre-trained once, kept in the cache, found again by what determines them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Profiles: how large the experiments are, as plain YAML files (`freelib/profiles/*.yaml`)."""
 
-from __future__ import annotations
-
 import os
 import re
 from collections.abc import Mapping

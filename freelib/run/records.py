@@ -5,8 +5,6 @@ its config, the data, the pool, the seed and the settings of the evaluation: not
 not the experiment that asked for it first. So a record is never computed again, and one run serves several tables.
 """
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """The reproduction in batch: the notebooks through papermill, one after another."""
 
-from __future__ import annotations
-
 import os
 import sys
 from collections.abc import Mapping, Sequence

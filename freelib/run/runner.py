@@ -1,7 +1,5 @@
 """From a unit to its record: pool, meta-training, the selected checkpoint, one test at the end."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -56,7 +54,7 @@ class Run:
         return replace(self.unit, n_shot=self.profile.shots[0]) if self.shares_training else self.unit
 
     @property
-    def served(self) -> list[Run]:
+    def served(self) -> list["Run"]:
         """The runs that its training serves, this one first."""
         shots = (self.unit.n_shot, *self.profile.shots) if self.shares_training else (self.unit.n_shot,)
         return [replace(self, unit=replace(self.unit, n_shot=n_shot)) for n_shot in dict.fromkeys(shots)]

@@ -5,8 +5,6 @@ interval over *seeds* says how much it moves when training starts anew. A differ
 paired: over the same episodes, or seed by seed.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path

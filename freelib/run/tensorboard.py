@@ -1,7 +1,5 @@
 """What trainings log, where TensorBoard finds it."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Units of work: one method, meta-trained and tested once. A table is a grid of them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any

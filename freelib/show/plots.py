@@ -1,7 +1,5 @@
 """Five plots that several notebooks share; what one notebook draws alone stands there."""
 
-from __future__ import annotations
-
 import io
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence

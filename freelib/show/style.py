@@ -1,7 +1,5 @@
 """One style for all figures: colour-blind-safe, readable on a phone, the same bytes each time."""
 
-from __future__ import annotations
-
 import io
 from pathlib import Path
 from typing import Any

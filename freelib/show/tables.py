@@ -1,7 +1,5 @@
 """Tables for readers: numbers as text, in Markdown, saved beside the plain numbers. Nothing here computes."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape

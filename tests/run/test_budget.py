@@ -1,7 +1,5 @@
 """Sizes that fill a budget, by value; one call from a pool to a learner."""
 
-from __future__ import annotations
-
 import time
 
 import pytest

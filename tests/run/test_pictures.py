@@ -1,7 +1,5 @@
 """Pictures by the command line: adapt and export, from folders of images to answers and files."""
 
-from __future__ import annotations
-
 import csv
 import json
 import shutil
