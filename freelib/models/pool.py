@@ -27,8 +27,12 @@ class ModelPool(Sequence[PretrainedModel]):
     model is `<name>.safetensors` (weights and BatchNorm statistics) and `<name>.json` (its metadata). At most
     RESIDENT models of a folder are in memory at a time, however many it has.
 
-    `descriptions` are the members' metadata, and `read` gives the member that one of them stands for. Raises
-    ValueError for a pool without members, two members of one name, or both gray and colour images.
+    `descriptions` are the members' metadata, and `read` gives the member that one of them stands for. `classes`
+    are all (domain, class name) pairs that a member knows, sorted. `image_size` is the largest input size among
+    the members: at it, no member's detail is lost. Their images have `channels` channels; `mean` and `std`, the
+    members' normalisation averaged, are what a student of the pool normalises with.
+
+    Raises ValueError for a pool without members, two members of one name, or both gray and colour images.
 
     >>> module = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2))
     >>> fields = {"mean": [0.5] * 3, "std": [0.25] * 3, "image_size": 8}
@@ -52,6 +56,10 @@ class ModelPool(Sequence[PretrainedModel]):
             found = " and ".join(f"{name} of {n}" for n, name in sorted(channels.items()))
             raise ValueError(f"A pool's models take images of one number of channels, not {found}.")
         self.descriptions = list(descriptions)
+        self.classes = tuple(sorted({(d["domain"], name) for d in descriptions for name in d["class_names"]}))
+        self.image_size = max(description["image_size"] for description in descriptions)
+        self.channels = next(iter(channels))
+        self.mean, self.std = self._average("mean"), self._average("std")
         self._read = read
         self._member = lru_cache(maxsize=RESIDENT)(lambda index: read(self.descriptions[index]))
 
@@ -144,31 +152,6 @@ class ModelPool(Sequence[PretrainedModel]):
     def best(self) -> PretrainedModel:
         """The member with the highest held-out accuracy (the first of them where several share it)."""
         return self[max(range(len(self)), key=lambda i: self.descriptions[i].get("accuracy") or 0.0)]
-
-    @property
-    def classes(self) -> tuple[tuple[str, str], ...]:
-        """All (domain, class name) pairs that a member knows, sorted."""
-        return tuple(sorted({(d["domain"], name) for d in self.descriptions for name in d["class_names"]}))
-
-    @property
-    def image_size(self) -> int:
-        """The largest input size among the members: at it, no member's detail is lost."""
-        return max(description["image_size"] for description in self.descriptions)
-
-    @property
-    def channels(self) -> int:
-        """How many channels the members' images have."""
-        return len(self.descriptions[0]["mean"])
-
-    @property
-    def mean(self) -> tuple[float, ...]:
-        """The members' normalisation means, averaged: what a student of the pool normalises with."""
-        return self._average("mean")
-
-    @property
-    def std(self) -> tuple[float, ...]:
-        """The members' normalisation deviations, averaged."""
-        return self._average("std")
 
     def _average(self, field: str) -> tuple[float, ...]:
         columns = zip(*(description[field] for description in self.descriptions), strict=True)
