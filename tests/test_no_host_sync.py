@@ -5,13 +5,12 @@ from functools import partial
 
 import pytest
 import torch
-from tiny_models import conv_learner, random_episode, rng, tiny_model
+from tiny_models import conv_learner, random_episode, tiny_round
 
-from freelib import MetaGenerator, MetaLearner
-from freelib.alignment import AlignmentConfig, DistillationHeads, align, distillation_batch, make_optimizer
+from freelib import MetaLearner
+from freelib.alignment import make_optimizer
 from freelib.datasets.episodes import class_major_labels
 from freelib.fast import maml_step
-from freelib.inversion import InversionConfig
 from freelib.replay import maml_step as plain_maml_step
 
 DEVICE = "meta"
@@ -44,19 +43,8 @@ def test_a_value_on_this_device_cannot_be_read():
 @pytest.mark.parametrize("kd_heads", ["shared", "per_model"])
 @pytest.mark.parametrize("alignment", ["sequential", "summed"])
 def test_synthesis_and_alignment_do_not_wait(kd_heads, alignment):
-    models = [tiny_model(i).to(DEVICE) for i in range(2)]
-    config = InversionConfig(ngf=2, z_dim=4, images_per_class=2, adapt_steps=2)
-    meta_generator = MetaGenerator(config, image_size=16, device=DEVICE, precision="bfloat16")
-    student, draw = learner(), rng()
-    n_ways = {m.name: m.n_way for m in models} if kd_heads == "per_model" else None
-    heads = DistillationHeads(student, n_ways)
-    tasks = [meta_generator.adapt(m, partial(heads.logits, model=m), draw) for m in models]
-    meta_generator.meta_step()
-    assert {task.images.device.type for task in tasks} == {DEVICE}
-    settings = AlignmentConfig(alignment=alignment, kd_heads=kd_heads)
-    optimizer = make_optimizer("adam", [*student.params.values(), *heads.params.values()], 1e-3)
-    loss = align(heads, [distillation_batch(task, draw) for task in tasks], settings, optimizer, draw)
-    assert loss.device.type == DEVICE
+    found = tiny_round(DEVICE, "bfloat16", lambda_bn=0.0, alignment=alignment, kd_heads=kd_heads)
+    assert found.device.type == DEVICE
 
 
 @pytest.mark.parametrize("second_order", [True, False])

@@ -1,16 +1,24 @@
 """Models, students and optimisers so small that a test can redo by hand what freelib does."""
 
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from freelib.alignment import DistillationBatch
+from freelib.alignment import (
+    AlignmentConfig,
+    DistillationBatch,
+    DistillationHeads,
+    align,
+    distillation_batch,
+    make_optimizer,
+)
 from freelib.datasets import FewShotDataset
 from freelib.datasets.episodes import Episode, class_major_labels
-from freelib.generator import SynthesisedTask
+from freelib.generator import MetaGenerator, SynthesisedTask
+from freelib.inversion import InversionConfig
 from freelib.meta_learner import MetaLearner
 from freelib.methods.base import Monitor
 from freelib.models.backbones import build_backbone
@@ -178,6 +186,22 @@ class PlainAdam:
             held.data, held.grad = value.detach().clone(), gradient
         self.adam.step()
         return [held.clone() for held in self.held]
+
+
+def tiny_round(device: str, precision: str = "float32", *, lambda_bn: float = 0.1, **settings: str) -> Tensor:
+    """A round of FREE on a device: the student's L_KD, then each task's L_G, `(4,)`; settings: of the alignment."""
+    models, student, draw = [tiny_model(i).to(device) for i in range(3)], conv_learner(), rng()
+    student.backbone.to(device)
+    n_ways = {m.name: m.n_way for m in models} if settings.get("kd_heads") == "per_model" else None
+    heads = DistillationHeads(student, n_ways)
+    config = InversionConfig(ngf=8, z_dim=16, images_per_class=4, adapt_steps=3, lambda_bn=lambda_bn)
+    generator = MetaGenerator(config, image_size=16, device=device, precision=precision)
+    tasks = [generator.adapt(m, partial(heads.logits, model=m), draw) for m in models]
+    generator.meta_step()
+    optimizer = make_optimizer("adam", [*student.params.values(), *heads.params.values()], 1e-3)
+    batches = [distillation_batch(task, draw) for task in tasks]
+    loss = align(heads, batches, AlignmentConfig(**settings), optimizer, draw)
+    return torch.stack([loss, *(task.losses[-1] for task in tasks)])
 
 
 def task_of(model: PretrainedModel, images: Tensor, labels: Tensor) -> SynthesisedTask:

@@ -39,15 +39,13 @@ def for_inference(model: PretrainedModel, dtype: torch.dtype) -> PretrainedModel
     """
     if model.is_own:
         return model
-    model = copy.copy(model)
-    model.module = module = copy.deepcopy(model.module).eval()
+    own, transform, module = copy.copy(model), model.transform, copy.deepcopy(model.module)
     for block in module.modules():
         if isinstance(block, ConvBlock) and isinstance(block.norm, nn.BatchNorm2d):
             block.conv, block.norm = fuse_conv_bn_eval(block.conv, block.norm), nn.Identity()
-    model.module, transform = module.to(dtype).to(memory_format=torch.channels_last), model.transform
-    channels_last = torch.channels_last
-    model.transform = lambda x: transform(x).to(dtype, memory_format=channels_last)  # type: ignore[assignment]
-    return model
+    own.module = module.to(dtype).to(memory_format=torch.channels_last)
+    own.transform = lambda x: transform(x).to(dtype, memory_format=torch.channels_last)  # type: ignore[assignment]
+    return own
 
 
 class FeatureEnsemble(nn.Module):
