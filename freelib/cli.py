@@ -120,11 +120,11 @@ def complain(text: str) -> None:
     click.echo(printable(text, lines=True), err=True)
 
 
-def table(rows: Iterable[Mapping[str, Any]], *columns: str) -> str:
-    """Some columns of the rows, all if none is named, under their names."""
+def table(rows: Iterable[Mapping[str, Any]] | Mapping[str, Any], *columns: str) -> str:
+    """Some columns of the rows, or of the one row, under their names; all if none is named."""
     from tabulate import tabulate
 
-    rows = list(rows)
+    rows = [rows] if isinstance(rows, Mapping) else list(rows)
     columns = columns or tuple(rows[0])
     cells = [[printable(cell(row.get(name))) for name in columns] for row in rows]
     return tabulate(cells, [name.replace("_", " ") for name in columns], "plain", disable_numparse=True)
@@ -310,7 +310,7 @@ def pretrain(profile: str, dataset: str | None, seed: int, folder: Path | None, 
     keep_freed_memory()
     with Progress(f"pool of {name}") as progress:
         made, place = pretrain_into(name, chosen, seed, folder=folder, progress=progress)
-    return described(place, made)
+    return Result(summary(place, made))
 
 
 @pool.command("list")
@@ -344,12 +344,6 @@ def summary(folder: Path, made: Any) -> dict[str, Any]:
     }
 
 
-def described(folder: Path, made: Any) -> Result:
-    """A pool's summary as a row of its own."""
-    row = summary(folder, made)
-    return Result(row, table([row]))
-
-
 @pool.command()
 @click.argument("folder", type=FOLDER)
 def show(folder: Path) -> Result:
@@ -371,7 +365,7 @@ def import_models(folder: Path, out: Path) -> Result:
     """
     from freelib.models.readers import import_pool
 
-    return described(out, import_pool(folder, out))
+    return Result(summary(out, import_pool(folder, out)))
 
 
 @pool.command()

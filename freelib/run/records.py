@@ -89,7 +89,7 @@ def complete(fields: Mapping[str, Any]) -> Record:
 
 
 def validate(record: Mapping[str, Any]) -> None:
-    """Raise RecordError unless `record` has every field, each of its type, and the digest of its content."""
+    """Raises RecordError unless `record` has every field, each of its type, and the digest of its content."""
     try:
         msgspec.convert(record, _Form)
     except msgspec.ValidationError as error:
