@@ -28,10 +28,10 @@ class Episode:
     @classmethod
     def of_classes(cls, images: Tensor, n_shot: int) -> Episode:
         """The episode of images float `(n_way, n_shot + n_query, C, H, W)`; of each class the first are the support."""
-        sides = images[:, :n_shot], images[:, n_shot:]
-        labels = (class_major_labels(*side.shape[:2]).to(images.device) for side in sides)
-        support, query = (side.flatten(0, 1) for side in sides)
-        return cls(support, next(labels), query, next(labels))
+        parts = []
+        for side in (images[:, :n_shot], images[:, n_shot:]):
+            parts += [side.flatten(0, 1), class_major_labels(*side.shape[:2]).to(images.device)]
+        return cls(*parts)
 
     def to(self, device: torch.device | str) -> Episode:
         """The same episode on another device."""
