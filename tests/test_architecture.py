@@ -22,7 +22,7 @@ reads other people's models and pictures and checks them, keeps and exports a le
 that are newer than the paper.
 """
 
-MOST_TEST_LINES = 11_262
+MOST_TEST_LINES = 11_256
 """Of all Python in tests/, 500 of them the long tests. Lower it too: a value is checked once, and what is checked alike
 shares a test.
 """

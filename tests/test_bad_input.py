@@ -10,7 +10,6 @@ from functools import partial
 from inspect import unwrap
 from pathlib import Path
 
-import nbformat
 import numpy as np
 import pytest
 import torch
@@ -19,6 +18,7 @@ from click.testing import CliRunner
 from fake_methods import TINY
 from methods.small_methods import small, trainer
 from tiny_models import conv_learner, own, rng, tiny_model, tiny_pool
+from tiny_notebooks import write_cells
 from tiny_sources import write_images
 from torch import nn
 
@@ -46,7 +46,6 @@ from freelib.models.pretrained import save_member
 from freelib.models.pretraining import PoolConfig, pretrain_model, pretrain_pool
 from freelib.run.execute import run_units
 from freelib.run.learners import save_learner
-from freelib.run.notebooks import clean, write_notebook
 from freelib.run.profiles import get_profile
 from freelib.run.statistics import compare
 from freelib.run.units import Unit, unit_config
@@ -575,9 +574,7 @@ def stored(tmp_path_factory):
     about = {"method": "random", "config": config, "seed": 0, "pool": tiny_pool(1)}
     save_learner(get_method("random").meta_train(about["pool"], config, seed=0), folder / "l", **about)
     save_member(named("m"), folder / "p")
-    source = 'PROFILE = "smoke"\nRESULTS = "../results"\nSHOTS = None\nFAIL = False'
-    cell = nbformat.v4.new_code_cell(source, metadata={"tags": ["parameters"]}, id="parameters")
-    write_notebook(clean(nbformat.v4.new_notebook(cells=[cell])), folder / NOTEBOOK)
+    write_cells(folder / NOTEBOOK, 'PROFILE = "smoke"\nRESULTS = "../results"\nSHOTS = None\nFAIL = False')
     (folder / "afile").write_text("mine")
     (folder / "strange.py").write_text("raise SystemExit('imported')")
     (folder / "smoke.yaml").write_text(yaml.safe_dump(plain(TINY)))

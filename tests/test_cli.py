@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from unittest.mock import MagicMock
 
-import nbformat
 import pytest
 import torch
 import yaml
@@ -15,6 +14,7 @@ from click.shell_completion import ShellComplete
 from fake_methods import TINY, Drifting
 from processes import start_command, start_python
 from tiny_models import tiny_model
+from tiny_notebooks import write_cells
 from tiny_sources import write_images
 
 from freelib import environment
@@ -24,7 +24,6 @@ from freelib.fast.threads import threads_at_work
 from freelib.methods import METHODS
 from freelib.models.pretrained import save_member
 from freelib.run import evaluation
-from freelib.run.notebooks import clean, write_notebook
 from freelib.run.reproduce import Outcome
 from freelib.storage import plain
 
@@ -260,8 +259,7 @@ def test_reproduce_and_notebooks_pass_on_what_was_asked(run, monkeypatch, tmp_pa
     assert asked["offered"] == {"DATASETS": ["cub"], "SHOTS": [1, 5]}
     assert (asked["required"], asked["only"], asked["profile"]) == ({"X": 0.001}, ("01_x",), "smoke")
     assert (asked["notebooks"], asked["results"]) == (Path("notebooks"), Path("results"))
-    cell = nbformat.v4.new_code_cell("N = 3", metadata={"tags": ["parameters"]})
-    write_notebook(clean(nbformat.v4.new_notebook(cells=[cell])), tmp_path / "notebooks" / "01_x.ipynb")
+    write_cells(tmp_path / "notebooks" / "01_x.ipynb", "N = 3")
     assert json.loads(run("notebooks", "--json").out) == [{"name": "01_x", "parameters": {"N": 3}}]
     assert "N=3" in run("notebooks").out
     outcome = Outcome("01_x", Path("notebooks/01_x.ipynb"), None)

@@ -7,13 +7,12 @@ import signal
 import subprocess
 import time
 
-import nbformat
 import pytest
 from processes import start_command
 from reliability import KILLS, keep
+from tiny_notebooks import write_cells
 
 from freelib.models.pretraining import PoolConfig, pretrain_pool
-from freelib.run.notebooks import clean, write_notebook
 
 pytestmark = pytest.mark.long
 COMMANDS = {
@@ -36,9 +35,7 @@ CELLS = [
 def here(tmp_path, tiny_dataset, monkeypatch):
     """The current folder, with a pool to train on and a notebook to reproduce."""
     pretrain_pool(tiny_dataset, PoolConfig(n_models=4, width=4, epochs=3, batch_size=24), tmp_path / "pool")
-    cells = [nbformat.v4.new_code_cell(cell, id=f"cell-{i}") for i, cell in enumerate(CELLS)]
-    cells[0].metadata["tags"] = ["parameters"]
-    write_notebook(clean(nbformat.v4.new_notebook(cells=cells)), tmp_path / "notebooks/01_work.ipynb")
+    write_cells(tmp_path / "notebooks/01_work.ipynb", *CELLS)
     monkeypatch.chdir(tmp_path)
 
 

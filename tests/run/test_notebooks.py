@@ -13,6 +13,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from processes import start_command
+from tiny_notebooks import write_cells
 
 from freelib.run.notebooks import check_parameters, clean, execute, find_notebooks, parameters, write_notebook
 from freelib.run.reproduce import execute_in_place, reproduce
@@ -22,28 +23,17 @@ ARTEFACTS = [*(f"table{i}" for i in range(1, 6)), *(f"figure{i}" for i in range(
 CHECKED = "# NBVAL_CHECK_OUTPUT\n"
 
 
-def notebook(source, tags=("parameters",)):
-    """A notebook with one tagged cell."""
-    cell = nbformat.v4.new_code_cell(source, metadata={"tags": list(tags)})
-    return clean(nbformat.v4.new_notebook(cells=[cell]))
-
-
-def written(source, path, **settings):
-    write_notebook(notebook(source, **settings), path)
-    return path
-
-
 def test_parameters_are_plain_literals_that_fit(tmp_path):
     source = 'A = 1  # help\nB = [1, "x"]\nC = None\n# why\nD = -1.5\nE: str = "../results"\nF = [\n    1,\n]'
-    assert parameters(written(source, tmp_path / "n.ipynb")) == {
+    assert parameters(write_cells(tmp_path / "n.ipynb", source)) == {
         "A": 1, "B": [1, "x"], "C": None, "D": -1.5, "E": "../results", "F": [1],
     }  # fmt: skip
-    assert parameters(written("A = 1", tmp_path / "n.ipynb", tags=())) == {}
+    assert parameters(write_cells(tmp_path / "n.ipynb", "A = 1", tags=())) == {}
     for source in ("A = f()", "A = 1 +"):
         with pytest.raises(ValueError, match=r"n.ipynb: the parameter A is no plain literal"):
-            parameters(written(source, tmp_path / "n.ipynb"))
+            parameters(write_cells(tmp_path / "n.ipynb", source))
     for name in ("01_b", "00_a", "draft"):
-        written("A = 1", tmp_path / f"{name}.ipynb")
+        write_cells(tmp_path / f"{name}.ipynb", "A = 1")
     assert [path.stem for path in find_notebooks(tmp_path)] == ["00_a", "01_b"]
     assert [path.stem for path in find_notebooks(tmp_path, ("01_b.ipynb",))] == ["01_b"]
     defaults = {"PROFILE": "smoke", "N": 3, "X": 0.5, "SHOTS": None, "L": [1]}
@@ -56,8 +46,8 @@ def test_parameters_are_plain_literals_that_fit(tmp_path):
             check_parameters({name: value}, defaults, "n")
 
 
-def test_clean_keeps_what_stays_the_same():
-    dirty = notebook("A = 1", tags=["injected-parameters"])
+def test_clean_keeps_what_stays_the_same(tmp_path):
+    dirty = read(write_cells(tmp_path / "n.ipynb", "A = 1", tags=["injected-parameters"]))
     dirty.cells[0].metadata["papermill"] = {"duration": 3.1}
     dirty.metadata["papermill"] = {"input_path": "somewhere"}
     dirty.metadata["language_info"] = {"name": "python", "version": "3.11.7"}
@@ -121,11 +111,7 @@ def read(path):
 @pytest.fixture
 def folder(tmp_path):
     """A project with one notebook."""
-    cells = [
-        nbformat.v4.new_code_cell(PARAMETERS, metadata={"tags": ["parameters"]}, id="parameters"),
-        nbformat.v4.new_code_cell(BODY, id="body"),
-    ]
-    write_notebook(clean(nbformat.v4.new_notebook(cells=cells)), tmp_path / "notebooks" / "01_work.ipynb")
+    write_cells(tmp_path / "notebooks" / "01_work.ipynb", PARAMETERS, BODY)
     return tmp_path
 
 
@@ -148,7 +134,7 @@ def test_a_run_and_a_failing_run(folder):
     assert (outcome.name, outcome.path, outcome.error) == ("01_work", output, None)
     assert (folder / "results/smoke/tables/work.md").read_text() == "shots [1, 5], threads 1"
     executed = read(output)
-    assert [cell.id for cell in executed.cells] == ["parameters", "injected-parameters", "body"]
+    assert [cell.id for cell in executed.cells] == ["cell-0", "injected-parameters", "cell-1"]
     assert executed.cells[-1].outputs[0].text == "smoke [1, 5]\n"
     assert str(folder) not in output.read_text()
     assert "papermill" not in executed.metadata
@@ -198,9 +184,9 @@ def test_a_dead_kernel_is_a_failure_and_the_next_notebook_runs(folder, in_place)
     assert failed.error == "DeadKernelError: the kernel died (memory ran out?)"
     assert done.error is None
     left = {cell.id: cell.outputs for cell in read(failed.path).cells}
-    assert left["body"][-1].output_type == "error"
-    assert left["body"][-1].ename == "DeadKernelError"
-    assert [output.get("text") for output in left["body"][:-1]] in ([], ["half way\n"])
+    assert left["cell-1"][-1].output_type == "error"
+    assert left["cell-1"][-1].ename == "DeadKernelError"
+    assert [output.get("text") for output in left["cell-1"][:-1]] in ([], ["half way\n"])
     assert left["after"] == []
 
 
