@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import ZipFile
+from zipfile import BadZipFile, ZipFile
 
 import torch
 from safetensors import SafetensorError
@@ -121,6 +121,12 @@ def load_tensors(file: Path) -> dict[str, Tensor]:
         raise ValueError(f"{file} is no whole safetensors file ({error}).") from error
 
 
+def _grows(data: bytes) -> bool:
+    """Whether an archive unpacks to more than it holds, beyond packed code: torch.save packs nothing."""
+    parts = ZipFile(io.BytesIO(data)).infolist() if data[:2] == b"PK" else []
+    return sum(part.file_size for part in parts) > len(data) + 2**24
+
+
 def load_state_file(file: Path | str) -> dict[str, Tensor]:
     """The weights in a file from anyone: `.safetensors`, or `.pt`/`.pth`/`.bin`, of which no code is run.
 
@@ -135,9 +141,7 @@ def load_state_file(file: Path | str) -> dict[str, Tensor]:
         raise ValueError(f"{file} is of no known kind: weights come as .safetensors, .pt, .pth or .bin.")
     data = read_limited(file, LARGEST)
     try:
-        # torch.save packs nothing: an archive that grows, beyond packed code, is no file of weights.
-        parts = ZipFile(io.BytesIO(data)).infolist() if data[:2] == b"PK" else []
-        grows = sum(part.file_size for part in parts) > len(data) + 2**24
+        grows = _grows(data)
         found = None if grows else torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch.load raises many kinds
         raise ValueError(
@@ -232,6 +236,8 @@ class Checkpoint:
             return None
         data = self.file.read_bytes()
         try:
+            if _grows(data):
+                raise BadZipFile(f"{self.file} unpacks to more than it holds")
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
         except Exception as error:  # torch.load raises many kinds
             no_room = isinstance(error, MemoryError | torch.cuda.OutOfMemoryError)

@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "freelib"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 MOST_LINES = {
-    "ground": 590, "datasets": 1279, "models": 1408, "heart": 1308, "fast": 598, "methods": 2966, "run": 2929,
+    "ground": 596, "datasets": 1284, "models": 1408, "heart": 1308, "fast": 598, "methods": 2966, "run": 2929,
     "show": 418, "cli": 648, "face": 345,
 }  # fmt: skip
 """Of all Python in each room of the package. Lower one when its room shrinks; to raise it takes a reason.
@@ -22,7 +22,7 @@ reads other people's models and pictures and checks them, keeps and exports a le
 that are newer than the paper.
 """
 
-MOST_TEST_LINES = 11_256
+MOST_TEST_LINES = 11_262
 """Of all Python in tests/, 500 of them the long tests. Lower it too: a value is checked once, and what is checked alike
 shares a test.
 """

@@ -252,6 +252,10 @@ def shards_about(about: object) -> Callable[[Path], None]:
         (half_parquet, r"cub\.parquet is not a readable Parquet file"),
         (tree_with(lambda f: (f / "cow" / "2.png").write_bytes(b"x")), r"2\.png is not a readable image"),
         (tree_with(lambda f: (f / "cow" / "x.heic").write_bytes(b"x")), r"x\.heic is not a readable image"),
+        (
+            tree_with(lambda f: Image.new("1", (9500, 9500)).save(f / "cow" / "x.png")),
+            r"x\.png is not a readable image .*(9500 × 9500 pixels, expected 89,478,485 at most|decompression bomb)",
+        ),
         (tree_with(lambda f: (f / "doe").rename(f / "deer")), r"lacks 1 of the 1 test classes of cub: 'doe'"),
         (tree_with(lambda f: empty(f / "bee")), r"bee holds no image"),
         (tree_with(lambda f: (f / "test" / "bee").mkdir(), by_split=True), r"test.bee holds no image"),

@@ -152,7 +152,9 @@ def test_a_checkpoint_gives_back_what_was_saved_last_on_the_cpu(checkpoint, monk
 
 def test_a_damaged_checkpoint_is_set_aside_and_counts_as_none(checkpoint, tmp_path):
     whole = checkpoint.file.read_bytes()
-    for number, damaged in enumerate((b"", whole[:10], whole[: len(whole) // 2], b"x" * 100), 1):
+    sizes = whole.index(b"PK\1\2") + 20  # of the first part: packed, unpacked
+    grown = whole[:sizes] + b"\xfe\xff\xff\xff" * 2 + whole[sizes + 8 :]
+    for number, damaged in enumerate((b"", whole[:10], whole[: len(whole) // 2], b"x" * 100, grown), 1):
         checkpoint.file.write_bytes(damaged)
         with pytest.warns(UserWarning, match=r"run.pt is damaged \(.*\); moved to run.pt.damaged"):
             assert checkpoint.load() is None

@@ -32,6 +32,9 @@ from freelib.storage import read_limited
 
 Pixels = NDArray[np.uint8]
 
+MOST_PIXELS = 89_478_485
+"""Of a picture: where Pillow begins to warn."""
+
 IMAGES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm")
 SIDE_FILES = (".txt", ".json", ".jsonl", ".csv", ".tsv", ".md", ".xml", ".yaml", ".yml", ".html", ".log", ".ini", ".db")
 """Suffixes of files that may lie beside the images of a class. Any other file there is read as an image."""
@@ -57,6 +60,8 @@ def decode(data: bytes | Path, where: str) -> Image.Image:
         if isinstance(data, Path) and not data.is_file():
             raise ValueError("no file")  # a pipe, which would be waited for
         with Image.open(io.BytesIO(data) if isinstance(data, bytes) else data) as image:
+            if image.width * image.height > MOST_PIXELS:
+                raise ValueError(f"{image.width} × {image.height} pixels, expected {MOST_PIXELS:,} at most")
             image.load()
             return upright_rgb(image)
     except Exception as error:  # Pillow raises many kinds
