@@ -109,8 +109,8 @@ format: $(STAMP) ## mend what can be mended
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-notebooks: $(STAMP) ## execute the committed notebooks again, in place, on the committed records
-	$(SAME_BITS) $(BIN)/freelib notebooks --in-place
+notebooks: $(STAMP) ## execute the committed notebooks, or NOTEBOOK, again, in place, on the committed records
+	$(SAME_BITS) $(BIN)/freelib notebooks --in-place $(NOTEBOOK)
 
 pages: $(STAMP) ## fill the numbers of the records into README.md and the pages of results/
 	$(BIN)/python docs/render.py

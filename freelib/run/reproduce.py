@@ -104,7 +104,8 @@ def check_choices(given: Mapping[str, Any]) -> None:
         try:
             msgspec.convert(values, CHOICES[name])
         except msgspec.ValidationError as error:
-            raise ValueError(f"{name} is {values!r}: {error}") from error
+            written = ", written as [a, b]" if "`array`" in str(error) else ""
+            raise ValueError(f"{name} is {values!r}: {error}{written}") from error
     for method in given.get("METHODS") or ():
         get_method(method)
     known = {*NATIVE_SIZE, *dataset_names()}
