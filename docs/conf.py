@@ -27,7 +27,7 @@ repository = os.environ.get("GITHUB_REPOSITORY")  # owner/name, where a workflow
 project, author, version = "freelib", "the freelib authors", freelib.__version__
 extensions = ["myst_nb", "sphinx.ext.apidoc", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 root_doc = "docs/index"
-include_patterns = ["docs/**", "notebooks/*.ipynb", "results/*.md", "results/cpu/tables/*.md"]
+include_patterns = ["docs/**", "CONTRIBUTING.md", "notebooks/*.ipynb", "results/*.md", "results/cpu/tables/*.md"]
 exclude_patterns = [
     "docs/pages",  # what results/README.md is filled in from
     "docs/api/modules.rst",  # apidoc's own list of packages
