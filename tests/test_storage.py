@@ -150,7 +150,7 @@ def test_a_checkpoint_gives_back_what_was_saved_last_on_the_cpu(checkpoint, monk
     checkpoint.remove()  # nothing there: fine
 
 
-def test_a_damaged_checkpoint_is_set_aside_and_counts_as_none(checkpoint, tmp_path):
+def test_a_damaged_checkpoint_is_set_aside_and_counts_as_none(checkpoint, tmp_path, monkeypatch):
     whole = checkpoint.file.read_bytes()
     sizes = whole.index(b"PK\1\2") + 20  # of the first part: packed, unpacked
     grown = whole[:sizes] + b"\xfe\xff\xff\xff" * 2 + whole[sizes + 8 :]
@@ -162,6 +162,11 @@ def test_a_damaged_checkpoint_is_set_aside_and_counts_as_none(checkpoint, tmp_pa
         end = "" if number == 1 else f"-{number}"
         assert checkpoint.file.with_name(f"run.pt.damaged{end}").read_bytes() == damaged
     assert checkpoint.file.with_name("run.pt.damaged").read_bytes() == b""  # the first one is still there
+    checkpoint.save({"round": 1})
+    error = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4294967295 bytes")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: (_ for _ in ()).throw(error))
+    with pytest.warns(UserWarning, match=r"run.pt is damaged"):
+        assert checkpoint.load() is None
     with pytest.warns(UserWarning, match="gone.json is damaged"):
         set_aside(tmp_path / "gone.json", "the other one has moved it")
     assert not [*tmp_path.glob("gone*")]
@@ -173,6 +178,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_counts_as_none(checkpoint, tmp_pa
         (torch, "load", MemoryError()),
         (torch, "load", torch.cuda.OutOfMemoryError("CUDA out of memory")),
         (torch, "load", RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory")),
+        (torch, "load", RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")),
         (Path, "read_bytes", PermissionError("not yours")),
     ],
 )
