@@ -82,8 +82,9 @@ def most_classes(images_per_class: int, image_size: int) -> int:
     return max(FEWEST_CLASSES, PIXELS_AT_ONCE // (images_per_class * image_size**2))
 
 
-def some_classes(classes: Tensor, most: int, rng: torch.Generator) -> Tensor:
-    """The given classes, `(n,)`, or as many as allowed of them, drawn anew each time, in order."""
+def some_classes(classes: Tensor, images_per_class: int, image_size: int, rng: torch.Generator) -> Tensor:
+    """The given classes, `(n,)`, or `most_classes` of them, drawn anew each time, in order."""
+    most = most_classes(images_per_class, image_size)
     if len(classes) <= most:
         return classes
     return classes[torch.randperm(len(classes), generator=rng)[:most]].sort().values
@@ -155,8 +156,8 @@ class MetaGenerator:
 
     def labels(self, model: PretrainedModel, rng: torch.Generator) -> Tensor:
         """The classes that a task's images are made for, class by class, `(n,)` int64."""
-        n, size = self.config.images_per_class, min(self.generator.image_size, model.image_size)
-        return some_classes(torch.arange(model.n_way), most_classes(n, size), rng).repeat_interleave(n)
+        n = self.config.images_per_class
+        return some_classes(torch.arange(model.n_way), n, self.generator.image_size, rng).repeat_interleave(n)
 
     def adapt(
         self, model: PretrainedModel, student: Student | None, rng: torch.Generator, *, steps: int | None = None

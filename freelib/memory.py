@@ -98,10 +98,10 @@ class TaskMemory:
         """
         batches = [self._of(key, model.name) for key in model.classes]
         there = [label for label, held in enumerate(batches) if held]
-        most = most_classes(len(batches[there[0]][0]), self.image_size) if there else 1
-        if len(there) < min(most, model.n_way):
+        n = len(batches[there[0]][0]) if there else 1
+        if len(there) < min(most_classes(n, self.image_size), model.n_way):
             return None
-        classes = some_classes(torch.tensor(there), most, rng)
+        classes = some_classes(torch.tensor(there), n, self.image_size, rng)
         age = 1 + int(torch.randint(min(len(batches[label]) for label in classes), (1,), generator=rng))
         chosen = [batches[label][-age] for label in classes]
         labels = classes.repeat_interleave(torch.tensor([len(batch) for batch in chosen]))

@@ -10,15 +10,7 @@ from tiny_models import PlainAdam, conv_learner, flat, rng, tiny_model, trained_
 from torch import nn
 
 from freelib import fast
-from freelib.generator import (
-    Generator,
-    MetaGenerator,
-    ScratchGenerator,
-    UpsampleConv,
-    most_classes,
-    some_classes,
-    synthesise_round,
-)
+from freelib.generator import Generator, MetaGenerator, ScratchGenerator, UpsampleConv, some_classes, synthesise_round
 from freelib.inversion import InversionConfig
 from freelib.memory import TaskMemory
 from freelib.models.transform import random_crop_flip
@@ -183,10 +175,15 @@ def test_a_synthesised_task():
     ("classes", "size", "most"), [(5, 224, 5), (50, 32, 50), (51, 32, 50), (1000, 32, 50), (1000, 84, 7)]
 )
 def test_a_model_of_many_classes_takes_the_memory_of_one_of_fifty(classes, size, most):
-    found = [some_classes(torch.arange(classes), most_classes(20, size), rng(i)).tolist() for i in (0, 0, 1)]
+    found = [some_classes(torch.arange(classes), 20, size, rng(i)).tolist() for i in (0, 0, 1)]
     assert found[0] == found[1] == sorted(set(found[0]))
     assert len(found[0]) == most
     assert (found[2] == found[0]) == (classes == most)
+
+
+def test_what_a_task_takes_goes_by_the_size_that_is_generated():
+    large = MetaGenerator(replace(TINY, images_per_class=20), image_size=64)
+    assert len(large.labels(tiny_model(n_way=60, image_size=16), rng()).unique()) == 12
 
 
 def test_of_many_classes_a_task_has_some_in_threads_too_and_the_memory_recalls_as_many(monkeypatch):

@@ -9,7 +9,7 @@ from torch import Tensor
 from freelib import fast
 from freelib.alignment import make_optimizer
 from freelib.datasets.episodes import Episode
-from freelib.generator import most_classes, some_classes
+from freelib.generator import some_classes
 from freelib.inversion import InversionConfig, inversion_loss
 from freelib.memory import ClassKey
 from freelib.meta_learner import MetaLearner
@@ -83,6 +83,7 @@ class DynamicDataset:
     def __init__(self, pool: ModelPool, config: PurerConfig, rng: torch.Generator) -> None:
         if len(pool.classes) < config.n_way:
             raise ValueError(f"The pool knows {len(pool.classes)} classes, too few for n_way={config.n_way}.")
+        self.image_size = pool.image_size
         shape = (config.n_shot + config.n_query, pool.channels, pool.image_size, pool.image_size)
         self.mean = channel_constants(pool.mean, torch.empty(0, device=config.device))
         self.std = channel_constants(pool.std, self.mean)
@@ -102,7 +103,7 @@ class DynamicDataset:
     def invert(self, model: PretrainedModel, config: PurerConfig, rng: torch.Generator) -> Tensor:
         """Adds a model's gradient to its classes' pixels, of `most_classes` at once; gives (loss, accuracy), `(2,)`."""
         n = config.n_shot + config.n_query
-        chosen = some_classes(torch.arange(model.n_way), most_classes(n, model.image_size), rng)
+        chosen = some_classes(torch.arange(model.n_way), n, self.image_size, rng)
         labels = chosen.repeat_interleave(n).to(self.mean.device)
         images = jittered(self.images(tuple(model.classes[label] for label in chosen)), config.jitter, rng)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
