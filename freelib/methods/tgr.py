@@ -160,7 +160,7 @@ class Tgr(Method):
             models = groups.draw(pool, config.meta_batch, rng)
             with log.phase("recovery"):
                 due = (round_number - 1) % config.invert_every == 0
-                tasks = [task for m in models if not due and (task := replay.memory.recall(m, rng)) is not None]
+                tasks = [t for m in models if not due and (t := replay.memory.recall(m, rng)) is not None]
                 if not tasks:  # also where the memory has forgotten all of them
                     tasks = [generator.adapt(model, None, rng) for model in models]
                     replay.memory.add(tasks)
