@@ -63,8 +63,7 @@ class Run:
 
     def datasets(self, split: str) -> list[FewShotDataset]:
         """One split of each data set at the profile's size. Raises MissingDataError where one lacks."""
-        size = self.profile.size_of
-        return [load_dataset(name, split, size=size(name)) for name in self.unit.domains]
+        return [load_dataset(name, split, size=self.profile.size_of(name)) for name in self.unit.domains]
 
     @cached_property
     def settings(self) -> dict[str, Any]:

@@ -116,8 +116,7 @@ def unit_config(unit: Unit, profile: Profile) -> MethodConfig:
         **profile.method_fields("*", unit.n_shot),
     }
     given = {name: value for name, value in shared.items() if name in known}
-    own = profile.method_fields(unit.method, unit.n_shot)
-    return make_config(unit.method, {**given, **own, **unit.overrides})
+    return make_config(unit.method, {**given, **profile.method_fields(unit.method, unit.n_shot), **unit.overrides})
 
 
 def make_config(method: str, overrides: Mapping[str, Any]) -> MethodConfig:

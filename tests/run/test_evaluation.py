@@ -176,7 +176,8 @@ def test_episodes_seeds_and_deterministic_methods_are_paired():
     assert row["difference"] == pytest.approx(0.0)  # against seed 0 alone
     assert math.isnan(row["seed_difference"])
     pools = [{"pool": {**POOL, "seed": s}, "seed": s} for s in (0, 1, 2)]
-    apart = [record(m, episodes=(40.0 + k * p["seed"],) * 2, **p) for m, k in (("average", 1), ("ota", 2)) for p in pools]
+    gains = {"average": 1, "ota": 2}.items()
+    apart = [record(name, episodes=(40.0 + gain * p["seed"],) * 2, **p) for name, gain in gains for p in pools]
     row = row_of(compare(apart, reference="average"), "ota")  # both are steady, and the pools differ: by 0, 1 and 2
     assert (row["seed_difference"], row["seed_difference_spread"]) == pytest.approx((1.0, 1.0))
     row = row_of(compare([{**r, "pool": POOL} for r in apart], reference="average"), "ota")
