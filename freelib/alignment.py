@@ -238,14 +238,17 @@ def variance_gradient(
         found = torch.autograd.grad(loss, list(own.values()), materialize_grads=True)
         return list(found), loss.detach()
 
+    def mean(parts: Sequence[Tensor]) -> Tensor:  # in their memory layout, which a fused Adam takes for granted
+        return sum(parts[1:], parts[0]) / len(parts)
+
     gradients, losses = zip(*(gradient(params, batch) for batch in batches), strict=True)
-    means = [torch.stack(parts).mean(0) for parts in zip(*gradients, strict=True)]
+    means = [mean(parts) for parts in zip(*gradients, strict=True)]
     after = []
     for own, batch in zip(gradients, batches, strict=True):
-        moves = (config.variance_step * (g - mean) for g, mean in zip(own, means, strict=True))
+        moves = (config.variance_step * (g - common) for g, common in zip(own, means, strict=True))
         moved = {name: p.detach() + move for (name, p), move in zip(params.items(), moves, strict=True)}
         after.append(gradient(moved, batch)[0])
-    total = (torch.stack(parts).mean(0) for parts in zip(*after, strict=True))
+    total = (mean(parts) for parts in zip(*after, strict=True))
     return dict(zip(params, total, strict=True)), torch.stack(losses).mean()
 
 

@@ -6,7 +6,17 @@ import torch.nn.functional as F
 from small_methods import trainer
 from tiny_models import flat, random_batch, rng, smooth_learner, tiny_model, tiny_pool, weights
 
-from freelib.alignment import AlignmentConfig, DistillationHeads, distillation_loss, variance_gradient
+from freelib.alignment import (
+    AlignmentConfig,
+    DistillationBatch,
+    DistillationHeads,
+    align,
+    distillation_loss,
+    outer_optimizer,
+    variance_gradient,
+)
+from freelib.methods.base import build_student
+from freelib.methods.free import FreeConfig
 from freelib.methods.tgr import fisher_diagonals, similarity, unlike_groups
 
 
@@ -54,6 +64,20 @@ def test_the_variance_rule_descends_the_losses_and_the_gradients_variance():
     torch.testing.assert_close(moved, step / 2 * slope, atol=1e-2 * float((step / 2 * slope).abs().max()), rtol=0.05)
     losses = torch.stack([distillation_loss(heads, learner.params, batch).detach() for batch in batches])
     torch.testing.assert_close(loss, losses.mean())
+
+
+def test_with_a_small_step_the_variance_rule_trains_as_joint_gradients_do():
+    """Adam gives the mean the step of the sum: by a fused Adam too, which takes gradients to lie as weights do."""
+    after = []
+    for alignment in ("summed", "variance"):
+        learner = build_student(tiny_pool(2), FreeConfig(), seed=0)
+        heads, config = DistillationHeads(learner), AlignmentConfig(alignment=alignment, variance_step=1e-9)
+        images, logits = torch.rand(3, 8, 3, 16, 16, generator=rng(1)), torch.randn(3, 8, 5, generator=rng(2))
+        batches = [DistillationBatch(*both) for both in zip(images, logits, strict=True)]
+        align(heads, batches, config, outer_optimizer(config, [*learner.params.values()]), torch.Generator())
+        after.append({name: p.detach() for name, p in learner.params.items() if "conv.bias" not in name})  # no gradient
+    for name, weight in after[0].items():
+        torch.testing.assert_close(after[1][name], weight, atol=2e-5, rtol=1e-4)
 
 
 def test_the_labels_are_learnt_from_as_well():
