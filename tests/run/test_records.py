@@ -4,6 +4,7 @@ import json
 import os
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -133,24 +134,19 @@ def test_put_and_get(store, tmp_path):
     assert [(r["n_shot"], r["seed"]) for r in store.all()] == [(1, 0), (1, 1), (5, 0), (5, 1)]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "\x00", '{"schema": 1}', "[" * 10**5])
-def test_a_damaged_record_is_set_aside_by_name(store, content):
-    path = store.put(complete(fields()))
-    path.write_text(content)
-    with pytest.warns(UserWarning, match=path.name):
-        assert store.get(path.stem) is None
-    assert path.with_name(path.name + ".damaged").read_text() == content
-    assert store.all() == []
+TEXTS = ["", "{", "[]", "\x00", '{"schema": 1}', "[" * 10**5]
+NO_FILES = [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")]
 
 
-@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
-def test_what_is_no_file_is_set_aside_unread(store, make):
+@pytest.mark.parametrize("damage", [*(partial(Path.write_text, data=text) for text in TEXTS), *NO_FILES])
+def test_a_damaged_record_is_set_aside_by_name(store, damage):
     path = store.put(complete(fields()))
     path.unlink()
-    make(path)
-    with pytest.warns(UserWarning, match="is no regular file"):
-        assert store.all() == []
+    damage(path)
+    with pytest.warns(UserWarning, match=path.name):
+        assert store.get(path.stem) is None
     assert [left.name for left in path.parent.iterdir()] == [f"{path.name}.damaged"]
+    assert store.all() == []
 
 
 def test_sigkill_while_writing_leaves_a_whole_record(store, tmp_path):
