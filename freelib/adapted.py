@@ -1,6 +1,8 @@
 """An adapted learner as one network, whose answer for an image does not depend on the other images of a call."""
 
 import copy
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +13,8 @@ from freelib.meta_learner import GradientClassifier, MetaLearner, class_prototyp
 from freelib.models.transform import channel_constants
 
 
-def fix_statistics(network: nn.Module, inputs: Tensor) -> None:
-    """Gives BatchNorm layers that take their batch's statistics those of these inputs, for good."""
+def fix_statistics(network: nn.Module, answer: Callable[[Tensor], Any], inputs: Tensor) -> None:
+    """Gives BatchNorm layers that take their batch's statistics those of these inputs, for good; answer: runs them."""
 
     def keep(norm: nn.Module, args: tuple[Tensor, ...]) -> None:
         dimensions = [d for d in range(args[0].ndim) if d != 1]
@@ -20,8 +22,9 @@ def fix_statistics(network: nn.Module, inputs: Tensor) -> None:
 
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     handles = [m.register_forward_pre_hook(keep) for m in norms if m.training or m.running_mean is None]
+    network.eval()
     with torch.no_grad():
-        network.eval()(inputs)
+        answer(inputs)
     for handle in handles:
         handle.remove()
 
@@ -52,7 +55,8 @@ class AdaptedNetwork(nn.Module):
             own.backbone = self.network = copy.deepcopy(learner.backbone)
             if isinstance(adapted := learner.adapt(support, labels), GradientClassifier):
                 own.load_params(adapted.params)
-            fix_statistics(self.network, learner.prepare(support))
+            answer = self.network.features if learner.head == "prototypes" else self.network
+            fix_statistics(self.network, answer, learner.prepare(support))  # type: ignore[arg-type]
         if learner.head == "prototypes":
             features = self.embed(support)
             self.mean = features.mean(0) if learner.centre == "support" else torch.zeros_like(features[0])

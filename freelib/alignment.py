@@ -25,7 +25,7 @@ OPTIMIZERS = {"adam": ("adam", "adam"), "sgd": ("sgd", "sgd"), "sgd_inside": ("s
 class AlignmentConfig:
     """The outer step over a meta-batch of synthesised tasks.
 
-    The defaults are the public release's, but for displacement_scale.
+    The defaults are the public release's, but for distillation and displacement_scale.
 
     alignment: "sequential" takes one step a task (Reptile-style), which is BelL's implicit gradient
       alignment; "summed" is its control, joint gradients: the plain sum of the tasks' gradients at θ;

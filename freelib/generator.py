@@ -114,11 +114,18 @@ class SynthesisedTask:
         return (self.teacher_logits.argmax(1) == self.labels).float().mean()
 
 
+def add_gradients(weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
+    """Adds gradients to those that the weights have."""
+    for weight, gradient in zip(weights, gradients, strict=True):
+        if gradient is not None:
+            weight.grad = gradient if weight.grad is None else weight.grad + gradient
+
+
 class MetaGenerator:
     """FIve (the paper's algorithm 2): θ_G, its adaptation to one model, and the first-order outer step.
 
     config: the weights of L_G's terms, the number of inner steps and all learning rates
-    image_size, channels: of the largest images that any model of the pool takes, see `Generator`
+    image_size, channels: of the largest images that any model of the pool takes; generated are the next multiple of 4
     seed: of θ_G's initial weights; device: where θ_G is, and where the models have to be
     precision: "float32", or "bfloat16" for the convolutions of the inner loop
 
@@ -143,7 +150,7 @@ class MetaGenerator:
         precision: str = "float32",
     ) -> None:
         self.config, self.device = config, torch.device(device)
-        generator = Generator(image_size, channels, z_dim=config.z_dim, ngf=config.ngf, seed=seed)
+        generator = Generator(-(-image_size // 4) * 4, channels, z_dim=config.z_dim, ngf=config.ngf, seed=seed)
         self.generator = generator.to(self.device)
         betas = (0.9 if config.meta_adam == "kept" else 0.5, 0.999)
         self.optimizer = torch.optim.Adam(self.generator.parameters(), lr=config.meta_lr, betas=betas, fused=True)
@@ -197,10 +204,7 @@ class MetaGenerator:
             if step < n_steps - 1:
                 inner.step()
         self.iterations += n_steps
-        for name, parameter in self.generator.named_parameters():
-            gradient = params[name].grad
-            assert gradient is not None
-            parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        add_gradients(list(self.generator.parameters()), [p.grad for p in params.values()])
         curves = torch.stack(losses), torch.stack(accuracies)
         return SynthesisedTask(images.detach(), labels, model, logits.detach(), *curves)
 

@@ -76,12 +76,8 @@ def prototype_logits(
       queries together (transductive: the queries help to classify each other)
     n_way: how many classes; -1: the largest label tells, which a GPU has to be asked for
     """
-    if centre == "support":
-        mean = support.mean(0)
-    elif centre == "episode":
-        mean = torch.cat([support, query]).mean(0)
-    else:
-        mean = support.new_zeros(support.shape[1])
+    seen = torch.cat([support, query]) if centre == "episode" else support
+    mean = support.new_zeros(support.shape[1]) if centre == "none" else seen.mean(0)
     support, query = F.normalize(support - mean, dim=1), F.normalize(query - mean, dim=1)
     return scale * query @ class_prototypes(support, labels, n_way).T
 

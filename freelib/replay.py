@@ -16,7 +16,7 @@ from freelib.settings import check_at_least, check_one_of, later
 
 @dataclass(frozen=True)
 class ReplayConfig:
-    """How the memory is replayed; the defaults are the public release's, but for `replay_batches` and `replay_loss`.
+    """How the memory is replayed; as by the public release, but for memory_tasks, replay_batches and replay_loss.
 
     memory_batches: how many batches of a class the memory keeps; memory_tasks: "all" of a round's tasks enter
       it, or the "last" alone
@@ -41,7 +41,7 @@ class ReplayConfig:
     replay_loss: str = later("mean")
 
     def __post_init__(self) -> None:
-        check_at_least(self, replay_every=1, replay_episodes=1, memory_batches=1)
+        check_at_least(self, replay_every=1, replay_episodes=1, replay_patience=0, replay_batches=0, memory_batches=1)
         check_one_of(self, replay_scope=("cross", "within", "none"), memory_tasks=("all", "last"))
         check_one_of(self, replay_loss=("mean", "sum"))
 

@@ -40,6 +40,7 @@ from freelib.methods.ota import OtaConfig
 from freelib.methods.pool_distillation import PoolDistillationConfig
 from freelib.methods.prototypes import PoolFeaturesConfig, PoolOpinionsConfig
 from freelib.methods.purer import PurerConfig
+from freelib.methods.tgr import TgrConfig
 from freelib.models.backbones import build_backbone
 from freelib.models.pool import ModelPool
 from freelib.models.pretrained import save_member
@@ -264,7 +265,7 @@ SETTINGS = {
         (PoolOpinionsConfig, "procedural", 1), (OracleConfig, "round_batches", 0),
         (OracleProtonetConfig, "meta_batch", 0), (PoolConfig, "n_models", 0), (PoolConfig, "n_way", 1),
         (PoolConfig, "width", -4), (TINY, "n_way", 1), (TINY, "n_episodes", 0), (TINY, "validation_episodes", 0),
-        (TINY, "workers", 0),
+        (TINY, "workers", 0), (FreeConfig, "replay_patience", -1), (TgrConfig, "replay_batches", -1),
     ],
     "must be at most": [
         (MethodConfig, "test_steps", HUGE), (FreeConfig, "rounds", 10**8), (FreeConfig, "z_dim", 5000),
@@ -345,7 +346,7 @@ POOLS = [
 DIVERGED = [
     *[("free", rate) for rate in ("align_lr", "align_inner_lr", "inner_lr", "replay_lr", "generator_lr")],
     *[("purer", "outer_lr"), ("bidf_mkd", "outer_lr"), ("bidf_mkd", "distill_lr"), ("dro", "lr")],
-    *[("pool_distillation", "lr"), ("oracle_maml", "lr")],
+    *[("pool_distillation", "lr"), ("pool_distillation", "meta_lr"), ("oracle_maml", "lr")],
 ]
 
 X, Y = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(5)

@@ -9,12 +9,13 @@ import torch
 from PIL import Image
 from sklearn.base import clone
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from tiny_models import flat, rng, tiny_pool
+from tiny_models import flat, rng, tiny_model, tiny_pool
 
-from freelib import FewShotClassifier
+from freelib import FewShotClassifier, ModelPool
 from freelib.adapted import AdaptedNetwork
 from freelib.meta_learner import MetaLearner, prototype_logits
 from freelib.methods import get_method
+from freelib.methods.prototypes import PoolFeaturesConfig
 from freelib.models.backbones import build_backbone
 
 PIXELS = (torch.rand(40, 3, 16, 16, generator=rng()) * 255).round().to(torch.uint8)
@@ -86,6 +87,16 @@ def test_fixed_statistics_are_the_support_sets(kind):
     labels, images = torch.arange(5).repeat(2), SHOWN.float() / 255
     expected = LEARNERS[kind].adapt(images, labels).predict_proba(images).detach()
     torch.testing.assert_close(AdaptedNetwork(LEARNERS[kind], images, labels)(images), expected)
+
+
+def test_an_ensemble_of_models_without_statistics_of_their_own_takes_the_support_sets():
+    """It has features, and no class scores of its own."""
+    model, labels, images = tiny_model(), torch.arange(5).repeat(2), SHOWN.float() / 255
+    model.module = build_backbone("conv4", image_size=16, width=4, batch_stats=True).eval()
+    pool, config = ModelPool.from_models([model]), PoolFeaturesConfig(centre="none")
+    ensemble = get_method("pool_features").build(pool, config, seed=0)
+    expected = ensemble.adapt(images, labels).predict_proba(images)
+    torch.testing.assert_close(AdaptedNetwork(ensemble, images, labels)(images), expected)
 
 
 def test_images_of_every_form_give_the_same_answer(tmp_path):

@@ -236,6 +236,10 @@ def test_augmentation_precision_and_size():
         assert task.images.shape[-1] == min(size, 32)
         assert torch.isfinite(task.losses).all()
     assert all(parameter.grad.abs().sum() > 0 for parameter in large.generator.parameters())
+    model, sizes = tiny_model(image_size=18), (18, 20)  # no multiple of 4, and the next one
+    task, expected = (MetaGenerator(TINY, image_size=size).adapt(model, None, rng()) for size in sizes)
+    assert task.images.shape == (10, 3, 18, 18)
+    assert torch.equal(task.images, expected.images)
 
 
 def test_from_scratch_is_adaptation_from_weights_drawn_from_the_same_random_numbers():

@@ -7,9 +7,11 @@ from torch import Tensor
 
 from freelib.datasets.episodes import Episode
 from freelib.fast.conv4_derivatives import query_loss
-from freelib.fast.threads import add_gradients, in_threads
+from freelib.fast.threads import in_threads
 from freelib.fast.vmap import TRAINED_AT_ONCE, batches_episodes, query_losses
+from freelib.generator import add_gradients
 from freelib.meta_learner import MetaLearner
+from freelib.replay import maml_step as one_by_one
 
 
 def maml_step(
@@ -22,6 +24,8 @@ def maml_step(
     total: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """`freelib.replay.maml_step`: on an accelerator many episodes in one call, on a CPU one a thread."""
+    if type(learner).query_loss is not MetaLearner.query_loss:  # one with a loss of its own
+        return one_by_one(learner, episodes, optimizer, steps=steps, second_order=second_order, total=total)
     totals, n = torch.zeros(2, device=learner.device), len(episodes)
     over = 1 if total else n
     weights = list(learner.params.values())

@@ -16,10 +16,9 @@ from itertools import chain, islice
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from freelib.alignment import DistillationHeads
-from freelib.generator import MetaGenerator, ScratchGenerator, SynthesisedTask
+from freelib.generator import MetaGenerator, ScratchGenerator, SynthesisedTask, add_gradients
 from freelib.generator import adapt_each as one_after_the_other
 from freelib.inversion import Student
 from freelib.meta_learner import MetaLearner
@@ -101,13 +100,6 @@ def answers_of_each(models: Sequence[PretrainedModel], ask: Callable[[Pretrained
         return [ask(model) for model in models]
     with ThreadPoolExecutor(_threads.get()) as executor:
         return list(executor.map(ask, models))
-
-
-def add_gradients(weights: Sequence[Tensor], gradients: Sequence[Tensor | None]) -> None:
-    """Adds gradients to those that the weights have."""
-    for weight, gradient in zip(weights, gradients, strict=True):
-        if gradient is not None:
-            weight.grad = gradient if weight.grad is None else weight.grad + gradient
 
 
 def adapt_each(

@@ -81,8 +81,7 @@ def query_losses(
     def one(*parts: Tensor) -> tuple[Tensor, Tensor]:
         return own.query_loss(Episode(*parts), steps=steps, second_order=second_order)
 
-    fields = ("support", "support_labels", "query", "query_labels")
-    return vmap(one)(*(torch.stack([getattr(each, name) for each in episodes]) for name in fields))
+    return vmap(one)(*map(torch.stack, zip(*(vars(episode).values() for episode in episodes), strict=True)))
 
 
 @torch.no_grad()
@@ -94,14 +93,11 @@ def predictions(learner: MetaLearner, episodes: Sequence[Episode], *, steps: int
     Raises ValueError where images and labels differ in number or a label is out of range.
     """
     n_way = 1 + max(learner.check_support(each.support, each.support_labels) for each in episodes)
-    own = VmapLearner(learner)
+    own, device = VmapLearner(learner), learner.device
 
     def one(support: Tensor, labels: Tensor, query: Tensor) -> Tensor:
         adapted = own.inner_loop(support, labels, steps=steps)
         return own.forward(adapted, query)[:, :n_way].argmax(1)
 
-    return vmap(one)(
-        torch.stack([learner.prepare(episode.support) for episode in episodes]),
-        torch.stack([episode.support_labels.to(learner.device) for episode in episodes]),
-        torch.stack([learner.prepare(episode.query) for episode in episodes]),
-    )
+    parts = ((own.prepare(e.support), e.support_labels.to(device), own.prepare(e.query)) for e in episodes)
+    return vmap(one)(*map(torch.stack, zip(*parts, strict=True)))

@@ -71,8 +71,7 @@ def stream_seed(seed: int, stream: str) -> int:
 
 def student_backbone(config: MethodConfig, *, image_size: int, channels: int, seed: int = 0) -> Backbone:
     """The untrained network of a method's student, on its device, ready to answer."""
-    fields = config.backbone_fields()
-    fields |= {"width": config.width, "init": config.init}
+    fields = config.backbone_fields() | {"width": config.width, "init": config.init}
     backbone = build_backbone(config.arch, image_size=image_size, channels=channels, seed=seed, **fields)
     return backbone.to(config.device).to(memory_format=torch.channels_last).eval()
 

@@ -10,7 +10,6 @@ from freelib.alignment import (
     distillation_loss,
     make_optimizer,
 )
-from freelib.generator import SynthesisedTask
 from freelib.inversion import InversionConfig, Student
 from freelib.meta_learner import MetaLearner, Params
 from freelib.methods.base import Method, MethodConfig
@@ -23,7 +22,7 @@ from freelib.replay import ReplayConfig
 
 @dataclass(frozen=True)
 class BidfMkdConfig(MethodConfig, InversionConfig, ReplayConfig):
-    """BiDf-MKD's settings; the defaults are the public release's where we know it.
+    """BiDf-MKD's settings; the defaults are the public release's where we know it, but for `rounds`.
 
     adapt_steps: iterations of each generator; there is one for the support and one for the query set
     distill_steps, distill_lr: inner steps of distillation on the support set; outer_lr: of Adam
@@ -130,9 +129,6 @@ class BidfMkd(Method):
         optimizer = make_optimizer("adam", list(learner.params.values()), config.outer_lr)
         generators = build_scratch_generator(pool, config, steps=config.adapt_steps)
 
-        def shown(task: SynthesisedTask) -> DistillationBatch:
-            return distillation_batch(task, rng, **config.crops)
-
         for round_number in run.rounds(config.rounds, optimizer=optimizer, **replay.parts):
             batches_done = round_number - 1 + sum(log.history.get("replay_batches", []))
             (model,) = pool.sample(1, rng)
@@ -141,12 +137,13 @@ class BidfMkd(Method):
             with log.phase("recovery"):
                 support = generators.adapt(model, None, rng)
             with log.phase("distillation"):
-                adapted = distilled_params(learner, shown(support), config)
+                adapted = distilled_params(learner, distillation_batch(support, rng, **config.crops), config)
             boundary = batches_done >= config.adversarial_from
             with log.phase("recovery"):
                 query = generators.adapt(model, frozen_student(learner, adapted) if boundary else None, rng)
             with log.phase("distillation"):
-                loss = distillation_loss(DistillationHeads(learner), adapted, shown(query))
+                shown = distillation_batch(query, rng, **config.crops)
+                loss = distillation_loss(DistillationHeads(learner), adapted, shown)
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()

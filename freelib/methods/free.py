@@ -50,11 +50,11 @@ class FreeConfig(MethodConfig, InversionConfig, AlignmentConfig, ReplayConfig):
     replacement: bool = later(False)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.shared_adam and (self.replay_lr != self.align_lr or OPTIMIZERS[self.align_optimizer][1] != "adam"):
             raise ValueError("shared_adam is one Adam: it takes replay_lr=align_lr, and no align_optimizer=sgd.")
         check_one_of(self, recovery=("meta", "scratch"))
         check_at_least(self, meta_batch=1, rounds=0, warmup_rounds=0, scratch_steps=1)
-        super().__post_init__()
 
 
 def build_meta_generator(pool: ModelPool, config: Any, *, seed: int) -> MetaGenerator:

@@ -28,9 +28,8 @@ class LdfmlConfig(OracleConfig):
 def soft_labels(model: PretrainedModel, images: Tensor) -> Tensor:
     """Probabilities `(n, n_way_i)` that a model gives to images, uint8 `(n, C, H, W)`; on the CPU."""
     asked = for_inference(model, torch.float32)
-    return torch.cat(
-        [asked(images_to_float(part.to(model.device))).float().softmax(1).cpu() for part in images.split(500)]
-    )
+    parts = (images_to_float(part.to(model.device)) for part in images.split(500))
+    return torch.cat([asked(part).float().softmax(1).cpu() for part in parts])
 
 
 def confidence_and_balance(labels: Tensor) -> tuple[float, float]:

@@ -23,7 +23,7 @@ from freelib.methods.training import TrainingLog, TrainingRun, state_of_run
 from freelib.models.backbones import Backbone
 from freelib.models.pool import ModelPool, check_batchnorm
 from freelib.models.transform import resized
-from freelib.settings import check_above_zero, check_at_least, check_one_of, later
+from freelib.settings import check_above_zero, check_at_least, check_one_of, check_weights, later
 from freelib.storage import digest_of, tensors_digest
 
 MODELS_AT_ONCE = 16
@@ -122,6 +122,7 @@ def synthesised_images(pool: ModelPool, config: PoolDistillationConfig, *, seed:
         tasks = synthesise_round(generator, models, rng, adapt_each=fast.adapt_each)
         accuracy = torch.stack([task.teacher_accuracy for task in tasks]).mean()
         log.append(round=round_number, teacher_agreement=accuracy)
+        check_weights(generator.generator.parameters(), config, f"round {round_number} of inversion")
         if round_number > config.warmup_rounds:
             found += [images_to_uint8(resized(task.images, pool.image_size)).cpu() for task in tasks]
     log.iterations = generator.iterations
@@ -246,11 +247,9 @@ class PoolDistillation(Method):
                 f"{n_unlabelled} unlabelled and {config.procedural} procedural ones."
             )
         learner.centre = config.centre
-        optimizer = torch.optim.AdamW(
-            learner.backbone.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True
-        )
-        seen = [tensors_digest({"images": images}) for images in unlabelled]
-        identity = digest_of([config, seed, pool.digest, *seen])
+        weights = learner.backbone.parameters()
+        optimizer = torch.optim.AdamW(weights, lr=config.lr, weight_decay=config.weight_decay, fused=True)
+        identity = digest_of([config, seed, pool.digest, *(tensors_digest({"images": x}) for x in unlabelled)])
         state = state_of_run(run.checkpoint, identity, config.epochs) or {"run": identity}
         if "log" in state:
             log.load_state_dict(state["log"])

@@ -23,7 +23,7 @@ from freelib.settings import check_at_least
 
 @dataclass(frozen=True)
 class PurerConfig(MethodConfig, CalibrationConfig):
-    """PURER's settings; the defaults are the public release's where we know it.
+    """PURER's settings; the defaults are the public release's where we know it, but for `rounds`.
 
     lambda_ce, lambda_bn, lambda_tv, lambda_l2: of the inversion loss; pixel_lr: of Adam, in units of the
       images' standard deviation; jitter: pixels by which images are shifted, at most

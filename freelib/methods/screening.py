@@ -61,8 +61,7 @@ def probe_tasks(models: Sequence[PretrainedModel], image_size: int, *, seed: int
     config = InversionConfig(lambda_bn=1.0, lambda_adv=0.0, augment_padding=0, augment_flip=False, ngf=8)
     config = replace(config, generator_lr=1e-2, z_lr=1e-2, images_per_class=per_class, adapt_steps=30)
     rng, channels = torch.Generator().manual_seed(seed), len(models[0].mean)
-    size = -(-image_size // 4) * 4
-    generator = MetaGenerator(config, image_size=size, channels=channels, seed=seed, device=models[0].device)
+    generator = MetaGenerator(config, image_size=image_size, channels=channels, seed=seed, device=models[0].device)
     return [generator.adapt(model, None, rng) for model in models]
 
 

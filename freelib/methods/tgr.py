@@ -30,7 +30,7 @@ class TgrConfig(MethodConfig, InversionConfig, AlignmentConfig, ReplayConfig):
 
     groups: of unlike models; grouping_steps: generator iterations for the images that models are grouped by
     rounds: of meta_batch models of one group; invert_every: rounds between two inversions, of adapt_steps
-      iterations from a new generator; in the others the models' tasks come from the memory
+      iterations from a new generator; in the others the models' tasks come from the memory, if it holds any
     monitor_every, checkpoint_every: rounds between validation checks, between saved states
     """
 
@@ -159,14 +159,13 @@ class Tgr(Method):
                     groups.of = unlike_groups(fishers, config.groups, run.seed)
             models = groups.draw(pool, config.meta_batch, rng)
             with log.phase("recovery"):
-                if (round_number - 1) % config.invert_every == 0:
+                due = (round_number - 1) % config.invert_every == 0
+                tasks = [t for m in models if not due and (t := replay.memory.recall(m, rng)) is not None]
+                if not tasks:  # also where the memory has forgotten all of them
                     tasks = [generator.adapt(model, None, rng) for model in models]
                     replay.memory.add(tasks)
                     agreed = torch.stack([task.teacher_accuracy for task in tasks]).mean()
                     log.append(inversion_round=round_number, teacher_agreement=agreed)
-                else:
-                    recalled = [replay.memory.recall(model, rng) for model in models]
-                    tasks = [task for task in recalled if task is not None]
             with log.phase("alignment"):
                 batches = [distillation_batch(task, rng, **config.crops) for task in tasks]
                 loss = align(heads, batches, config, optimizer, rng)

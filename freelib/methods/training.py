@@ -154,7 +154,8 @@ class TrainingRun(Kept):
         """
         parts = {"student": self.learner.backbone, **parts, "selection": self, "log": self.log}
         start = tensors_digest({**self.learner.backbone.state_dict(), "rng": self.rng.get_state()})
-        run = digest_of([self.config, start, self.pool.digest])
+        seen = [] if self.images is None else [tensors_digest({"images": self.images})]
+        run = digest_of([self.config, start, self.pool.digest, *seen])
         done, due = self._restore(run, parts, n), time.monotonic() + SAVE_AFTER
         check_every, save_every = self.config.monitor_every, self.config.checkpoint_every
         for number in range(done + 1, n + 1):
@@ -221,14 +222,12 @@ class CrossTaskReplay:
     """
 
     def __init__(self, run: TrainingRun, optimizer: torch.optim.Optimizer | None = None) -> None:
-        pool, config = run.pool, run.config
+        pool, config, batches = run.pool, run.config, run.config.memory_batches
         if config.lambda_bn:
             check_batchnorm(pool)
         check_replay(pool, config)
         self.run = run
-        self.memory = TaskMemory(
-            image_size=pool.image_size, batches_per_class=config.memory_batches, device=config.device
-        )
+        self.memory = TaskMemory(image_size=pool.image_size, batches_per_class=batches, device=config.device)
         self.optimizer = optimizer or make_optimizer("adam", list(run.learner.params.values()), config.replay_lr)
         self.parts: dict[str, Any] = {"replay_optimizer": self.optimizer, "memory": self.memory}
 

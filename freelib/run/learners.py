@@ -210,7 +210,7 @@ def load_learner(folder: str | Path, *, pool: ModelPool | None = None, allow_cus
 
     It may come from a stranger: only methods of freelib's own are used. `pool` is what a learner of kind "pool"
     was made of, where it is not read from its folder. With `allow_custom=True` a method "module:Class" that the
-    file names is imported, which runs code of that module.
+    file names is imported, which runs code of that module. Where its device is not here, it is put on the CPU.
 
     Raises FileNotFoundError, ValueError where its files, or the pool that it is made of, are missing, damaged or not
     finite, ValueError for a method that is not registered, and TypeError for a student that is no network of freelib's.
@@ -235,6 +235,10 @@ def load_learner(folder: str | Path, *, pool: ModelPool | None = None, allow_cus
         config = make_config(method, description.config)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from error
+    try:
+        check_device(config.device, here=True)
+    except ValueError:  # it was trained on another machine
+        config = replace(config, device="cpu")
     if description.kind == "student":
         return _student(Path(folder), description, config)
     if pool is None:

@@ -45,8 +45,10 @@ class Run:
 
     @property
     def shares_training(self) -> bool:
-        """Whether one training serves all numbers of shots: it does not use n_shot, not even to select."""
-        return not get_method(self.unit.method).uses_shots and self.unit.selection != "test"
+        """Whether one training serves all numbers of shots: it does not use n_shot, nor settings that go by it."""
+        by_shots = {method for own in self.profile.overrides_by_shots.values() for method in own}
+        own = get_method(self.unit.method).uses_shots or self.unit.selection == "test"
+        return not own and by_shots.isdisjoint({self.unit.method, "*"})
 
     @property
     def trained_as(self) -> Unit:
@@ -61,8 +63,7 @@ class Run:
 
     def datasets(self, split: str) -> list[FewShotDataset]:
         """One split of each data set at the profile's size. Raises MissingDataError where one lacks."""
-        size = self.profile.size_of
-        return [load_dataset(name, split, size=size(name)) for name in self.unit.domains]
+        return [load_dataset(name, split, size=self.profile.size_of(name)) for name in self.unit.domains]
 
     @cached_property
     def settings(self) -> dict[str, Any]:

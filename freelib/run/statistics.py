@@ -28,8 +28,6 @@ ENOUGH = 4
 def mean_over_seeds(values: Iterable[float]) -> tuple[float, float]:
     """Mean of some seeds' values and half-width of its 95 % interval by Student's t, NaN for one value."""
     found = pd.Series(list(values), dtype="float64")
-    if len(found) < 2:
-        return float(found.mean()), math.nan
     return float(found.mean()), float(student.ppf(0.975, len(found) - 1) * found.std() / math.sqrt(len(found)))
 
 
@@ -75,15 +73,22 @@ def reported_values(table: str) -> dict[tuple[str, str, int], tuple[float, str]]
     return {(dataset, method, n_shot): (value, source) for dataset, method, n_shot, value, source in found}
 
 
+def check_same_episodes(records: Sequence[Record]) -> None:
+    """Raises ValueError where records were not tested on the same episodes, be it of images of another size."""
+    keys = ("dataset", "n_way", "n_shot", "n_query", "n_episodes")
+    tested_on = {(*(r[key] for key in keys), r["evaluation"]["seed"]) for r in records}
+    if len(tested_on) != 1:
+        raise ValueError(f"records of {len(tested_on)} different sets of episodes can't be compared: {tested_on}")
+
+
 def episode_means(records: Sequence[Record]) -> Tensor:
     """Accuracy of each episode in percent, averaged over the records (the seeds): `(n_episodes,)` float64.
 
     Raises ValueError where the records were not tested on the same episodes.
     """
-    keys = ("dataset", "data_digest", "n_shot", "n_episodes")
-    tested_on = {(*(r[key] for key in keys), r["evaluation"]["seed"]) for r in records}
-    if len(tested_on) != 1:
-        raise ValueError(f"records of {len(tested_on)} different sets of episodes can't be averaged: {tested_on}")
+    check_same_episodes(records)
+    if len(found := {r["data_digest"] for r in records if not r["config"].get("unlabelled")}) > 1:
+        raise ValueError(f"records of {len(found)} different data sets can't be averaged: {found}")
     return torch.tensor([record["episode_accuracies"] for record in records], dtype=torch.float64).mean(0)
 
 
@@ -117,7 +122,8 @@ def compare(
       iterations: generator iterations, mean over seeds. models: networks at inference.
       reported, source: the value that others report, NaN where it is not known to us.
 
-    Raises ValueError where two records are of one method, variant, data set, number of shots and seed.
+    Raises ValueError where two records are of one method, variant, data set, number of shots and seed, and where
+    what is compared was not tested on the same episodes.
 
     >>> from freelib.run import get_profile, run_units, table_units
     >>> profile = get_profile("cpu")
@@ -154,6 +160,7 @@ def _row(
     accuracy = pd.Series([record["accuracy"] for record in seeds])
     difference, over_seeds = (math.nan, math.nan), (math.nan, math.nan, math.nan)
     if own and other:
+        check_same_episodes([*own, *other])
         difference = paired_difference(episode_means(own), episode_means(other), strata=strata)
         over_seeds = _seed_differences(own, other)
     clock = "training_cpu" if all("training_cpu" in (r["seconds"] or {}) for r in seeds) else "training"
@@ -202,17 +209,15 @@ def _one_pool(records: Sequence[Record]) -> bool:
 def _seed_differences(own: Sequence[Record], other: Sequence[Record]) -> tuple[float, float, float]:
     """The accuracies' differences seed by seed, own − other: mean, interval and standard deviation.
 
-    All NaN for fewer than two seeds.
+    All NaN for fewer than two seeds. A deterministic method has one value for all seeds of a pool.
     """
-    stochastic = [method_of_record(group[0]["method"]).uses_seed for group in (own, other)]
-    accuracies: list[Any] = [pd.Series({r["seed"]: r["accuracy"] for r in group}) for group in (own, other)]
-    if sum(stochastic) == 1 and _one_pool([*own, *other]):
-        steady = stochastic.index(False)
-        accuracies[steady] = accuracies[steady].mean()
-    gaps = (accuracies[0] - accuracies[1]).dropna()
-    if not any(stochastic) or len(gaps) < 2:
-        return math.nan, math.nan, math.nan
-    return *mean_over_seeds(gaps), float(gaps.std())
+    one_pool, accuracies = _one_pool([*own, *other]), list[Any]()
+    for group in (own, other):
+        found = pd.Series({r["seed"]: r["accuracy"] for r in group})
+        steady = one_pool and not method_of_record(group[0]["method"]).uses_seed
+        accuracies.append(found.mean() if steady else found)
+    gaps = pd.Series(accuracies[0] - accuracies[1]).dropna()
+    return (*mean_over_seeds(gaps), float(gaps.std())) if len(gaps) > 1 else (math.nan,) * 3
 
 
 def pool_size(record: Record) -> float:

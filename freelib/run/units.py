@@ -82,21 +82,24 @@ def table_units(
 
     A deterministic method, of which all seeds share a pool, has one unit for each data set and number of shots.
     """
+    shots, seeds, methods = tuple(shots or profile.shots), tuple(seeds or ()), tuple(methods or profile.methods)
     units = []
-    for dataset in tuple(datasets or profile.datasets):
-        own_seeds = tuple(seeds or profile.seeds_for(dataset))
-        for method in tuple(methods or profile.methods):
+    for dataset in datasets or profile.datasets:
+        own_seeds = seeds or profile.seeds_for(dataset)
+        for method in methods:
             once = profile.pool_seed is not None and not get_method(method).uses_seed
-            chosen = own_seeds[:1] if once else own_seeds
-            units += grid(experiment, [method], [dataset], shots or profile.shots, chosen, **overrides)
+            units += grid(experiment, [method], [dataset], shots, own_seeds[:1] if once else own_seeds, **overrides)
     return units
 
 
 def unit_config(unit: Unit, profile: Profile) -> MethodConfig:
     """The config that a unit runs with: the method's defaults, the profile's fields, the unit's overrides.
 
-    Raises ValueError for an override that the method has no field for, or of a wrong type.
+    Raises ValueError for an override that the method has no field for, or of a wrong type, and for an oracle on
+    several data sets: it would see the images of the first alone.
     """
+    if len(unit.domains) > 1 and get_method(unit.method).oracle:
+        raise ValueError(f"{unit.method} learns from the images of one data set, not of {unit.dataset}.")
     known = {item.name for item in fields(get_method(unit.method).Config)}
     shared = {
         "n_way": profile.n_way,
@@ -105,11 +108,10 @@ def unit_config(unit: Unit, profile: Profile) -> MethodConfig:
         "device": profile.device,
         "precision": profile.precision,
         "monitor_every": profile.monitor_every,
-        **profile.overrides.get("*", {}),
+        **profile.method_fields("*", unit.n_shot),
     }
     given = {name: value for name, value in shared.items() if name in known}
-    own = profile.method_fields(unit.method, unit.n_shot)
-    return make_config(unit.method, {**given, **own, **unit.overrides})
+    return make_config(unit.method, {**given, **profile.method_fields(unit.method, unit.n_shot), **unit.overrides})
 
 
 def make_config(method: str, overrides: Mapping[str, Any]) -> MethodConfig:

@@ -48,6 +48,19 @@ def test_an_outer_step_is_the_plain_one(head):
     torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
 
 
+def test_a_learner_keeps_a_loss_of_its_own():
+    class Doubled(MetaLearner):
+        def query_loss(self, *args, **settings):
+            loss, accuracy = super().query_loss(*args, **settings)
+            return 2 * loss, accuracy
+
+    student = learner()
+    own = Doubled(student.backbone, mean=(0.5,) * 3, std=(0.25,) * 3, image_size=16, inner_lr=0.1)
+    still = torch.optim.SGD(student.params.values(), lr=0.0)
+    once, twice = (maml_step(each, episodes(2), still, steps=2)[0] for each in (student, own))
+    assert twice == pytest.approx(2 * float(once), rel=1e-5)
+
+
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kd_heads", ["shared", "per_model"])
 def test_synthesis_has_the_same_bits(precision, kd_heads):

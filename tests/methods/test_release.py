@@ -133,3 +133,5 @@ def test_one_adam_has_one_learning_rate():
     for settings in ({"replay_lr": 0.01}, {"align_optimizer": "sgd"}):
         with pytest.raises(ValueError, match="shared_adam"):
             FreeConfig(shared_adam=True, **settings)
+    with pytest.raises(ValueError, match="align_optimizer is one of"):
+        FreeConfig(shared_adam=True, align_optimizer="other")

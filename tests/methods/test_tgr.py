@@ -74,3 +74,5 @@ def test_a_round_inverts_or_recalls():
     assert learner.log.iterations == 4 * 2 + 2 * 2 * 2  # all models once, then two rounds of two, two steps each
     other = trainer("tgr", tiny_pool(4), **settings, alignment="summed")()
     assert not torch.equal(weights(learner), weights(other))
+    forgetful = trainer("tgr", tiny_pool(4), **settings | {"invert_every": 9}, memory_batches=1)()
+    assert forgetful.log.history["inversion_round"] == [1, 2, 3]  # a batch a class: other models' took their place

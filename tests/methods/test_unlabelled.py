@@ -1,6 +1,7 @@
 """Unlabelled images: read from anywhere, learnt from by two methods, and by no other."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from freelib.methods import METHODS
 from freelib.methods.ldfml import confidence_and_balance, soft_labels
 from freelib.run import get_profile, grid, run_units
 from freelib.run.budget import chosen_sizes
+from freelib.storage import Checkpoint
 
 
 def noise(n, size=16):
@@ -84,7 +86,7 @@ def test_soft_labels_are_the_models_probabilities():
     assert confidence_and_balance(torch.eye(2)[[0, 0, 0, 0]]) == pytest.approx((1, 0))
 
 
-def test_ldfml_learns_what_the_models_say():
+def test_ldfml_learns_what_the_models_say(tmp_path):
     """A bright image is of one class, a dark one of the other: after training, new ones are told apart."""
     images = torch.cat([noise(60) // 4, 255 - noise(60) // 4])
     quick = {"n_way": 2, "rounds": 12, "round_batches": 2, "inner_steps": 1, "inner_lr": 0.1, "lr": 0.02, "width": 8}
@@ -94,7 +96,11 @@ def test_ldfml_learns_what_the_models_say():
             return torch.stack([x.mean((1, 2, 3)), -x.mean((1, 2, 3))], 1) * 20
 
     pool = ModelPool.from_models([own(Brightness(), class_names=("bright", "dark"), image_size=16)])
-    learner = get_method("ldfml").meta_train(pool, replace(small("ldfml"), **quick), seed=0, images=images)
+    train = partial(get_method("ldfml").meta_train, pool, replace(small("ldfml"), **quick), seed=0)
+    checkpoint = Checkpoint(tmp_path / "run.pt")
+    learner = train(images=images, checkpoint=checkpoint)
+    with pytest.raises(ValueError, match="of a run with another config"):
+        train(images=images[1:], checkpoint=checkpoint)
     assert learner.log.history["accuracy"][-1] > 0.9
     with pytest.raises(ValueError, match="3-way"):
         get_method("ldfml").meta_train(pool, replace(small("ldfml"), n_way=3), seed=0, images=images)

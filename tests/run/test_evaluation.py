@@ -126,6 +126,7 @@ def record(method="free", seed=0, episodes=(40.0, 60.0), *, pool=POOL, **changes
     base = {
         "method": method, "seed": seed, "dataset": "glyphs", "data_digest": "d", "n_shot": 1, "config": {},
         "pool": pool, "n_episodes": len(episodes), "evaluation": {"seed": 1}, "episode_accuracies": list(episodes),
+        "n_way": 5, "n_query": 15,
         "accuracy": sum(episodes) / len(episodes), "accuracy_last": 30.0 + seed, "passes": 100 + 10 * seed,
         "seconds": {"training": 10.0 + seed, "training_cpu": 20.0 + seed}, "threads": 2,
     }  # fmt: skip
@@ -174,6 +175,20 @@ def test_episodes_seeds_and_deterministic_methods_are_paired():
     row = row_of(compare([*free, other_pool]), "average")
     assert row["difference"] == pytest.approx(0.0)  # against seed 0 alone
     assert math.isnan(row["seed_difference"])
+    pools = [{"pool": {**POOL, "seed": s}, "seed": s} for s in (0, 1, 2)]
+    gains = {"average": 1, "ota": 2}.items()
+    apart = [record(name, episodes=(40.0 + gain * p["seed"],) * 2, **p) for name, gain in gains for p in pools]
+    row = row_of(compare(apart, reference="average"), "ota")  # both are steady, and the pools differ: by 0, 1 and 2
+    assert (row["seed_difference"], row["seed_difference_spread"]) == pytest.approx((1.0, 1.0))
+    row = row_of(compare([{**r, "pool": POOL} for r in apart], reference="average"), "ota")
+    assert math.isnan(row["seed_difference"])
+
+
+@pytest.mark.parametrize("other", [{"n_way": 10}, {"n_query": 5}, {"evaluation": {"seed": 2}}])
+def test_what_was_tested_on_other_episodes_is_not_paired(other):
+    with pytest.raises(ValueError, match="2 different sets of episodes"):
+        compare([record(), record("dro", **other)])
+    assert len(compare([record(), record("dro", data_digest="of images of another size")])) == 2
 
 
 def test_what_is_reported_and_the_size_of_a_pool(monkeypatch):
@@ -190,8 +205,10 @@ def test_what_is_reported_and_the_size_of_a_pool(monkeypatch):
     mixed = {"parts": [{"take": 3, "config": {"n_models": 9}}, {"config": {"n_models": 4}}]}
     assert [pool_size(record(pool=pool)) for pool in (POOL, mixed)] == [7, 7]
     assert math.isnan(pool_size(record(pool=None)))
-    with pytest.raises(ValueError, match="2 different sets of episodes"):
+    with pytest.raises(ValueError, match="2 different data sets"):
         episode_means([record(), record(data_digest="e")])
+    drawn = [record("ldfml", s, config={"unlabelled": "glyphs"}, data_digest=f"with images of {s}") for s in (0, 1)]
+    assert row_of(compare([record(), *drawn]), "ldfml")["n_seeds"] == 2  # each seed has seen other unlabelled images
     assert episode_means([record(), record(episodes=(0.0, 0.0))]).tolist() == [20.0, 30.0]
 
 

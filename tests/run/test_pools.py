@@ -117,8 +117,11 @@ def test_a_learner_comes_back_and_predicts_the_same(tiny_world, tmp_path, method
     images = torch.rand(10, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(5)
     expected = learner.adapt(images[:5], labels).logits(images[5:])
-    again = load_learner(tmp_path, allow_custom=True)
-    assert torch.equal(again.adapt(images[:5], labels).logits(images[5:]), expected)
+    file = tmp_path / "learner.json"
+    for device in ("cpu", "cuda:99"):  # one that is not here
+        file.write_text(file.read_text().replace('"device": "cpu"', f'"device": "{device}"'))
+        again = load_learner(tmp_path, allow_custom=True)
+        assert torch.equal(again.adapt(images[:5], labels).logits(images[5:]), expected)
 
 
 def test_of_a_network_of_ones_own_the_weights_are_kept_and_that_is_said(tiny_world, tmp_path):

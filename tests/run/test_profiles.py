@@ -75,7 +75,7 @@ def test_budgets_of_the_profiles():
         assert 2 * bidf.adapt_steps * bidf.rounds <= passes
         assert (purer.meta_batch, purer.lambda_bn) == (13, 0.01)  # as in its paper
         assert bidf.images_per_class == free.images_per_class
-        assert purer.eci_start / purer.rounds == pytest.approx(0.4)  # 4,000 of the release's 10,000 batches
+        assert purer.eci_start / purer.rounds == pytest.approx(0.4)  # 4,000 of PurerConfig's 10,000 batches
         assert bidf.adversarial_from / (bidf.rounds * bidf.replay_batches) == pytest.approx(0.4)
         for method in ("purer", "bidf_mkd", "oracle_maml", "oracle_protonet", "dro"):
             assert config(method, n_shot).rounds == 5 * config(method, n_shot).monitor_every
@@ -104,6 +104,8 @@ def test_a_unit_takes_profile_then_method_then_its_own_settings():
     profile = replace(TINY, seeds=(0, 1, 2), shots=(1, 5))
     units = table_units("table1", profile, ["free", "average"], n_query=3)
     assert len(units) == 12  # without a pool of all seeds' own, each seed has another pool
+    once = {"methods": ["free", "average"], "datasets": ["cub", "glyphs"], "shots": [1, 5], "seeds": [0, 1]}
+    assert table_units("t", profile, **once) == table_units("t", profile, **{k: iter(v) for k, v in once.items()})
     units = table_units("table1", replace(profile, pool_seed=0), ["free", "average"], datasets=["cub"])
     assert [(u.method, u.n_shot, u.seed) for u in units] == [
         *(("free", n_shot, seed) for n_shot in (1, 5) for seed in (0, 1, 2)),
@@ -117,6 +119,10 @@ def test_a_unit_takes_profile_then_method_then_its_own_settings():
     assert (config.n_shot, config.n_query, config.width, config.rounds, config.monitor_every) == (5, 3, 4, 4, 2)
     assert unit_config(Unit("t", DRIFTING, "cifar-fs", 5, 0, {"rounds": 9}), TINY).rounds == 9
     assert not hasattr(unit_config(Unit("t", "random", "cifar-fs", 1, 0), TINY), "monitor_every")  # which it lacks
+    wider = replace(TINY, overrides_by_shots={5: {"*": {"width": 8}}})
+    assert [unit_config(Unit("t", "random", "cifar-fs", n, 0), wider).width for n in (1, 5)] == [4, 8]
+    with pytest.raises(ValueError, match="oracle_maml learns from the images of one data set, not of cifar-fs"):
+        unit_config(Unit("t", "oracle_maml", "cifar-fs+cub", 1, 0), TINY)
     words = ["rounds=3", "lr=1e-3", "arch=resnet10", "flag=true", "none=None", "nil=null", "list=[1, 2]", "text=a=b"]
     assert parse_overrides(words) == {
         "rounds": 3, "lr": 0.001, "arch": "resnet10", "flag": True, "none": None, "nil": None, "list": [1, 2],

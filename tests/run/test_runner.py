@@ -62,6 +62,9 @@ def test_one_training_serves_all_shots_where_it_does_not_use_them(tiny_world, tm
     assert (first["n_shot"], second["n_shot"]) == (first["config"]["n_shot"], second["config"]["n_shot"]) == (1, 2)
     assert (first["history"], first["evaluation"]) == (second["history"], second["evaluation"])
     assert first["config_digest"] != second["config_digest"]
+    apart, store = replace(profile, overrides_by_shots={2: {SHOTLESS.method: {"rounds": 5}}}), RecordStore(tmp_path)
+    made = [run_unit(unit, apart, store) for unit in (two, SHOTLESS)]  # settings by shots: a training each
+    assert [record["history"]["round"][-1] for record in made] == [5, 3] == [r["config"]["rounds"] for r in made]
 
 
 @pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])

@@ -6,10 +6,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import adjusted_rand_score
 from tiny_models import flat, rng, tiny_model, tiny_pool
 
 from freelib.methods.free import FreeConfig
-from studies import neighbours, task_distance
+from freelib.methods.tgr import TgrConfig
+from studies import grouping, neighbours, task_distance
 from studies import synthesised_images as images_study
 
 
@@ -165,3 +167,16 @@ def test_an_image_of_each_class_of_some_models():
     assert float((found / 255 - images).abs().max()) <= 0.51 / 255
     rows = torch.randint(0, 256, (2, 3, 3, 8, 8), generator=rng())
     assert torch.equal(images_study.images_of(images_study.png(list(rows / 255)), 2), rows.to(torch.uint8))
+
+
+def test_the_likeness_of_a_tiny_pools_models():
+    config = TgrConfig(ngf=4, images_per_class=3, grouping_steps=2, groups=2)
+    values = grouping.likeness(tiny_pool(4), config, seed=0)
+    alike = np.array(values["similarity"])
+    assert alike.shape == (4, 4)
+    assert ((alike > 0) & (alike < 1)).all()  # the same model twice too: its images are others
+    assert values["common_classes"] == [[5 - abs(i - j) for j in range(4)] for i in range(4)]
+    assert [len(groups) for groups in values["groups"]] == [4, 4]
+    assert values["agreement"] == pytest.approx(adjusted_rand_score(*values["groups"]), abs=1e-5)
+    assert values["passes"] == 2 * 4 * 2
+    assert values == grouping.likeness(tiny_pool(4), config, seed=0)
