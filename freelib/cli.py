@@ -293,23 +293,19 @@ def pretrain(profile: str, dataset: str | None, seed: int, folder: Path | None, 
 
     A run that was stopped goes on where it was.
     """
-    from dataclasses import replace
-
     from freelib.environment import keep_freed_memory
     from freelib.progress import Progress
-    from freelib.run.pools import pretrain_into
+    from freelib.run.pools import pool_config, pretrain_into
     from freelib.run.profiles import get_profile
     from freelib.run.units import parse_overrides
 
     goes_on()
     chosen = get_profile(profile)
     name = dataset or chosen.datasets[0]
-    if settings:
-        fields = {**chosen.pool_fields(name), **parse_overrides(settings)}
-        chosen = replace(chosen, pool=fields, pool_by_dataset={})
+    config = pool_config(name, chosen, **parse_overrides(settings))
     keep_freed_memory()
     with Progress(f"pool of {name}") as progress:
-        made, place = pretrain_into(name, chosen, seed, folder=folder, progress=progress)
+        made, place = pretrain_into(name, chosen, seed, folder=folder, progress=progress, config=config)
     return Result(summary(place, made))
 
 

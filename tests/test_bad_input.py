@@ -81,6 +81,7 @@ COMMANDS = {
     f"{TRAIN} device=quatsch": "device is 'quatsch', which torch does not find",
     f"{TRAIN} device=cuda:99": "device is 'cuda:99', which torch does not find",
     f"{PRETRAIN} models=3": "PoolConfig has no field models",
+    f"{PRETRAIN} dataset=cub": "PoolConfig has no field dataset",
     f"{PRETRAIN} archs=[foo]": "archs are some of conv4",
     f"{PRETRAIN} archs=[1": "'[1' is no value in YAML",
     f"{PRETRAIN} n_models={HUGE}": "n_models must be at most 10000000",
@@ -349,21 +350,6 @@ DIVERGED = [
 ]
 
 X, Y = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(0)), torch.arange(5)
-ADAPTED = {
-    "int64": ((X.long(), Y), "uint8 in 0…255 or float in [0, 1], got a Tensor torch.int64"),
-    "no pixels": ((torch.zeros(5, 3, 0, 0), Y), "(n, 3, H, W) here, got (5, 3, 0, 0)"),
-    "gray": ((X[:, :1], Y), "(n, 3, H, W) here, got (5, 1, 16, 16)"),
-    "channels last": ((X.permute(0, 2, 3, 1), Y), "got (5, 16, 16, 3)"),
-    "bytes as floats": ((255 * X, Y), "Float images are in [0, 1], got values from"),
-    "NaN": ((X * NAN, Y), "got values from nan to nan"),
-    "fewer labels": ((X, Y[:4]), "got 5 support images and labels (4,)"),
-    "nothing": ((X[:0], Y[:0]), "0 support images and labels"),
-    "int32": ((X, Y.int()), "(n,) int64; got 5 support images and labels (5,) torch.int32"),
-    "one-hot": ((X, torch.eye(5)), "labels (5, 5) torch.float32"),
-    "from 1": ((X, Y + 1), "Labels must lie in 0…4, got 1…5"),
-    "from -1": ((X, Y - 1), "Labels must lie in 0…4, got -1…3"),
-    "a gap": ((X[:3], torch.tensor([0, 2, 4])), "Labels 0…4 are expected without gaps"),
-}
 
 
 def adapted(*shown, head="maml", **settings):
@@ -399,7 +385,33 @@ def named(name):
     return model
 
 
+def classifier(head="prototypes"):
+    return FewShotClassifier(conv_learner(head))
+
+
+def pooled(*models):
+    return ModelPool.from_models(models)
+
+
+def linear(n=3, channels=3):
+    return nn.Sequential(nn.Flatten(), nn.Linear(channels * 8 * 8, n))
+
+
+def infinite(**about):
+    module = linear()
+    nn.init.constant_(module[1].weight[0], INF)
+    return own(module, **about)
+
+
+def ran(unit, **changes):
+    return run_units([unit], replace(TINY, **changes), "r")
+
+
 RECORD = {"dataset": "cub", "method": "strange:Method", "n_shot": 1, "seed": 0}
+NO_LAYER = own(nn.Sequential(nn.Conv2d(3, 3, 8), nn.Flatten()), arch="conv4")
+ONE_CHANNEL = {"mean": (0.5,), "std": (0.2,), "name": "gray", "domain": "g"}
+DRIFTING = Unit("t", "fake_methods:Drifting", "cifar-fs", 1, 3)
+SHOTLESS = replace(DRIFTING, method="fake_methods:Shotless")
 CALLS = {
     "seed -1": (lambda d: trainer("random", seed=-1)(), "A seed is a whole number from 0 to 4294967295, got -1"),
     "seed 2^32": (lambda d: trainer("random", seed=2**32)(), "from 0 to 4294967295, got 4294967296"),
@@ -425,6 +437,19 @@ CALLS = {
     "precision": (lambda d: conv_learner(precision="float16"), "precision is one of"),
     "inner_lr": (lambda d: conv_learner(inner_lr=NAN), "inner_lr must be at least 0"),
     "steps": (lambda d: conv_learner().adapt(X, Y, steps=-1), "steps must be at least 0, got -1"),
+    "shown int64": (lambda d: adapted(X.long(), Y), "uint8 in 0…255 or float in [0, 1], got a Tensor torch.int64"),
+    "shown no pixels": (lambda d: adapted(torch.zeros(5, 3, 0, 0), Y), "(n, 3, H, W) here, got (5, 3, 0, 0)"),
+    "shown gray": (lambda d: adapted(X[:, :1], Y), "(n, 3, H, W) here, got (5, 1, 16, 16)"),
+    "shown channels last": (lambda d: adapted(X.permute(0, 2, 3, 1), Y), "got (5, 16, 16, 3)"),
+    "shown bytes as floats": (lambda d: adapted(255 * X, Y), "Float images are in [0, 1], got values from"),
+    "shown NaN": (lambda d: adapted(X * NAN, Y), "got values from nan to nan"),
+    "shown with fewer labels": (lambda d: adapted(X, Y[:4]), "got 5 support images and labels (4,)"),
+    "shown nothing": (lambda d: adapted(X[:0], Y[:0]), "0 support images and labels"),
+    "int32": (lambda d: adapted(X, Y.int()), "(n,) int64; got 5 support images and labels (5,) torch.int32"),
+    "one-hot": (lambda d: adapted(X, torch.eye(5)), "labels (5, 5) torch.float32"),
+    "labels from 1": (lambda d: adapted(X, Y + 1), "Labels must lie in 0…4, got 1…5"),
+    "labels from -1": (lambda d: adapted(X, Y - 1), "Labels must lie in 0…4, got -1…3"),
+    "a gap": (lambda d: adapted(X[:3], Y[:3] * 2), "Labels 0…4 are expected without gaps"),
     "gap among prototypes": (lambda d: adapted(X[:2], Y[:2] * 2, head="prototypes"), "expected without gaps"),
     "few classes": (lambda d: trainer("oracle_maml", dataset=d.subset(range(4)))(), "too few for n_way=5"),
     "few classes of episodes": (lambda d: EpisodeSampler(d, n_way=11), "10 classes, too few for n_way=11"),
@@ -446,63 +471,38 @@ CALLS = {
     "no step": (lambda d: black_box_model(ONE, rng=rng(), mu=0.0), "and mu above 0"),
     "generator of 30": (lambda d: Generator(30), "multiple of 4, got 30"),
     "a table's learner": (lambda d: classifier("maml").fit(X.flatten(1), Y), "Images are (n, 3, H, W) here, got (5, 7"),
-    "no features": (lambda d: trainer("pool_features", ModelPool.from_models([NO_LAYER]))(), "own has no f", TypeError),
+    "no features": (lambda d: trainer("pool_features", pooled(NO_LAYER))(), "own has no f", TypeError),
     "a model diverges": (lambda d: pretrained(d, learning_rate=1e30), "lower learning_rate=1e+30", ArithmeticError),
     "adapting diverges": (lambda d: adapted(X, Y, inner_lr=1e30), "scores are not finite", ArithmeticError),
     "another's network": (lambda d: save_member(own(), Path("p")), "own is a custom module; a pool on disk holds only"),
     "as conv4": (lambda d: save_member(own(arch="conv4"), Path("p")), "own is a custom module; a pool on disk holds"),
-}
-
-
-def classifier(head="prototypes"):
-    return FewShotClassifier(conv_learner(head))
-
-
-def linear(n=3, channels=3):
-    return nn.Sequential(nn.Flatten(), nn.Linear(channels * 8 * 8, n))
-
-
-def infinite(**about):
-    module = linear()
-    nn.init.constant_(module[1].weight[0], INF)
-    return [own(module, **about)]
-
-
-NO_LAYER = own(nn.Sequential(nn.Conv2d(3, 3, 8), nn.Flatten()), arch="conv4")
-ONE_CHANNEL = {"mean": (0.5,), "std": (0.2,), "name": "gray", "domain": "g"}
-NO_POOLS = [
-    (lambda: [], "at least one model, got none"),
-    (lambda: [tiny_model(), tiny_model()], "a name of its own"),
-    (lambda: [own(), own(name="other")], "own and other both have a class 'a'. Give each a domain"),
-    (lambda: [own(), own(linear(3, 1), **ONE_CHANNEL)], "not gray of 1 and own of 3"),
-    (infinite, "own: 1.weight is not finite"),
-    (lambda: infinite(arch="conv4"), "own: 1.weight is not finite"),
-    (lambda: [own(nn.Sequential(linear(), nn.Unflatten(1, (3, 1))))], "give (2, 3, 1), expected"),
-    (lambda: [own(linear(channels=1))], "own can't answer images"),
-]
-NOT_LEARNT = [
-    (X, list("abc"), "inconsistent numbers of samples"),
-    (X[0], ["a"], "Images are (n, 3, H, W) here, got (3, 16, 16)"),
-    (255 * X, list("abcde"), "Float images are in"),
-    (["nowhere.png"], ["a"], "nowhere.png is"),
-    (X, np.linspace(0, 1, 5), "Unknown label type"),
-]
-NOT_TRAINED = [
-    ({"minutes": 0}, "minutes must be above 0"),
-    ({"minutes": 1, "method": "free"}, "minutes are for pool_distillation: free is sized by its settings"),
-    ({"minutes": 1, "epochs": 3}, "minutes choose epochs"),
-    ({"method": "oracle_maml"}, "oracle_maml needs real images"),
-    ({"rounds": 3}, "method pool_distillation has no field rounds"),
-]
-DRIFTING = Unit("t", "fake_methods:Drifting", "cifar-fs", 1, 3)
-NOT_RUN = [
-    (DRIFTING, {"n_way": 25}, "validation split has 16 classes, too few"),
-    (replace(DRIFTING, selection="test"), {"n_way": 25}, "test split has 20 classes"),
-    (replace(DRIFTING, n_shot=6), {}, "too few for n_shot"),
-    (replace(DRIFTING, method="fake_methods:Shotless"), {"shots": (1, 6)}, "too few for n_shot"),  # served as well
-    (replace(DRIFTING, overrides={"turns": 1}), {}, "turns"),
-    (replace(DRIFTING, dataset="cub"), {}, "cub"),
-]
+    "pool of nothing": (lambda d: pooled(), "at least one model, got none"),
+    "pool of one name": (lambda d: pooled(tiny_model(), tiny_model()), "a name of its own"),
+    "pool of one class": (lambda d: pooled(own(), own(name="other")),
+                          "own and other both have a class 'a'. Give each a domain"),
+    "pool of two kinds": (lambda d: pooled(own(), own(linear(3, 1), **ONE_CHANNEL)), "not gray of 1 and own of 3"),
+    "infinite": (lambda d: pooled(infinite()), "own: 1.weight is not finite"),
+    "infinite conv4": (lambda d: pooled(infinite(arch="conv4")), "own: 1.weight is not finite"),
+    "another shape": (lambda d: pooled(own(nn.Sequential(linear(), nn.Unflatten(1, (3, 1))))), "give (2, 3, 1), exp"),
+    "no answer": (lambda d: pooled(own(linear(channels=1))), "own can't answer images"),
+    "fewer classes": (lambda d: classifier().fit(X, list("abc")), "inconsistent numbers of samples"),
+    "fit on an image": (lambda d: classifier().fit(X[0], ["a"]), "Images are (n, 3, H, W) here, got (3, 16, 16)"),
+    "fit on bytes": (lambda d: classifier().fit(255 * X, list("abcde")), "Float images are in"),
+    "fit on no file": (lambda d: classifier().fit(["nowhere.png"], ["a"]), "nowhere.png is"),
+    "fit on numbers": (lambda d: classifier().fit(X, np.linspace(0, 1, 5)), "Unknown label type"),
+    "no minutes": (lambda d: meta_train(tiny_pool(), minutes=0), "minutes must be above 0"),
+    "minutes of free": (lambda d: meta_train(tiny_pool(), 1, "free"),
+                        "minutes are for pool_distillation: free is sized by its settings"),
+    "minutes and epochs": (lambda d: meta_train(tiny_pool(), 1, epochs=3), "minutes choose epochs"),
+    "oracle": (lambda d: meta_train(tiny_pool(), method="oracle_maml"), "oracle_maml needs real images"),
+    "no field": (lambda d: meta_train(tiny_pool(), rounds=3), "method pool_distillation has no field rounds"),
+    "checks of 25": (lambda d: ran(DRIFTING, n_way=25), "validation split has 16 classes, too few"),
+    "tests of 25": (lambda d: ran(replace(DRIFTING, selection="test"), n_way=25), "test split has 20 classes"),
+    "6 shots": (lambda d: ran(replace(DRIFTING, n_shot=6)), "too few for n_shot"),
+    "6 shots served as well": (lambda d: ran(SHOTLESS, shots=(1, 6)), "too few for n_shot"),
+    "no field of a unit": (lambda d: ran(replace(DRIFTING, overrides={"turns": 1})), "turns"),
+    "no data": (lambda d: ran(replace(DRIFTING, dataset="cub")), "cub", FileNotFoundError),
+}  # fmt: skip
 
 
 def case(name, call, words, error=ValueError, prepare=lambda: None):
@@ -543,18 +543,7 @@ def cases():
         call = partial(lambda n, r, d: trainer(n, dataset=d, **{r: 1e30})(), name, rate)
         said = "Training diverged: after round", f"{rate}=1e+30"
         yield case(f"{name} diverges by {rate}", call, said, ArithmeticError)
-    for name, (shown, said) in ADAPTED.items():
-        yield case(f"shown {name}", partial(lambda shown, d: adapted(*shown), shown), said)
     yield from (case(name, *of) for name, of in CALLS.items())
-    for models, said in NO_POOLS:
-        yield case(f"no pool: {said}", partial(lambda models, d: ModelPool.from_models(models()), models), said)
-    for images, y, said in NOT_LEARNT:
-        yield case(f"not learnt: {said}", partial(lambda x, y, d: classifier().fit(x, y), images, y), said)
-    for arguments, said in NOT_TRAINED:
-        yield case(f"meta_train: {said}", partial(lambda given, d: meta_train(tiny_pool(), **given), arguments), said)
-    for unit, changes, said in NOT_RUN:
-        call = partial(lambda unit, changes, d: run_units([unit], replace(TINY, **changes), "r"), unit, changes)
-        yield case(f"not run: {said}", call, said, FileNotFoundError if unit.dataset == "cub" else ValueError)
     for changes in ({"round": -1}, {"round": 99}, {"round": "2"}):
         tamper = partial(tampered, **changes)
         yield case(f"state {changes}", lambda d: resumed(), "is said to be of round", prepare=tamper)

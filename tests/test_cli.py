@@ -276,10 +276,14 @@ def test_reproduce_and_notebooks_pass_on_what_was_asked(run, monkeypatch, tmp_pa
     [
         (f"train {DRIFTING} --pool p --out l --set rounds=1000 --set pause=0.1", "l/checkpoint-*.pt", signal.SIGTERM),
         ("pool pretrain --dataset cifar-fs --folder q --set n_models=1000", "q/*.json", signal.SIGINT),
+        ("reproduce", "notebooks/begun", signal.SIGINT),
+        ("reproduce", "notebooks/begun", signal.SIGTERM),
     ],
 )
 def test_a_signal_leaves_what_is_saved_and_no_process(run, monkeypatch, tmp_path, words, saved, number):
     save_member(tiny_model(), tmp_path / "p")
+    parameters, body = 'PROFILE = "smoke"\nRESULTS = "../results"', "open('begun', 'w')\nimport time\ntime.sleep(60)"
+    write_cells(tmp_path / "notebooks" / "01_x.ipynb", parameters, body)
     monkeypatch.setenv("FREELIB_WORKERS", "2")
     process = start_command(words)
     while not [*tmp_path.glob(saved)]:
@@ -287,5 +291,7 @@ def test_a_signal_leaves_what_is_saved_and_no_process(run, monkeypatch, tmp_path
         time.sleep(0.05)
     os.killpg(process.pid, number)
     _, err = process.communicate(timeout=60)  # ends when the last of its processes has closed standard error
-    assert (process.returncode, err) == (128 + number, f"freelib: interrupted{GOES_ON}\n")
+    begun = "[1/1] 01_x.ipynb\n" if words == "reproduce" else ""
+    assert (process.returncode, err) == (128 + number, f"{begun}freelib: interrupted{GOES_ON}\n")
     assert [*tmp_path.glob(saved)]
+    assert not (tmp_path / "results").exists()  # no half notebook

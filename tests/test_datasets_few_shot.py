@@ -2,9 +2,10 @@
 
 import json
 import math
-import multiprocessing
 import os
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from freelib.datasets.cache import load_cached
 from freelib.datasets.episodes import EpisodeSampler, class_major_labels, images_to_float, images_to_uint8
 from freelib.datasets.few_shot import digest_of
 from freelib.datasets.sources import Pixels
-from freelib.folders import cache_folder, make_folders_absolute
+from freelib.folders import cache_folder
 
 
 @pytest.fixture
@@ -197,36 +198,20 @@ def test_a_changed_source_and_changed_class_lists_are_decoded_again_and_the_old_
     assert [path.name for path in (tmp_path / "other").iterdir()] == ["locks"]
 
 
-def _open_and_report(folder, queue):
-    source = CountingSource()
-    queue.put((load_cached(source, "train", 8, folder).digest, source.reads))
+def test_of_two_at_once_one_decodes(tmp_path, monkeypatch):
+    source, read = CountingSource(), CountingSource.read_class
+    monkeypatch.setattr(source, "read_class", lambda *which: time.sleep(0.05) or read(source, *which))
+    with ThreadPoolExecutor(2) as both:
+        first, second = both.map(lambda _: load_cached(source, "train", 8, tmp_path).digest, range(2))
+    assert first == second
+    assert source.reads == 4
 
 
-@pytest.mark.slow
-def test_of_two_processes_one_decodes(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    queue = context.Queue()
-    workers = [context.Process(target=_open_and_report, args=(tmp_path, queue)) for _ in range(2)]
-    for worker in workers:
-        worker.start()
-    reports = [queue.get(timeout=300) for _ in workers]
-    for worker in workers:
-        worker.join()
-    assert {digest for digest, _ in reports} == {load_cached(CountingSource(), "train", 8, tmp_path).digest}
-    assert sorted(reads for _, reads in reports) == [0, 4]
-
-
-def test_folders_are_given_or_from_the_environment_or_the_platforms(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("FREELIB_DATA", "data")
+def test_the_cache_is_given_or_from_the_environment_or_the_platforms(tmp_path, monkeypatch):
     monkeypatch.setenv("FREELIB_CACHE", "b")
-    make_folders_absolute()  # for processes in other folders
-    assert os.environ["FREELIB_DATA"] == str(tmp_path / "data")
-    assert cache_folder() == tmp_path / "b"
-    assert cache_folder("a") == Path("a")
+    assert (cache_folder(), cache_folder("a")) == (Path("b"), Path("a"))
     monkeypatch.delenv("FREELIB_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "c"))
-    make_folders_absolute()
     if sys.platform == "linux":
         assert cache_folder() == tmp_path / "c" / "freelib"
 

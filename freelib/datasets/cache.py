@@ -17,7 +17,7 @@ import torch
 from filelock import FileLock
 from numpy.typing import NDArray
 
-from freelib.datasets.few_shot import SPLITS, FewShotDataset, finish_digest
+from freelib.datasets.few_shot import SPLITS, FewShotDataset, digest_of, finish_digest
 from freelib.datasets.sources import Source
 from freelib.folders import cache_folder
 from freelib.storage import replacement, write_atomically
@@ -98,18 +98,8 @@ def _read_valid(description: Path, fingerprint: str, source: Source) -> dict[str
 
 
 def _digests_hold(path: Path, meta: dict[str, Any]) -> bool:
-    image_bytes = int(np.prod(meta["shape"]))
-    with path.open("rb") as file:
-        for part in meta["splits"].values():
-            sha = hashlib.sha256()
-            file.seek(part["start"] * image_bytes)
-            left = part["offsets"][-1] * image_bytes
-            while left > 0 and (chunk := file.read(min(left, 1 << 24))):
-                sha.update(chunk)
-                left -= len(chunk)
-            if finish_digest(sha, part["class_names"], part["offsets"]) != part["digest"]:
-                return False
-    return True
+    parts = (_map(path, meta, split) for split in SPLITS)
+    return all(digest_of(part.images, part.class_names, part.offsets) == part.digest for part in parts)
 
 
 def _write(description: Path, meta: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What a training takes: a forecast by earlier records, and sizes that fit into some minutes by a short trial."""
+"""One call from a pool to a learner, in some minutes: the sizes that fit into them, by a short trial."""
 
 import os
 import sys

@@ -13,7 +13,7 @@ from freelib.run.profiles import Profile, fitted
 from freelib.storage import digest_of, plain
 
 
-def pool_config(dataset: str, profile: Profile, **fields: Any) -> PoolConfig:
+def pool_config(dataset: str, profile: Profile, /, **fields: Any) -> PoolConfig:
     """The PoolConfig of a profile for a data set, with `fields` over the profile's.
 
     Raises ValueError for a field that it does not have.

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from itertools import product
 from typing import Any
 
 from freelib.methods import get_method
@@ -63,14 +64,8 @@ def grid(
     **overrides: Any,
 ) -> list[Unit]:
     """A unit for each combination, the seed running fastest; overrides: fields of the method's config."""
-    shots, seeds, methods = tuple(shots), tuple(seeds), tuple(methods)
-    return [
-        Unit(experiment, method, dataset, n_shot, seed, overrides)
-        for dataset in datasets
-        for method in methods
-        for n_shot in shots
-        for seed in seeds
-    ]
+    each = product(datasets, methods, shots, seeds)
+    return [Unit(experiment, method, dataset, n_shot, seed, overrides) for dataset, method, n_shot, seed in each]
 
 
 def table_units(

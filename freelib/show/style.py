@@ -16,7 +16,7 @@ PALETTE: tuple[str, ...] = tuple(sns.color_palette("colorblind").as_hex())
 MARKERS = "osD^vPX*<>"
 LINE_STYLES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (3, 1, 1, 1, 1, 1)))
 GREY = "#555555"
-STYLE: dict[str, Any] = {
+STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 9,
@@ -53,10 +53,8 @@ def use_style() -> None:
 
     A notebook calls it once, as it would call seaborn's `set_theme`.
     """
-    kept = {"backend", "interactive", "backend_fallback"}
-    defaults: dict[str, Any] = {name: value for name, value in mpl.rcParamsDefault.items() if name not in kept}
-    settings: Any = defaults | STYLE
-    mpl.rcParams.update(settings)
+    mpl.rcdefaults()
+    mpl.rcParams.update(STYLE)
 
 
 def dataset_title(name: str) -> str:

@@ -4,15 +4,12 @@ import ast
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import nbformat
 import pytest
-from processes import start_command
 from tiny_notebooks import write_cells
 
 from freelib.run.notebooks import check_parameters, clean, execute, find_notebooks, parameters, write_notebook
@@ -117,11 +114,7 @@ def folder(tmp_path):
 
 def with_body(folder, source):
     """The project's notebook, made to do something else."""
-    path = folder / "notebooks" / "01_work.ipynb"
-    notebook = read(path)
-    notebook.cells[1].source = source
-    write_notebook(notebook, path)
-    return path
+    return write_cells(folder / "notebooks" / "01_work.ipynb", PARAMETERS, source)
 
 
 def run(folder, **arguments):
@@ -144,24 +137,6 @@ def test_a_run_and_a_failing_run(folder):
     assert "told to fail" in output.read_text()
 
 
-def test_in_place(folder):
-    path = folder / "notebooks" / "01_work.ipynb"
-    folders = {"notebooks": folder / "notebooks", "results": folder / "results"}
-    (outcome,) = execute_in_place(**folders)
-    assert (outcome.path, outcome.error) == (path, None)
-    first = path.read_bytes()
-    executed = read(path)
-    assert [cell.execution_count for cell in executed.cells] == [1, 2]
-    assert executed.cells[1].outputs[0].text == "smoke None\n"
-    executed.cells[0].source = PARAMETERS.replace("FAIL = False", "FAIL = True")
-    write_notebook(executed, path)
-    changed = path.read_bytes()
-    (failed,) = execute_in_place(**folders)
-    assert failed.path == folder / "results" / "failed" / "01_work.ipynb"
-    assert "told to fail" in failed.path.read_text()
-    assert path.read_bytes() == changed != first
-
-
 @pytest.mark.parametrize("in_place", [False, True], ids=["batch", "in place"])
 def test_a_dead_kernel_is_a_failure_and_the_next_notebook_runs(folder, in_place):
     source, results = folder / "notebooks" / "01_work.ipynb", folder / "results"
@@ -176,7 +151,10 @@ def test_a_dead_kernel_is_a_failure_and_the_next_notebook_runs(folder, in_place)
         failed, done = execute_in_place(notebooks=folder / "notebooks", results=results)
         assert source.read_bytes() == before
         assert failed.path == results / "failed" / "01_work.ipynb"
-        assert read(folder / "notebooks" / "02_work.ipynb").cells[1].execution_count == 2
+        executed = read(done.path)
+        assert done.path == folder / "notebooks" / "02_work.ipynb"
+        assert [cell.execution_count for cell in executed.cells] == [1, 2]
+        assert executed.cells[1].outputs[0].text == "smoke None\n"
     else:
         failed, done = run(folder)
         assert failed.path == results / "smoke" / "notebooks" / "01_work.ipynb"
@@ -190,49 +168,29 @@ def test_a_dead_kernel_is_a_failure_and_the_next_notebook_runs(folder, in_place)
     assert left["after"] == []
 
 
-def test_no_kernel_of_another_environment_is_taken(folder, monkeypatch):
-    """One that is called python3 too, where Jupyter looks first."""
+ASKS = """
+import os, sys, freelib
+with open(os.environ["FREELIB_PROGRESS"], "a") as file: file.write("half way\\n")
+mine = freelib.get_method("of_the_start:Mine").title
+print(sys.executable, os.environ.get("SHOTS"), os.environ["OMP_NUM_THREADS"], mine)
+"""
+
+
+def test_a_kernel_is_of_this_interpreter_and_finds_methods_where_the_command_was_started(folder, monkeypatch, capfd):
+    """Not of another environment, whose kernel is called python3 too and lies where Jupyter looks first."""
     there = folder / "share" / "kernels" / "python3"
     there.mkdir(parents=True)
     spec = {"argv": ["/no/such/python", "-f", "{connection_file}"], "display_name": "x", "language": "python"}
     (there / "kernel.json").write_text(json.dumps(spec | {"env": {"SHOTS": "strange"}}))
-    monkeypatch.setenv("JUPYTER_PATH", str(folder / "share"))
-    path = with_body(folder, "import os, sys\nprint(sys.executable, os.environ.get('SHOTS'))")
-    executed, error = execute(path, {}, threads=1)
-    assert error is None
-    assert executed.cells[1].outputs[0].text == f"{sys.executable} None\n"
-
-
-def test_a_kernel_finds_a_method_where_the_command_was_started(folder, monkeypatch):
-    monkeypatch.chdir(folder)
     words = "from freelib.methods.random import Random\n\n\nclass Mine(Random):\n    title = 'Mine'\n"
     (folder / "of_the_start.py").write_text(words)
-    path = with_body(folder, "import freelib\nprint(freelib.get_method('of_the_start:Mine').title)")
-    executed, error = execute(path, {}, threads=1)
-    assert error is None
-    assert executed.cells[1].outputs[0].text == "Mine\n"
-
-
-def test_progress_is_shown_and_the_environment_stays(folder, monkeypatch, capfd):
-    monkeypatch.delenv("FREELIB_PROGRESS", raising=False)
+    monkeypatch.chdir(folder)
+    monkeypatch.setenv("JUPYTER_PATH", str(folder / "share"))
     monkeypatch.setenv("OMP_NUM_THREADS", "7")
-    writes = "import os\nwith open(os.environ['FREELIB_PROGRESS'], 'a') as f: f.write('half way\\n')"
-    executed, _ = execute(with_body(folder, f"{writes}\nprint(os.environ['OMP_NUM_THREADS'])"), {}, threads=3)
-    assert [output.text for output in executed.cells[1].outputs] == ["3\n"]
+    monkeypatch.delenv("FREELIB_PROGRESS", raising=False)
+    executed, error = execute(with_body(folder, ASKS), {}, threads=3)
+    assert error is None
+    assert [output.text for output in executed.cells[1].outputs] == [f"{sys.executable} None 3 Mine\n"]
     assert "half way" in capfd.readouterr().err
     assert os.environ["OMP_NUM_THREADS"] == "7"
     assert "FREELIB_PROGRESS" not in os.environ
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_with_one_line_and_no_half_notebook(folder, number):
-    with_body(folder, "import time, pathlib\npathlib.Path('begun').touch()\ntime.sleep(60)")
-    process = start_command("reproduce", cwd=folder)
-    while not (folder / "notebooks" / "begun").exists():
-        assert process.poll() is None
-        time.sleep(0.1)
-    process.send_signal(number)
-    out, err = process.communicate(timeout=30)
-    assert (process.returncode, out) == (128 + number, ""), err
-    assert err == "[1/1] 01_work.ipynb\nfreelib: interrupted: the same command goes on from what is saved\n"
-    assert not (folder / "results").exists()

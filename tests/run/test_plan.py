@@ -76,14 +76,8 @@ def test_work_by_hand():
 
 
 def test_cpu_seconds_of_a_record_by_hand():
-    seconds = {
-        "training": 100.0,
-        "training_cpu": 50.0,
-        "recovery": 60.0,
-        "monitor": 20.0,
-        "monitor_cpu": 1.0,
-        "test": 9.0,
-    }
+    seconds = {"training": 100.0, "training_cpu": 50.0, "recovery": 60.0, "test": 9.0}
+    seconds |= {"monitor": 20.0, "monitor_cpu": 1.0}
     assert spent({"seconds": seconds}) == {"recovery": 30, "monitor": 10, "rest": 10, "test": 9}
 
 
@@ -120,21 +114,13 @@ def test_wall_clock_by_hand(needs, workers, hours):
     assert wall_clock(found, workers) == hours
 
 
-@pytest.mark.parametrize("method", ["free", "random"])
-def test_a_dry_run_tells_what_the_committed_records_say(method, monkeypatch):
+def test_a_dry_run_tells_what_the_committed_records_say(monkeypatch):
     monkeypatch.chdir(ROOT)
-    told = [
-        forecast(
-            Unit("train", method, "cifar-fs", 1, 0, {"warmup_rounds": 0, "rounds": n} if method == "free" else {}),
-            TINY,
-            None,
-            None,
-        )
-        for n in (100, 200)
-    ]
-    assert (told[0]["pool"], told[0]["models"]) == ("cifar-fs, profile tiny", 2)
-    if method == "random":
-        assert told[0]["seconds"] is None
-    else:
-        assert told[0]["rounds"] == 100
-        assert 1 < told[0]["seconds"] == pytest.approx(told[1]["seconds"] / 2, abs=1)
+
+    def told(method, **overrides):
+        return forecast(Unit("train", method, "cifar-fs", 1, 0, overrides), TINY, None, None)
+
+    free, longer = (told("free", warmup_rounds=0, rounds=n) for n in (100, 200))
+    assert (free["pool"], free["models"], free["rounds"]) == ("cifar-fs, profile tiny", 2, 100)
+    assert 1 < free["seconds"] == pytest.approx(longer["seconds"] / 2, abs=1)
+    assert told("random")["seconds"] is None

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from fake_methods import TINY, write_parquet
+from methods.small_methods import small
 from tiny_models import rng, tiny_pool
 from torch import nn
 
@@ -93,19 +94,10 @@ def test_one_training_is_tested_on_every_data_set(two_datasets, tmp_path):
     assert made["accuracy"] == pytest.approx(sum(map(sum, apart)) / 12, abs=0.01)
 
 
-SMALL_DISTILLATION = {
-    "recovered": 0, "procedural": 40, "mixed": 0, "epochs": 1, "batch_size": 16, "embedding": 8, "width": 4,
-}  # fmt: skip
-SMALL_PURER = {
-    "rounds": 1, "meta_batch": 1, "episodes": 1, "width": 4, "monitor_every": 0, "icfil_inversion_steps": 2,
-    "inner_lr": 0.1,
-}  # fmt: skip
-
-
 def saved(folder, method, **fields):
-    """A learner of a method on the tiny pool, and the folder that it was saved in."""
+    """A small learner of a method on the tiny pool, saved in a folder."""
     pool, pool_folder = pretrain_into("cifar-fs", TINY, 0)
-    config = make_config(method, fields)
+    config = small(method, **fields)
     learner = get_method(method).meta_train(pool, config, seed=3)
     save_learner(learner, folder, method=method, config=config, seed=3, pool=pool, pool_folder=pool_folder)
     return learner
@@ -114,10 +106,10 @@ def saved(folder, method, **fields):
 @pytest.mark.parametrize(
     ("method", "fields"),
     [
-        ("fake_methods:Drifting", {"width": 4, "head": "anil", "test_steps": 3}),
+        ("fake_methods:Drifting", {"head": "anil", "test_steps": 3}),
         ("pool_features", {"centre": "none"}),
-        ("pool_distillation", SMALL_DISTILLATION),
-        ("purer", SMALL_PURER),
+        ("pool_distillation", {}),
+        ("purer", {"icfil_inversion_steps": 2}),
     ],
 )
 def test_a_learner_comes_back_and_predicts_the_same(tiny_world, tmp_path, method, fields):
