@@ -11,7 +11,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "freelib"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-MOST_LINES, MOST_HEART_LINES, MOST_TEST_LINES = 12_580, 1_320, 11_250
+MOST_LINES, MOST_HEART_LINES, MOST_TEST_LINES = 12_580, 1_320, 11_300
 """Of all Python in the package, in its heart, and in tests/ (500 of them the long tests). Lower them when they shrink.
 
 A method more is not what they are against: raise them for it. The heart is to be read in one sitting. What reproduces

@@ -107,7 +107,7 @@ def image_size(fields: Fields) -> float:
 
 
 def work(fields: Fields) -> dict[str, float]:
-    """What the seconds of each phase of a record are in proportion to, as far as its settings tell."""
+    """What the seconds of each phase of a record are in proportion to, as far as its settings tell; of others 1."""
     c, parts, evaluation = fields["config"], _parts(fields), fields["evaluation"]
     n = defaultdict(lambda: 1, {name: value for name, value in c.items() if value})
     rounds, batch, every = n["rounds"], n["meta_batch"], c.get("monitor_every")
@@ -128,8 +128,13 @@ def work(fields: Fields) -> dict[str, float]:
     ]
     return {
         "pretraining": sum(part["time"] * images for part, images in zip(parts, seen, strict=True)),
+        "grouping": sum(part["n"] for part in parts) * n["grouping_steps"] * n["images_per_class"],
         "recovery": made * n["scratch_steps" if c.get("recovery") == "scratch" else "adapt_steps"],
-        "alignment": rounds * batch * n["align_sweeps"] * n["images_per_class"],
+        "alignment": rounds
+        * batch
+        * n["align_sweeps"]
+        * n["images_per_class"]
+        * (1 + (c.get("alignment") == "variance")),
         "distillation": rounds * n["distill_steps"] * n["epochs"] * images,
         "replay": rounds * replayed * n["replay_episodes"] * own,
         "images": images,
@@ -176,7 +181,8 @@ class Costs:
 
     def __init__(self, runs: Iterable[Record]) -> None:
         runs = list(runs)
-        phases = [(run, phase, seconds, work(run)[phase]) for run in runs for phase, seconds in spent(run).items()]
+        timed = ((run, *each) for run in runs for each in spent(run).items())
+        phases = [(run, phase, seconds, work(run).get(phase, 1.0)) for run, phase, seconds in timed]
         self.cpu: str = Counter(run["cpu"] for run in runs).most_common(1)[0][0]
         self.phases = {(run["method"], phase) for run, phase, *_ in phases}
         self.peaks = [(run["method"], run["peak_memory_mib"], image_size(run)) for run in runs]
@@ -194,7 +200,8 @@ class Costs:
         cpu: a processor as a record names it, that of most records if None
         """
         own = {phase for method, phase in self.phases if method == fields["method"]} | {"pretraining"}
-        counts = {phase: count for phase, count in work(fields).items() if phase in own and count}
+        known = work(fields)
+        counts = {phase: count for phase in sorted(own) if (count := known.get(phase, 1.0))}
         rates = self.columns.transform([_features(fields, phase, cpu or self.cpu) for phase in counts]) @ self.weights
         return {phase: count * math.exp(rate) for (phase, count), rate in zip(counts.items(), rates, strict=True)}
 

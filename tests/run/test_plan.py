@@ -62,7 +62,7 @@ def test_parameters_narrow_the_grids():
     profile = get_profile("paper")
     wanted = {(unit.method, unit.n_shot) for unit in table_units("table1", profile, datasets=["cub"])}
     found = {(u.method, u.n_shot) for key in asked["01_table1"] for u, _ in served[key]}
-    assert found == wanted
+    assert found == wanted | {("tgr", 1), ("tgr", 5)}  # on the first data set that is asked for
     assert len(asked["01_table1"]) < len(wanted)  # one training serves both numbers of shots
 
 
@@ -94,7 +94,14 @@ def test_costs_follow_the_settings(costs):
     usual, longer, other = seconds(), seconds(align_sweeps=24), seconds(precision="float32")
     assert longer["alignment"] == pytest.approx(2 * usual["alignment"])
     assert 1.2 < other["recovery"] / usual["recovery"] < 3
+    assert seconds(alignment="variance")["alignment"] == pytest.approx(2 * usual["alignment"])  # twice the gradients
     assert "recovery" not in costs.seconds(settings_of(Unit("x", "fake_methods:Drifting", "cifar-fs", 1, 0), TINY))
+
+
+def test_a_phase_that_only_a_method_of_ones_own_has_is_told_as_it_was(records):
+    own = [{**record, "method": "own", "seconds": {"training": 30.0, "training_cpu": 30.0, "tuning": 30.0}} for record in records[:5]]
+    found = Costs(own).seconds(own[0])
+    assert found["tuning"] == pytest.approx(30, rel=0.1)
 
 
 def test_jobs_and_their_wall_clock(costs):
