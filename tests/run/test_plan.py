@@ -99,7 +99,8 @@ def test_costs_follow_the_settings(costs):
 
 
 def test_a_phase_that_only_a_method_of_ones_own_has_is_told_as_it_was(records):
-    own = [{**record, "method": "own", "seconds": {"training": 30.0, "training_cpu": 30.0, "tuning": 30.0}} for record in records[:5]]
+    seconds = {"training": 30.0, "training_cpu": 30.0, "tuning": 30.0}
+    own = [{**record, "method": "own", "seconds": seconds} for record in records[:5]]
     found = Costs(own).seconds(own[0])
     assert found["tuning"] == pytest.approx(30, rel=0.1)
 
