@@ -192,7 +192,8 @@ class Costs:
         n = found.shape[1]
         x, y = np.vstack([found, 0.1 * np.eye(n)]), np.append(rates, np.zeros(n))  # a slight ridge
         how = {"loss": "soft_l1", "f_scale": 0.1, "xtol": 1e-14, "ftol": 1e-14, "gtol": 1e-12}  # outliers count less
-        self.weights = least_squares(lambda w: x @ w - y, np.zeros(n), jac=lambda w: x, **how).x
+        found = least_squares(lambda w: x @ w - y, np.zeros(n), jac=lambda w: x, **how).x
+        self.weights = found.round(6)  # the digits beyond depend on the processor
 
     def seconds(self, fields: Fields, cpu: str | None = None) -> dict[str, float]:
         """CPU seconds of each phase of a run by its record's fields; of a method without records, of the pool alone.

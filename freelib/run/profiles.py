@@ -39,13 +39,13 @@ class Profile:
       of its models that are in the pool, the first ones (all if it is not there).
     pool_seed: one pool for all seeds of the methods, or None: each seed has a pool of its own.
     students: networks that table 3 gives to the student, each with the config fields that it needs.
-    sensitivity: the values that figure 7 tries, by setting.
+    sensitivity: the values that figure 7 and others try, by setting.
     monitor_every: rounds between two validation checks.
     workers, threads: runs side by side, and torch's threads in each.
     device, precision: of all runs whose method's overrides do not say otherwise.
     overrides: by method, fields of its config; those under "*" go to every method that has the field. A method of one's
       own goes by its path, "module:Class". overrides_by_shots: the same at one number of shots only.
-    measurements: by name, the sizes of the measurements behind figures 1 and table 5.
+    measurements: by name, the sizes of the measurements behind figure 1, table 5 and what grows (notebook 52).
     experiments: by experiment, fields of this class that it sets for itself; see `get_profile`.
 
     Raises ValueError for numbers out of range, for no data set, method, shots or seed, and for overrides of
